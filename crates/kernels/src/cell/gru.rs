@@ -1,0 +1,178 @@
+//! GRU, gates r z n:
+//!
+//! ```text
+//! r, z = sigmoid(W x + b + U h + c)       h' = (1 - z) * n + z * h
+//! reset after:   n = tanh(Wn x + bn + r * (Un h + cn))
+//! reset before:  n = tanh(Wn x + bn + Un (r * h) + cn)
+//! ```
+
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h};
+use crate::gemm::{load_row, store_row};
+use crate::simd::{Lanes, multiply};
+
+/// Reset after the product (PyTorch, cuDNN). The extra value is `Un h + cn`.
+#[derive(Clone, Copy)]
+pub(crate) struct After;
+/// Reset before the product (Cho et al. 2014). The extra value is `r * h`.
+#[derive(Clone, Copy)]
+pub(crate) struct Before;
+
+/// `(1 - z) n + z h`
+#[inline(always)]
+fn mix<S: Lanes>(simd: S, z: S::V, n: S::V, h: S::V) -> S::V {
+    simd.fma(z, simd.sub(h, n), n)
+}
+
+/// Gradients of the update gate and the candidate before their non-linearities.
+#[inline(always)]
+fn mix_back<S: Lanes>(simd: S, dh: S::V, z: S::V, n: S::V, past: S::V) -> (S::V, S::V) {
+    let one = simd.splat(1.0);
+    let keep = simd.sub(one, z);
+    let dz = simd.mul(simd.mul(dh, simd.sub(past, n)), simd.mul(z, keep));
+    let dn = simd.mul(simd.mul(dh, keep), simd.fnma(n, n, one));
+    (dz, dn)
+}
+
+impl Kernel for After {
+    const TRAITS: Traits = Traits {
+        gates: 3,
+        panel: 3,
+        phases: 1,
+        cell_state: false,
+        extra: true,
+        carries: true,
+        recurrent_gates: 3,
+    };
+
+    #[inline(always)]
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
+        assert!(NV == 3);
+        let mut acc = [[simd.splat(0.0); NV]; M];
+        let bias = simd.load(&t.bias[2 * S::N..]);
+        for i in 0..M {
+            load_row(simd, t.gates.row(i), &mut acc[i]);
+            acc[i][2] = bias;
+        }
+        multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+        for i in 0..M {
+            let r = simd.sigmoid(acc[i][0]);
+            let z = simd.sigmoid(acc[i][1]);
+            let hn = acc[i][2];
+            let n = simd.tanh(simd.fma(r, hn, simd.load(&t.gates.row(i)[2 * S::N..])));
+            let h = mix(simd, z, n, simd.load(t.past_h.row(i)));
+            simd.store(t.extra.row(i), hn);
+            simd.store(t.h.row(i), h);
+            store_row(simd, t.y.row(i), &[h]);
+            store_row(simd, t.gates.row(i), &[r, z, n]);
+        }
+    }
+
+    #[inline(always)]
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Backward<'_, M>) {
+        let dh = gradient_of_h::<S, M, NV>(simd, &mut t, true);
+        let one = simd.splat(1.0);
+        for i in 0..M {
+            for j in 0..NV {
+                let at = j * S::N;
+                let mut gates = [one; 3];
+                load_row(simd, &t.gates.row(i)[3 * at..], &mut gates);
+                let [r, z, n] = gates;
+                let hn = simd.load(&t.extra.row(i)[at..]);
+                let past = simd.load(&t.past_h.row(i)[at..]);
+                let (dz, dn) = mix_back(simd, dh[i][j], z, n, past);
+                let dr = simd.mul(simd.mul(dn, hn), simd.mul(r, simd.sub(one, r)));
+                simd.store(&mut t.carry_h.row(i)[at..], simd.mul(dh[i][j], z));
+                let span = 3 * at..3 * (at + S::N);
+                store_row(simd, &mut t.gates.row(i)[span.clone()], &[dr, dz, dn]);
+                store_row(simd, &mut t.recurrent.row(i)[span], &[dr, dz, simd.mul(dn, r)]);
+            }
+        }
+    }
+}
+
+impl Kernel for Before {
+    const TRAITS: Traits = Traits {
+        gates: 3,
+        panel: 2,
+        phases: 2,
+        cell_state: false,
+        extra: true,
+        carries: true,
+        recurrent_gates: 1,
+    };
+
+    /// Phase 0 makes r, z and `r * h`; phase 1 multiplies that by `Un` and makes n and h.
+    #[inline(always)]
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, mut t: Forward<'_, M>) {
+        let mut acc = [[simd.splat(0.0); NV]; M];
+        if phase == 0 {
+            assert!(NV == 2);
+            for i in 0..M {
+                load_row(simd, t.gates.row(i), &mut acc[i]);
+            }
+            multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+            for i in 0..M {
+                let r = simd.sigmoid(acc[i][0]);
+                let z = simd.sigmoid(acc[i][1]);
+                simd.store(t.extra.row(i), simd.mul(r, simd.load(t.past_h.row(i))));
+                simd.store(t.gates.row(i), r);
+                simd.store(&mut t.gates.row(i)[S::N..], z);
+            }
+        } else {
+            assert!(NV == 1);
+            for i in 0..M {
+                acc[i][0] = simd.load(&t.gates.row(i)[2 * S::N..]);
+            }
+            multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+            for i in 0..M {
+                let n = simd.tanh(acc[i][0]);
+                let z = simd.load(&t.gates.row(i)[S::N..]);
+                let h = mix(simd, z, n, simd.load(t.past_h.row(i)));
+                simd.store(&mut t.gates.row(i)[2 * S::N..], n);
+                simd.store(t.h.row(i), h);
+                store_row(simd, t.y.row(i), &[h]);
+            }
+        }
+    }
+
+    /// Phase 0 makes the gradients of z and n and leaves n's for all units to see; phase 1 multiplies
+    /// those by `Un`, which gives the gradient of `r * h`, and finishes r.
+    ///
+    /// In phase 0 `recurrent` takes n's gradient; in phase 1 `next` holds it.
+    #[inline(always)]
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, mut t: Backward<'_, M>) {
+        let one = simd.splat(1.0);
+        if phase == 0 {
+            let dh = gradient_of_h::<S, M, NV>(simd, &mut t, true);
+            for i in 0..M {
+                for j in 0..NV {
+                    let at = j * S::N;
+                    let mut gates = [one; 3];
+                    load_row(simd, &t.gates.row(i)[3 * at..], &mut gates);
+                    let [r, z, n] = gates;
+                    let past = simd.load(&t.past_h.row(i)[at..]);
+                    let (dz, dn) = mix_back(simd, dh[i][j], z, n, past);
+                    simd.store(&mut t.carry_h.row(i)[at..], simd.mul(dh[i][j], z));
+                    simd.store(&mut t.recurrent.row(i)[at..], dn);
+                    store_row(simd, &mut t.gates.row(i)[3 * at..3 * (at + S::N)], &[r, dz, dn]);
+                }
+            }
+        } else {
+            let mut d = [[simd.splat(0.0); NV]; M];
+            if let Some(dn) = &t.next {
+                multiply(simd, dn, t.depth, t.panel, &mut d);
+            }
+            for i in 0..M {
+                for j in 0..NV {
+                    let at = j * S::N;
+                    let past = simd.load(&t.past_h.row(i)[at..]);
+                    let r = simd.load(&t.gates.row(i)[3 * at..]);
+                    let dr = simd.mul(simd.mul(d[i][j], past), simd.mul(r, simd.sub(one, r)));
+                    let carry = simd.load(&t.carry_h.row(i)[at..]);
+                    simd.store(&mut t.carry_h.row(i)[at..], simd.fma(d[i][j], r, carry));
+                    simd.store(&mut t.gates.row(i)[3 * at..], dr);
+                }
+            }
+        }
+    }
+}

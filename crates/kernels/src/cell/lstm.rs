@@ -1,0 +1,79 @@
+//! LSTM, gates i f g o:
+//!
+//! ```text
+//! i, f, o = sigmoid(W x + b + U h + c)    g = tanh(W x + b + U h + c)
+//! c' = f * c + i * g                      h' = o * tanh(c')
+//! ```
+
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h};
+use crate::gemm::{load_row, store_row};
+use crate::simd::{Lanes, multiply};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Lstm;
+
+impl Kernel for Lstm {
+    const TRAITS: Traits = Traits {
+        gates: 4,
+        panel: 4,
+        phases: 1,
+        cell_state: true,
+        extra: true,
+        carries: false,
+        recurrent_gates: 0,
+    };
+
+    #[inline(always)]
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
+        assert!(NV == 4);
+        let mut acc = [[simd.splat(0.0); NV]; M];
+        for i in 0..M {
+            load_row(simd, t.gates.row(i), &mut acc[i]);
+        }
+        multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+        for r in 0..M {
+            let i = simd.sigmoid(acc[r][0]);
+            let f = simd.sigmoid(acc[r][1]);
+            let g = simd.tanh(acc[r][2]);
+            let o = simd.sigmoid(acc[r][3]);
+            let c = simd.fma(f, simd.load(t.past_c.row(r)), simd.mul(i, g));
+            let tanh_c = simd.tanh(c);
+            let h = simd.mul(o, tanh_c);
+            simd.store(t.c.row(r), c);
+            simd.store(t.extra.row(r), tanh_c);
+            simd.store(t.h.row(r), h);
+            store_row(simd, t.y.row(r), &[h]);
+            store_row(simd, t.gates.row(r), &[i, f, g, o]);
+        }
+    }
+
+    #[inline(always)]
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Backward<'_, M>) {
+        let dh = gradient_of_h::<S, M, NV>(simd, &mut t, false);
+        let one = simd.splat(1.0);
+        for r in 0..M {
+            for j in 0..NV {
+                let at = j * S::N;
+                let mut gates = [one; 4];
+                load_row(simd, &t.gates.row(r)[4 * at..], &mut gates);
+                let [i, f, g, o] = gates;
+                let tanh_c = simd.load(&t.extra.row(r)[at..]);
+                let past_c = simd.load(&t.past_c.row(r)[at..]);
+                let dh = dh[r][j];
+                let dh_o = simd.mul(dh, o);
+                let dc = simd.load(&t.carry_c.row(r)[at..]);
+                let dc = simd.fma(dh_o, simd.fnma(tanh_c, tanh_c, one), dc);
+                let di = simd.mul(dc, i);
+                let df = simd.mul(dc, f);
+                simd.store(&mut t.carry_c.row(r)[at..], df);
+                let before = [
+                    simd.mul(simd.mul(di, g), simd.sub(one, i)),
+                    simd.mul(simd.mul(df, past_c), simd.sub(one, f)),
+                    simd.mul(di, simd.fnma(g, g, one)),
+                    simd.mul(simd.mul(dh_o, tanh_c), simd.sub(one, o)),
+                ];
+                store_row(simd, &mut t.gates.row(r)[4 * at..4 * (at + S::N)], &before);
+            }
+        }
+    }
+}

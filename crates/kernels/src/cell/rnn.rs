@@ -1,0 +1,84 @@
+//! Vanilla RNN: `h = act(W x + b + U h + c)`.
+
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h};
+use crate::gemm::{load_row, store_row};
+use crate::simd::{Lanes, multiply};
+
+const TRAITS: Traits = Traits {
+    gates: 1,
+    panel: 4,
+    phases: 1,
+    cell_state: false,
+    extra: false,
+    carries: false,
+    recurrent_gates: 0,
+};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Tanh;
+#[derive(Clone, Copy)]
+pub(crate) struct Relu;
+
+#[inline(always)]
+fn forward<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    mut t: Forward<'_, M>,
+    act: impl Fn(S::V) -> S::V,
+) {
+    let mut acc = [[simd.splat(0.0); NV]; M];
+    for i in 0..M {
+        load_row(simd, t.gates.row(i), &mut acc[i]);
+    }
+    multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+    for i in 0..M {
+        for j in 0..NV {
+            acc[i][j] = act(acc[i][j]);
+        }
+        store_row(simd, t.h.row(i), &acc[i]);
+        store_row(simd, t.y.row(i), &acc[i]);
+    }
+}
+
+/// `slope(h, dh)` is the gradient before the non-linearity.
+#[inline(always)]
+fn backward<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    mut t: Backward<'_, M>,
+    slope: impl Fn(S::V, S::V) -> S::V,
+) {
+    let mut dh = gradient_of_h::<S, M, NV>(simd, &mut t, false);
+    for i in 0..M {
+        for j in 0..NV {
+            dh[i][j] = slope(simd.load(&t.h.row(i)[j * S::N..]), dh[i][j]);
+        }
+        store_row(simd, t.gates.row(i), &dh[i]);
+    }
+}
+
+impl Kernel for Tanh {
+    const TRAITS: Traits = TRAITS;
+
+    #[inline(always)]
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Forward<'_, M>) {
+        forward::<S, M, NV>(simd, t, |a| simd.tanh(a));
+    }
+
+    #[inline(always)]
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Backward<'_, M>) {
+        backward::<S, M, NV>(simd, t, |h, dh| simd.fnma(simd.mul(h, h), dh, dh));
+    }
+}
+
+impl Kernel for Relu {
+    const TRAITS: Traits = TRAITS;
+
+    #[inline(always)]
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Forward<'_, M>) {
+        forward::<S, M, NV>(simd, t, |a| simd.max(a, simd.splat(0.0)));
+    }
+
+    #[inline(always)]
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Backward<'_, M>) {
+        backward::<S, M, NV>(simd, t, |h, dh| simd.where_positive(h, dh));
+    }
+}

@@ -1,0 +1,425 @@
+//! Hands each worker of a team its own part of a buffer.
+//!
+//! A [`Matrix`] has one row a frame (step and rank; see [`crate::shape::Batch`]) and perhaps some leading
+//! rows for the state before the first step. A worker takes its [`Part`] once. What it may write, its
+//! *own* elements, is fixed by the [`Split`]: either all columns of the ranks dealt to it, or its share
+//! of the columns of all ranks. No element has two owners.
+//!
+//! What others wrote can be read only from *closed* steps of a [`Part::published`] matrix: a worker writes
+//! the open step alone, and [`Part::publish`] closes it behind a barrier. Where ranks are dealt, nobody
+//! reads another's row, and no barrier is needed.
+
+use crate::team::{Worker, share};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Floats that start at a cache line, so that no vector straddles two.
+#[derive(Default)]
+pub(crate) struct Buffer {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+impl Buffer {
+    /// At least `length` floats; contents are unspecified, memory is kept from use to use.
+    pub(crate) fn ensure(&mut self, length: usize) -> &mut [f32] {
+        let lines = length.div_ceil(16);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0.0; 16]));
+        }
+        &mut self.as_mut()[..length]
+    }
+
+    pub(crate) fn as_ref(&self) -> &[f32] {
+        // SAFETY: `Line` is exactly sixteen floats (`repr(C)`), so the lines are `16 * len` floats.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 16) }
+    }
+
+    pub(crate) fn as_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
+    }
+}
+
+/// How work is dealt to the workers of a team.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Split {
+    /// Worker `w` of `n` has the ranks `w, w + n, …`: even shares however lengths differ.
+    Ranks,
+    /// Every worker has all ranks and a share of the unit groups.
+    Units,
+}
+
+/// `M` rows to read, at any places, all of one width.
+pub(crate) struct Tile<'a, const M: usize> {
+    rows: [*const f32; M],
+    width: usize,
+    lifetime: PhantomData<&'a [f32]>,
+}
+
+impl<'a, const M: usize> Tile<'a, M> {
+    /// Rows of a slice that nobody writes; `starts` are element offsets.
+    #[inline(always)]
+    pub(crate) fn of(data: &'a [f32], starts: &[usize; M], width: usize) -> Tile<'a, M> {
+        let mut rows = [data.as_ptr(); M];
+        for i in 0..M {
+            rows[i] = data[starts[i]..][..width].as_ptr();
+        }
+        Tile { rows, width, lifetime: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The same rows from column `first` on.
+    #[inline(always)]
+    pub(crate) fn columns(self, first: usize) -> Tile<'a, M> {
+        assert!(first <= self.width);
+        let mut rows = self.rows;
+        for row in &mut rows {
+            // SAFETY: `first` is inside the row.
+            *row = unsafe { row.add(first) };
+        }
+        Tile { rows, width: self.width - first, lifetime: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize) -> &'a [f32] {
+        // SAFETY: whoever made the tile checked that `width` floats from each of the `M` row pointers lie
+        // in a buffer that lives for 'a and that nobody writes there meanwhile.
+        unsafe { std::slice::from_raw_parts(self.rows[i], self.width) }
+    }
+}
+
+/// `M` rows to write, all of one width, no two overlapping.
+pub(crate) struct TileMut<'a, const M: usize> {
+    rows: [*mut f32; M],
+    width: usize,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+impl<const M: usize> TileMut<'_, M> {
+    /// Rows without columns.
+    pub(crate) fn empty() -> TileMut<'static, M> {
+        let none = std::ptr::NonNull::<f32>::dangling().as_ptr();
+        TileMut { rows: [none; M], width: 0, lifetime: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&mut self, i: usize) -> &mut [f32] {
+        // SAFETY: whoever made the tile checked that `width` floats from each row pointer belong to this
+        // worker alone, and that rows differ; `&mut self` keeps one row borrowed at a time.
+        unsafe { std::slice::from_raw_parts_mut(self.rows[i], self.width) }
+    }
+}
+
+/// The frames of a matrix, and who owns what in it.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry<'a> {
+    /// First frame of each step, and the end (`Batch::starts`).
+    pub(crate) starts: &'a [usize],
+    pub(crate) split: Split,
+    /// Unit groups to share out under `Split::Units`.
+    pub(crate) groups: usize,
+    pub(crate) workers: usize,
+}
+
+impl Geometry<'_> {
+    fn alive(&self, step: usize) -> usize {
+        self.starts[step + 1] - self.starts[step]
+    }
+
+    /// The unit groups a worker computes.
+    pub(crate) fn own_groups(&self, worker: &Worker<'_>) -> Range<usize> {
+        match self.split {
+            Split::Ranks => 0..self.groups,
+            Split::Units => share(self.groups, worker.index(), self.workers),
+        }
+    }
+
+    /// The first rank a worker computes, and the distance to its next.
+    pub(crate) fn own_ranks(&self, worker: &Worker<'_>) -> (usize, usize) {
+        match self.split {
+            Split::Ranks => (worker.index(), self.workers),
+            Split::Units => (0, 1),
+        }
+    }
+}
+
+/// Where in a buffer the rows of a matrix lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// Rows before the first frame, one a rank: the state before the first step.
+    pub(crate) lead: usize,
+    /// Floats from row to row.
+    pub(crate) stride: usize,
+    /// Columns of one unit group.
+    pub(crate) group: usize,
+    /// Real columns; the last group may be cut short.
+    pub(crate) columns: usize,
+    /// Start of each frame in the buffer, where frames do not follow each other.
+    pub(crate) map: Option<&'a [usize]>,
+}
+
+/// A buffer that a team writes together.
+pub(crate) struct Matrix<'a> {
+    data: *mut f32,
+    length: usize,
+    geometry: Geometry<'a>,
+    rows: Rows<'a>,
+    /// A bit per worker that has taken its part.
+    taken: AtomicU64,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: through a shared `Matrix` a worker can only take a `Part`, once; parts of different workers
+// never give access to the same element at the same time (see the module's text).
+unsafe impl Sync for Matrix<'_> {}
+
+impl<'a> Matrix<'a> {
+    pub(crate) fn new(data: &'a mut [f32], geometry: Geometry<'a>, rows: Rows<'a>) -> Matrix<'a> {
+        assert!(rows.columns <= rows.stride || rows.map.is_some());
+        if let Some(map) = rows.map {
+            assert_eq!(map.len(), geometry.starts[geometry.starts.len() - 1]);
+        }
+        Matrix {
+            data: data.as_mut_ptr(),
+            length: data.len(),
+            geometry,
+            rows,
+            taken: AtomicU64::new(0),
+            lifetime: PhantomData,
+        }
+    }
+
+    /// This worker's part, of which no one else reads anything before the run ends.
+    pub(crate) fn private(&self, worker: &Worker<'_>) -> Part<'_> {
+        self.part(worker, None)
+    }
+
+    /// This worker's part of a matrix whose closed steps all workers may read.
+    pub(crate) fn published(&self, worker: &Worker<'_>, walk: Walk) -> Part<'_> {
+        let open = match walk {
+            Walk::Up => 0,
+            Walk::Down => self.geometry.starts.len() as isize - 2,
+        };
+        self.part(worker, Some((walk, open)))
+    }
+
+    fn part(&self, worker: &Worker<'_>, open: Option<(Walk, isize)>) -> Part<'_> {
+        assert_eq!(worker.workers(), self.geometry.workers);
+        let bit = 1u64 << worker.index();
+        assert_eq!(self.taken.fetch_or(bit, Ordering::Relaxed) & bit, 0, "a part can be taken once");
+        let groups = self.geometry.own_groups(worker);
+        let columns = (groups.start * self.rows.group).min(self.rows.columns)
+            ..(groups.end * self.rows.group).min(self.rows.columns);
+        Part { matrix: self, worker: worker.index(), columns, open }
+    }
+}
+
+/// Which way the steps of a published matrix are written: each once, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Walk {
+    /// From the first step; the leading rows are closed from the start.
+    Up,
+    /// From the last step.
+    Down,
+}
+
+/// What one worker may touch of a [`Matrix`].
+pub(crate) struct Part<'a> {
+    matrix: &'a Matrix<'a>,
+    worker: usize,
+    columns: Range<usize>,
+    /// In a published matrix, which way it is walked and the step this worker writes.
+    open: Option<(Walk, isize)>,
+}
+
+impl<'a> Part<'a> {
+    /// Element offsets of `M` ranks' rows, each `gap` ranks apart, at `step` (`None`: the leading rows).
+    #[inline(always)]
+    fn starts<const M: usize>(&self, step: Option<usize>, rank: usize, gap: usize) -> [usize; M] {
+        let Matrix { geometry, rows, .. } = self.matrix;
+        let last = rank + (M - 1) * gap;
+        if geometry.split == Split::Ranks {
+            // Only this worker's ranks: all the others' rows are out of reach.
+            assert!(rank % geometry.workers == self.worker && gap % geometry.workers == 0);
+        }
+        let mut starts = [0; M];
+        if let (Some(step), Some(map)) = (step, rows.map) {
+            assert!(last < geometry.alive(step));
+            for (i, start) in starts.iter_mut().enumerate() {
+                *start = map[geometry.starts[step] + rank + i * gap];
+                assert!(*start + rows.columns <= self.matrix.length);
+            }
+        } else {
+            let first = match step {
+                None => {
+                    assert!(last < rows.lead);
+                    rank
+                }
+                Some(step) => {
+                    assert!(last < geometry.alive(step));
+                    rows.lead + geometry.starts[step] + rank
+                }
+            };
+            for (i, start) in starts.iter_mut().enumerate() {
+                *start = (first + i * gap) * rows.stride;
+            }
+            assert!(starts[M - 1] + rows.columns <= self.matrix.length);
+        }
+        starts
+    }
+
+    /// This worker's columns of `groups`, to write, in `M` rows `gap` apart (`gap >= 1`).
+    #[inline(always)]
+    pub(crate) fn own<const M: usize>(
+        &mut self,
+        step: Option<usize>,
+        rank: usize,
+        gap: usize,
+        groups: &Range<usize>,
+    ) -> TileMut<'_, M> {
+        let (columns, starts) = self.check_own(step, rank, gap, groups);
+        TileMut { rows: self.pointers(&starts, &columns), width: columns.len(), lifetime: PhantomData }
+    }
+
+    /// This worker's columns of `groups`, to write, in any `M` different frames `(step, rank)`.
+    #[inline(always)]
+    pub(crate) fn own_frames<const M: usize>(
+        &mut self,
+        frames: &[(usize, usize); M],
+        groups: &Range<usize>,
+    ) -> TileMut<'_, M> {
+        let mut rows = [self.matrix.data; M];
+        let mut width = 0;
+        for (i, &(step, rank)) in frames.iter().enumerate() {
+            // Frames in increasing order differ from each other.
+            assert!(i == 0 || frames[i - 1] < frames[i]);
+            let (columns, start) = self.check_own::<1>(Some(step), rank, self.matrix.geometry.workers, groups);
+            [rows[i]] = self.pointers(&start, &columns);
+            width = columns.len();
+        }
+        TileMut { rows, width, lifetime: PhantomData }
+    }
+
+    #[inline(always)]
+    fn check_own<const M: usize>(
+        &self,
+        step: Option<usize>,
+        rank: usize,
+        gap: usize,
+        groups: &Range<usize>,
+    ) -> (Range<usize>, [usize; M]) {
+        let rows = &self.matrix.rows;
+        let columns = groups.start * rows.group..(groups.end * rows.group).min(rows.columns);
+        assert!(columns.start >= self.columns.start && columns.end <= self.columns.end);
+        assert!(columns.start <= columns.end && gap > 0);
+        if let Some((_, open)) = self.open {
+            assert!(step.is_some_and(|step| step as isize == open), "only the open step is written");
+        }
+        (columns, self.starts(step, rank, gap))
+    }
+
+    /// This worker's columns of `groups` in the same ranks at two different steps: one to read, one to
+    /// write.
+    #[inline(always)]
+    pub(crate) fn own_pair<const M: usize>(
+        &mut self,
+        (read, write): (Option<usize>, Option<usize>),
+        rank: usize,
+        gap: usize,
+        groups: &Range<usize>,
+    ) -> (Tile<'_, M>, TileMut<'_, M>) {
+        assert!(read != write);
+        let (columns, starts) = self.check_own(read, rank, gap, groups);
+        let rows = self.pointers(&starts, &columns);
+        let read = Tile { rows: rows.map(<*mut f32>::cast_const), width: columns.len(), lifetime: PhantomData };
+        (read, self.own(write, rank, gap, groups))
+    }
+
+    #[inline(always)]
+    fn pointers<const M: usize>(&self, starts: &[usize; M], columns: &Range<usize>) -> [*mut f32; M] {
+        let mut rows = [self.matrix.data; M];
+        for i in 0..M {
+            // SAFETY: `starts` checked that the row lies in the buffer, and `columns` lie in the row.
+            rows[i] = unsafe { self.matrix.data.add(starts[i] + columns.start) };
+        }
+        rows
+    }
+
+    /// Whole rows of a closed step, whoever wrote them. Under `Split::Ranks` of own ranks only.
+    ///
+    /// They outlive the borrow of the part: a closed step is never opened again.
+    #[inline(always)]
+    pub(crate) fn closed<const M: usize>(&self, step: Option<usize>, rank: usize, gap: usize) -> Tile<'a, M> {
+        let closed = match (self.open, step) {
+            (Some((Walk::Up, open)), Some(step)) => (step as isize) < open,
+            (Some((Walk::Down, open)), Some(step)) => step as isize > open,
+            (Some((Walk::Up, _)), None) => true,
+            (Some((Walk::Down, _)), None) | (None, _) => false,
+        };
+        assert!(closed && gap > 0, "the step is not closed");
+        let columns = 0..self.matrix.rows.columns;
+        let rows = self.pointers(&self.starts(step, rank, gap), &columns).map(<*mut f32>::cast_const);
+        Tile { rows, width: columns.len(), lifetime: PhantomData }
+    }
+
+    /// Closes the open step and opens the next. All workers must do so together.
+    pub(crate) fn publish(&mut self, worker: &Worker<'_>) {
+        if self.matrix.geometry.split == Split::Units {
+            worker.barrier();
+        }
+        if let Some((walk, open)) = &mut self.open {
+            *open += match walk {
+                Walk::Up => 1,
+                Walk::Down => -1,
+            };
+        }
+    }
+}
+
+/// A slice cut into equal pieces for a team, each piece taken by one worker.
+pub(crate) struct Pieces<'a> {
+    data: *mut f32,
+    length: usize,
+    piece: usize,
+    workers: usize,
+    taken: AtomicU64,
+    lifetime: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: through a shared `Pieces` a worker can only take its own range, once; ranges do not overlap.
+unsafe impl Sync for Pieces<'_> {}
+
+impl<'a> Pieces<'a> {
+    /// Pieces of `piece` floats; the last may be shorter.
+    pub(crate) fn new(data: &'a mut [f32], piece: usize, workers: usize) -> Pieces<'a> {
+        Pieces {
+            data: data.as_mut_ptr(),
+            length: data.len(),
+            piece,
+            workers,
+            taken: AtomicU64::new(0),
+            lifetime: PhantomData,
+        }
+    }
+
+    /// This worker's share: the number of its first piece, and the floats of all its pieces.
+    pub(crate) fn take(&self, worker: &Worker<'_>) -> (usize, &mut [f32]) {
+        assert_eq!(worker.workers(), self.workers);
+        let bit = 1u64 << worker.index();
+        assert_eq!(self.taken.fetch_or(bit, Ordering::Relaxed) & bit, 0, "a share can be taken once");
+        let own = worker.share(self.length.div_ceil(self.piece.max(1)));
+        let (start, end) = ((own.start * self.piece).min(self.length), (own.end * self.piece).min(self.length));
+        // SAFETY: start <= end <= length; shares of different workers do not overlap, and each is taken
+        // at most once (the bit above), so the reference is exclusive.
+        (own.start, unsafe { std::slice::from_raw_parts_mut(self.data.add(start), end - start) })
+    }
+}

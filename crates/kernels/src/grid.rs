@@ -1,0 +1,621 @@
+//! The time loop, and how its work is split over the team. No sigmoid here.
+//!
+//! ```text
+//!            y0        y1        y2            one step of one layer:
+//!            |         |         |               gates = W x[t] + b        (projected ahead, many steps)
+//!   h0 --> [cell] -> [cell] -> [cell] --> hT            + U h[t-1]         (this loop)
+//!            |         |         |               h[t]  = cell(gates)       (cell/*.rs)
+//!            x0        x1        x2
+//! ```
+//!
+//! The same panel of weights serves every step: that is the recurrence's weight sharing, and why the
+//! weights are packed once a pass.
+
+use crate::cell::{Backward, Forward, Kernel};
+use crate::disjoint::{Geometry, Matrix, Part, Rows, Split, Tile, TileMut, Walk};
+use crate::gemm::{BLOCK, Product, Start, tiles, with_rows, with_vectors};
+use crate::pack::Panels;
+use crate::shape::Batch;
+use crate::simd::{Dispatch, Job, Lanes};
+use crate::tape::Sizes;
+use crate::team::{self, Worker};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Packed weights and their layout.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) panels: Panels,
+    pub(crate) data: &'a [f32],
+}
+
+impl<'a> Packed<'a> {
+    fn panel(&self, p: usize) -> &'a [f32] {
+        self.panels.panel(self.data, p)
+    }
+}
+
+/// Multiply-adds below which one more worker costs more than it brings, a step.
+const WORK_PER_WORKER: usize = 50_000;
+/// Recurrent weights, in floats, above which each worker keeps to its own part of them.
+const LARGE_WEIGHTS: usize = 2 << 20;
+
+/// How the recurrence of a batch is dealt to the team.
+pub(crate) fn geometry<'a>(batch: &'a Batch, sizes: &Sizes, groups: usize) -> Geometry<'a> {
+    let weights = sizes.gates * sizes.units() * sizes.units();
+    let work = batch.sequences() * weights;
+    let workers = team::threads().min(1 + work / WORK_PER_WORKER);
+    let few_rows = batch.sequences() < 8 * workers;
+    let (split, workers) = if (few_rows || weights > LARGE_WEIGHTS) && groups > 1 {
+        (Split::Units, workers.min(groups))
+    } else {
+        (Split::Ranks, workers.min(batch.sequences().max(1)))
+    };
+    Geometry { starts: batch.starts(), split, groups, workers }
+}
+
+/// Own ranks of a worker among the first `limit`: first, gap, count.
+fn own_ranks(geometry: &Geometry<'_>, worker: &Worker<'_>, range: Range<usize>) -> (usize, usize, usize) {
+    let (first, gap) = geometry.own_ranks(worker);
+    let skip = range.start.saturating_sub(first).div_ceil(gap);
+    let first = first + skip * gap;
+    (first, gap, range.end.saturating_sub(first).div_ceil(gap))
+}
+
+/// A forward pass over a batch.
+pub(crate) struct ForwardPass<'a, K> {
+    pub(crate) batch: &'a Batch,
+    pub(crate) sizes: Sizes,
+    pub(crate) hidden: usize,
+    pub(crate) x: &'a [f32],
+    pub(crate) x_starts: &'a [usize],
+    pub(crate) input: Packed<'a>,
+    /// One for each phase.
+    pub(crate) recurrent: [Packed<'a>; 2],
+    /// Input bias (with the recurrent one, where they can be added), then the recurrent bias.
+    pub(crate) bias: (&'a [f32], &'a [f32]),
+    pub(crate) gates: &'a mut [f32],
+    pub(crate) h: &'a mut [f32],
+    pub(crate) c: &'a mut [f32],
+    pub(crate) extra: &'a mut [f32],
+    pub(crate) y: &'a mut [f32],
+    pub(crate) y_starts: &'a [usize],
+    pub(crate) kernel: PhantomData<K>,
+}
+
+/// One call of a cell's forward tile.
+struct ForwardJob<'a, K, const M: usize, const NV: usize>(usize, Forward<'a, M>, PhantomData<K>);
+
+impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob<'_, K, M, NV> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        K::forward::<S, M, NV>(simd, self.0, self.1);
+    }
+}
+
+/// One call of a cell's backward tile.
+struct BackwardJob<'a, K, const M: usize, const NV: usize>(usize, Backward<'a, M>, PhantomData<K>);
+
+impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for BackwardJob<'_, K, M, NV> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        K::backward::<S, M, NV>(simd, self.0, self.1);
+    }
+}
+
+impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let sizes = self.sizes;
+        let traits = K::TRAITS;
+        // A panel of the first phase is the smallest share of units a worker can have.
+        let span = traits.panel / if traits.phases == 2 { 2 } else { traits.gates };
+        let geometry = geometry(self.batch, &sizes, sizes.groups.div_ceil(span));
+        let unit = sizes.lanes * span;
+        let units = Rows {
+            lead: self.batch.sequences(),
+            stride: sizes.unit_stride,
+            group: unit,
+            columns: sizes.units(),
+            map: None,
+        };
+        let frames = Rows { lead: 0, ..units };
+        let gate_rows = Rows {
+            lead: 0,
+            stride: sizes.gate_stride,
+            group: unit * sizes.gates,
+            columns: sizes.units() * sizes.gates,
+            map: None,
+        };
+        let absent = Rows { lead: units.lead, stride: 0, group: 0, columns: 0, map: None };
+        let y_rows = Rows { columns: self.hidden, map: Some(self.y_starts), ..frames };
+        let gates = Matrix::new(self.gates, geometry, gate_rows);
+        let h = Matrix::new(self.h, geometry, units);
+        let c = Matrix::new(self.c, geometry, if traits.cell_state { units } else { absent });
+        let extra = Matrix::new(self.extra, geometry, if traits.extra { frames } else { absent });
+        let y = Matrix::new(self.y, geometry, y_rows);
+
+        team::run_on(geometry.workers, |worker| {
+            let mut walk = ForwardWalk::<S, K> {
+                simd,
+                worker,
+                geometry,
+                sizes,
+                span,
+                depth: self.hidden,
+                bias: self.bias,
+                recurrent: self.recurrent,
+                gates: gates.private(worker),
+                h: h.published(worker, Walk::Up),
+                c: c.private(worker),
+                // Only a cell of two phases reads others' extra values; elsewhere nobody closes a step.
+                extra: match traits.phases {
+                    2 => extra.published(worker, Walk::Up),
+                    _ => extra.private(worker),
+                },
+                y: y.private(worker),
+                kernel: PhantomData,
+            };
+            let mut projected = 0;
+            for step in 0..self.batch.steps() {
+                if step == projected {
+                    projected = walk.project(step, self.x, self.x_starts, self.input);
+                }
+                for phase in 0..traits.phases {
+                    walk.step(step, phase);
+                    if phase + 1 < traits.phases {
+                        walk.extra.publish(worker);
+                    }
+                }
+                walk.h.publish(worker);
+            }
+        });
+    }
+}
+
+/// One worker on its way through time.
+struct ForwardWalk<'a, S, K> {
+    simd: S,
+    worker: &'a Worker<'a>,
+    geometry: Geometry<'a>,
+    sizes: Sizes,
+    /// Unit groups of a panel of the first phase: what the geometry calls one group.
+    span: usize,
+    depth: usize,
+    bias: (&'a [f32], &'a [f32]),
+    recurrent: [Packed<'a>; 2],
+    gates: Part<'a>,
+    h: Part<'a>,
+    c: Part<'a>,
+    extra: Part<'a>,
+    y: Part<'a>,
+    kernel: PhantomData<K>,
+}
+
+impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
+    /// Multiplies the inputs of the next steps, about a cache's worth, by the input weights. Returns the
+    /// first step that is left.
+    fn project(&mut self, from: usize, x: &[f32], starts: &[usize], input: Packed<'_>) -> usize {
+        let mut block = [(0, 0); BLOCK];
+        let mut count = 0;
+        let mut step = from;
+        while step + 1 < self.geometry.starts.len() {
+            let alive = self.geometry.starts[step + 1] - self.geometry.starts[step];
+            let (first, gap, own) = own_ranks(&self.geometry, self.worker, 0..alive);
+            if count > 0 && count + own > BLOCK {
+                break;
+            }
+            for k in 0..own {
+                block[count] = (step, first + k * gap);
+                count += 1;
+                if count == BLOCK && k + 1 < own {
+                    self.project_block(&block[..count], x, starts, input);
+                    count = 0;
+                }
+            }
+            step += 1;
+        }
+        self.project_block(&block[..count], x, starts, input);
+        step
+    }
+
+    fn project_block(&mut self, block: &[(usize, usize)], x: &[f32], starts: &[usize], input: Packed<'_>) {
+        let panels = input.panels;
+        let row = panels.lanes * panels.width;
+        // Panels of the input weights cover whole groups of the geometry.
+        for p in self.own_panels(panels, self.sizes.gates) {
+            let (panel, nv) = (input.panel(p), panels.vectors_of(p));
+            let groups = self.panel_groups(p, panels, self.sizes.gates);
+            let bias = &self.bias.0[p * row..][..nv * panels.lanes];
+            for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
+                with_rows!(m, M => with_vectors!(nv, NV => {
+                    let mut frames = [(0, 0); M];
+                    frames.copy_from_slice(&block[first..first + M]);
+                    let mut rows = [0; M];
+                    for i in 0..M {
+                        rows[i] = starts[self.geometry.starts[frames[i].0] + frames[i].1];
+                    }
+                    self.simd.call(Product::<M, NV> {
+                        a: Tile::of(x, &rows, panels.depth),
+                        depth: panels.depth,
+                        panel,
+                        start: Start::Bias(bias),
+                        out: self.gates.own_frames::<M>(&frames, &groups),
+                    });
+                }));
+            }
+        }
+    }
+
+    /// The panels of a matrix that cover this worker's groups, when a unit has `gates` vectors in it.
+    fn own_panels(&self, panels: Panels, gates: usize) -> Range<usize> {
+        let own = self.geometry.own_groups(self.worker);
+        let per = self.span * gates / panels.width;
+        (own.start * per).min(panels.count())..(own.end * per).min(panels.count())
+    }
+
+    /// The geometry's groups that panel `p` covers (always whole ones).
+    fn panel_groups(&self, p: usize, panels: Panels, gates: usize) -> Range<usize> {
+        let per = self.span * gates / panels.width;
+        p / per..p / per + 1
+    }
+
+    fn step(&mut self, step: usize, phase: usize) {
+        let alive = self.geometry.starts[step + 1] - self.geometry.starts[step];
+        let (first, gap, own) = own_ranks(&self.geometry, self.worker, 0..alive);
+        let packed = self.recurrent[phase];
+        let panels = packed.panels;
+        let before = step.checked_sub(1);
+        let row = panels.lanes * panels.width;
+        let gates = panels.vectors / self.sizes.groups;
+        for p in self.own_panels(panels, gates) {
+            let (panel, nv) = (packed.panel(p), panels.vectors_of(p));
+            let groups = self.panel_groups(p, panels, gates);
+            let bias = self.bias.1.get(p * row..p * row + nv * panels.lanes).unwrap_or(&[]);
+            let column = groups.start * self.span * self.sizes.lanes;
+            for (k, m) in tiles(own, S::tile_rows(nv)) {
+                let rank = first + k * gap;
+                with_rows!(m, M => {
+                    let past = self.h.closed::<M>(before, rank, gap);
+                    let past_h = self.h.closed::<M>(before, rank, gap).columns(column);
+                    let (past_c, c) = self.c.own_pair::<M>((before, Some(step)), rank, gap, &groups);
+                    let (a, extra) = if phase == 0 {
+                        (past, self.extra.own::<M>(Some(step), rank, gap, &groups))
+                    } else {
+                        (self.extra.closed::<M>(Some(step), rank, gap), TileMut::empty())
+                    };
+                    let tile = Forward::<M> {
+                        a,
+                        depth: self.depth,
+                        panel,
+                        bias,
+                        past_h,
+                        past_c,
+                        gates: self.gates.own::<M>(Some(step), rank, gap, &groups),
+                        h: self.h.own::<M>(Some(step), rank, gap, &groups),
+                        c,
+                        extra,
+                        y: self.y.own::<M>(Some(step), rank, gap, &groups),
+                    };
+                    with_vectors!(nv, NV => {
+                        self.simd.call(ForwardJob::<K, M, NV>(phase, tile, PhantomData));
+                    });
+                });
+            }
+        }
+    }
+}
+
+/// Rows of a buffer that backward only reads.
+#[derive(Clone, Copy)]
+struct Saved<'a> {
+    data: &'a [f32],
+    lead: usize,
+    stride: usize,
+    columns: usize,
+}
+
+impl<'a> Saved<'a> {
+    /// `M` ranks' rows at `step` (`None`: the leading ones), from column `column` on.
+    #[inline(always)]
+    fn tile<const M: usize>(
+        &self,
+        starts: &[usize],
+        step: Option<usize>,
+        (rank, gap): (usize, usize),
+        column: usize,
+    ) -> Tile<'a, M> {
+        let first = step.map_or(0, |step| self.lead + starts[step]) + rank;
+        let mut rows = [0; M];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = (first + i * gap) * self.stride;
+        }
+        Tile::of(self.data, &rows, self.columns).columns(column.min(self.columns))
+    }
+}
+
+/// The recurrence of a backward pass: from gradients of the output to gradients of the gates and of the
+/// initial state.
+pub(crate) struct BackwardPass<'a, K> {
+    pub(crate) batch: &'a Batch,
+    pub(crate) sizes: Sizes,
+    pub(crate) hidden: usize,
+    /// One for each phase.
+    pub(crate) recurrent_weights: [Packed<'a>; 2],
+    pub(crate) dy: Option<&'a [f32]>,
+    pub(crate) dy_starts: &'a [usize],
+    pub(crate) h: &'a [f32],
+    pub(crate) c: &'a [f32],
+    pub(crate) extra: &'a [f32],
+    pub(crate) gates: &'a mut [f32],
+    pub(crate) recurrent: &'a mut [f32],
+    pub(crate) carry_h: &'a mut [f32],
+    pub(crate) carry_c: &'a mut [f32],
+    pub(crate) kernel: PhantomData<K>,
+}
+
+impl<K: Kernel> Dispatch for BackwardPass<'_, K> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let sizes = self.sizes;
+        let traits = K::TRAITS;
+        let batch = self.batch;
+        // Columns of the product are units here, four groups a panel.
+        const SPAN: usize = 4;
+        let geometry = geometry(batch, &sizes, sizes.groups.div_ceil(SPAN));
+        let gate_rows = |gates: usize, stride: usize| Rows {
+            lead: 0,
+            stride,
+            group: SPAN * sizes.lanes * gates,
+            columns: sizes.units() * gates,
+            map: None,
+        };
+        let states = Rows { lead: batch.sequences(), ..gate_rows(1, sizes.unit_stride) };
+        let absent = Rows { stride: 0, group: 0, columns: 0, ..states };
+        let gates = Matrix::new(self.gates, geometry, gate_rows(sizes.gates, sizes.gate_stride));
+        let recurrent = match traits.recurrent_gates {
+            0 => absent,
+            1 => gate_rows(1, sizes.unit_stride),
+            gates => gate_rows(gates, sizes.gate_stride),
+        };
+        let recurrent = Matrix::new(self.recurrent, geometry, recurrent);
+        let carry_h = Matrix::new(self.carry_h, geometry, states);
+        let carry_c = Matrix::new(self.carry_c, geometry, if traits.cell_state { states } else { absent });
+        let saved = |data, lead, present| Saved {
+            data,
+            lead,
+            stride: if present { sizes.unit_stride } else { 0 },
+            columns: if present { sizes.units() } else { 0 },
+        };
+        let h = saved(self.h, batch.sequences(), true);
+        let c = saved(self.c, batch.sequences(), traits.cell_state);
+        let extra = saved(self.extra, 0, traits.extra);
+
+        team::run_on(geometry.workers, |worker| {
+            let mut walk = BackwardWalk::<S, K> {
+                simd,
+                worker,
+                geometry,
+                hidden: self.hidden,
+                unit: SPAN * sizes.lanes,
+                weights: self.recurrent_weights,
+                dy: self.dy,
+                dy_starts: self.dy_starts,
+                h,
+                c,
+                extra,
+                gates: match BackwardWalk::<S, K>::APART {
+                    true => gates.private(worker),
+                    false => gates.published(worker, Walk::Down),
+                },
+                recurrent: match traits.recurrent_gates {
+                    0 => recurrent.private(worker),
+                    _ => recurrent.published(worker, Walk::Down),
+                },
+                carry_h: carry_h.private(worker),
+                carry_c: carry_c.private(worker),
+                kernel: PhantomData,
+            };
+            for step in (0..batch.steps()).rev() {
+                let (alive, going_on) = (batch.alive(step), batch.alive(step + 1));
+                for phase in 0..traits.phases {
+                    walk.step(step, phase, 0..going_on, true);
+                    walk.step(step, phase, going_on..alive, false);
+                    if phase + 1 < traits.phases {
+                        walk.recurrent.publish(worker);
+                    }
+                }
+                walk.close_step();
+            }
+            if batch.steps() > 0 {
+                walk.initial(0..batch.alive(0));
+            }
+        });
+    }
+}
+
+/// One worker on its way back.
+struct BackwardWalk<'a, S, K> {
+    simd: S,
+    worker: &'a Worker<'a>,
+    geometry: Geometry<'a>,
+    hidden: usize,
+    /// Units of a panel.
+    unit: usize,
+    weights: [Packed<'a>; 2],
+    dy: Option<&'a [f32]>,
+    dy_starts: &'a [usize],
+    h: Saved<'a>,
+    c: Saved<'a>,
+    extra: Saved<'a>,
+    gates: Part<'a>,
+    recurrent: Part<'a>,
+    carry_h: Part<'a>,
+    carry_c: Part<'a>,
+    kernel: PhantomData<K>,
+}
+
+impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
+    /// Whether the recurrent product reads gradients of its own.
+    const APART: bool = K::TRAITS.phases == 1 && K::TRAITS.recurrent_gates > 0;
+
+    /// Lets all workers read this step's gate gradients.
+    fn close_step(&mut self) {
+        let worker = self.worker;
+        if Self::APART { &mut self.recurrent } else { &mut self.gates }.publish(worker);
+    }
+
+    fn step(&mut self, step: usize, phase: usize, ranks: Range<usize>, goes_on: bool) {
+        let starts = self.geometry.starts;
+        let (first, gap, own) = own_ranks(&self.geometry, self.worker, ranks);
+        if own == 0 {
+            return;
+        }
+        let packed = self.weights[phase];
+        let panels = packed.panels;
+        for p in self.geometry.own_groups(self.worker) {
+            let (panel, nv) = (packed.panel(p), panels.vectors_of(p));
+            let groups = p..p + 1;
+            let column = p * self.unit;
+            for (k, m) in tiles(own, S::tile_rows(nv)) {
+                let rank = first + k * gap;
+                let place = (rank, gap);
+                with_rows!(m, M => {
+                    let dy = self.dy.filter(|_| phase == 0).map(|dy| {
+                        let mut rows = [0; M];
+                        for (i, row) in rows.iter_mut().enumerate() {
+                            *row = self.dy_starts[starts[step] + rank + i * gap];
+                        }
+                        Tile::of(dy, &rows, self.hidden).columns(column)
+                    });
+                    let (next, recurrent) = if phase == 1 {
+                        (Some(self.recurrent.closed::<M>(Some(step), rank, gap)), TileMut::empty())
+                    } else {
+                        let part = if Self::APART { &self.recurrent } else { &self.gates };
+                        let next = goes_on.then(|| part.closed::<M>(Some(step + 1), rank, gap));
+                        (next, self.recurrent.own::<M>(Some(step), rank, gap, &groups))
+                    };
+                    let tile = Backward::<M> {
+                        next,
+                        depth: panels.depth,
+                        panel,
+                        dy,
+                        h: self.h.tile(starts, Some(step), place, column),
+                        past_h: self.h.tile(starts, step.checked_sub(1), place, column),
+                        past_c: self.c.tile(starts, step.checked_sub(1), place, column),
+                        extra: self.extra.tile(starts, Some(step), place, column),
+                        gates: self.gates.own::<M>(Some(step), rank, gap, &groups),
+                        recurrent,
+                        carry_h: self.carry_h.own::<M>(None, rank, gap, &groups),
+                        carry_c: self.carry_c.own::<M>(None, rank, gap, &groups),
+                    };
+                    with_vectors!(nv, NV => {
+                        self.simd.call(BackwardJob::<K, M, NV>(phase, tile, PhantomData));
+                    });
+                });
+            }
+        }
+    }
+
+    /// The gradient of the initial `h`, left in `carry_h`.
+    fn initial(&mut self, ranks: Range<usize>) {
+        let (first, gap, own) = own_ranks(&self.geometry, self.worker, ranks);
+        let packed = self.weights[0];
+        let panels = packed.panels;
+        for p in self.geometry.own_groups(self.worker) {
+            let (panel, nv) = (packed.panel(p), panels.vectors_of(p));
+            for (k, m) in tiles(own, S::tile_rows(nv)) {
+                let rank = first + k * gap;
+                with_rows!(m, M => with_vectors!(nv, NV => {
+                    let part = if Self::APART { &self.recurrent } else { &self.gates };
+                    self.simd.call(Product::<M, NV> {
+                        a: part.closed::<M>(Some(0), rank, gap),
+                        depth: panels.depth,
+                        panel,
+                        start: if K::TRAITS.carries { Start::Output } else { Start::Zero },
+                        out: self.carry_h.own::<M>(None, rank, gap, &(p..p + 1)),
+                    });
+                }));
+            }
+        }
+    }
+}
+
+/// Gradients of the inputs: `dx = d · W`, frame by frame.
+pub(crate) struct InputGradient<'a> {
+    pub(crate) batch: &'a Batch,
+    pub(crate) sizes: Sizes,
+    pub(crate) weights: Packed<'a>,
+    pub(crate) gates: &'a [f32],
+    pub(crate) input: usize,
+    pub(crate) dx: &'a mut [f32],
+    pub(crate) dx_starts: &'a [usize],
+    /// Add to what `dx` holds.
+    pub(crate) accumulate: bool,
+}
+
+impl Dispatch for InputGradient<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let Panels { lanes, width, depth, .. } = self.weights.panels;
+        let geometry = Geometry {
+            starts: self.batch.starts(),
+            split: Split::Ranks,
+            groups: self.weights.panels.count(),
+            workers: team::threads().min(self.batch.sequences().max(1)),
+        };
+        let rows = Rows {
+            lead: 0,
+            stride: 0,
+            group: width * lanes,
+            columns: self.input,
+            map: Some(self.dx_starts),
+        };
+        let dx = Matrix::new(self.dx, geometry, rows);
+        let start = if self.accumulate { Start::Output } else { Start::Zero };
+        team::run_on(geometry.workers, |worker| {
+            let mut dx = dx.private(worker);
+            let mut flush = |block: &[(usize, usize)]| {
+                for p in 0..geometry.groups {
+                    let (panel, nv) = (self.weights.panel(p), self.weights.panels.vectors_of(p));
+                    for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
+                        with_rows!(m, M => with_vectors!(nv, NV => {
+                            let mut frames = [(0, 0); M];
+                            frames.copy_from_slice(&block[first..first + M]);
+                            let mut rows = [0; M];
+                            for i in 0..M {
+                                rows[i] = (geometry.starts[frames[i].0] + frames[i].1) * self.sizes.gate_stride;
+                            }
+                            simd.call(Product::<M, NV> {
+                                a: Tile::of(self.gates, &rows, depth),
+                                depth,
+                                panel,
+                                start,
+                                out: dx.own_frames::<M>(&frames, &(p..p + 1)),
+                            });
+                        }));
+                    }
+                }
+            };
+            let mut block = [(0, 0); BLOCK];
+            let mut count = 0;
+            for step in 0..self.batch.steps() {
+                let (first, gap, own) = own_ranks(&geometry, worker, 0..self.batch.alive(step));
+                for k in 0..own {
+                    block[count] = (step, first + k * gap);
+                    count += 1;
+                    if count == BLOCK {
+                        flush(&block);
+                        count = 0;
+                    }
+                }
+            }
+            flush(&block[..count]);
+        });
+    }
+}

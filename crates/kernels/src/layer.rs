@@ -1,0 +1,645 @@
+//! The entry points: one layer in one direction over a whole batch, forward and backward.
+
+use crate::cell::{Kernel, gru, lstm, rnn};
+use crate::disjoint::{Buffer, Pieces};
+use crate::gemm::{FrameRows, GateColumns, column_sums, weight_gradient};
+use crate::grid::{BackwardPass, ForwardPass, InputGradient, Packed};
+use crate::pack::{self, Panels};
+use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};
+use crate::simd::{Dispatch, Lanes, Level};
+use crate::tape::{Pass, Sizes, Tape, frame_starts};
+use crate::team;
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+/// A layer's weights in PyTorch's layout, gates stacked in the order i f g o or r z n.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// `weight_ih`, `[G·H, I]`.
+    pub input: &'a [f32],
+    /// `weight_hh`, `[G·H, H]`.
+    pub recurrent: &'a [f32],
+    /// `bias_ih`, `[G·H]`.
+    pub bias_input: &'a [f32],
+    /// `bias_hh`, `[G·H]`.
+    pub bias_recurrent: &'a [f32],
+}
+
+/// Gradients of a layer's weights, in the same layout. Overwritten.
+#[derive(Debug)]
+pub struct WeightGradients<'a> {
+    /// `[G·H, I]`
+    pub input: &'a mut [f32],
+    /// `[G·H, H]`
+    pub recurrent: &'a mut [f32],
+    /// `[G·H]`
+    pub bias_input: &'a mut [f32],
+    /// `[G·H]`
+    pub bias_recurrent: &'a mut [f32],
+}
+
+/// A state (or its gradient) to read, `[B, H]` each, in the caller's order. `None` stands for zeros.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct State<'a> {
+    /// The hidden value.
+    pub h: Option<&'a [f32]>,
+    /// The cell value; an LSTM's alone.
+    pub c: Option<&'a [f32]>,
+}
+
+/// A state (or its gradient) to write, where it is wanted, `[B, H]` each, in the caller's order.
+#[derive(Debug, Default)]
+pub struct StateMut<'a> {
+    /// The hidden value.
+    pub h: Option<&'a mut [f32]>,
+    /// The cell value; an LSTM's alone.
+    pub c: Option<&'a mut [f32]>,
+}
+
+/// Frames to read: rows of `stride` floats, of which the ones from `offset` on are meant. How many
+/// follows from the layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames<'a> {
+    /// The buffer, `rows · stride` floats.
+    pub data: &'a [f32],
+    /// The order of the rows.
+    pub layout: Layout,
+    /// Floats from row to row.
+    pub stride: usize,
+    /// First column: the reverse half of a bidirectional layer's output starts at `H`.
+    pub offset: usize,
+}
+
+/// Frames to write; see [`Frames`].
+#[derive(Debug)]
+pub struct FramesMut<'a> {
+    /// The buffer, `rows · stride` floats.
+    pub data: &'a mut [f32],
+    /// The order of the rows.
+    pub layout: Layout,
+    /// Floats from row to row.
+    pub stride: usize,
+    /// First column.
+    pub offset: usize,
+}
+
+/// What backward does with the gradient of the input.
+#[derive(Debug)]
+pub enum InputGradients<'a> {
+    /// Not wanted, and not computed.
+    None,
+    /// Overwrites; padding becomes zero.
+    Write(FramesMut<'a>),
+    /// Adds to what is there: the second direction of a layer.
+    Add(FramesMut<'a>),
+}
+
+fn check_frames(
+    what: &'static str,
+    batch: &Batch,
+    width: usize,
+    (length, layout, stride, offset): (usize, Layout, usize, usize),
+) -> Result<(), ShapeError> {
+    expect(what, length, batch.rows(layout) * stride)?;
+    if offset + width > stride {
+        return Err(ShapeError::Elements { what, found: stride, expected: offset + width });
+    }
+    Ok(())
+}
+
+fn check_layer(layer: &Layer, weights: (usize, usize, usize, usize)) -> Result<(), ShapeError> {
+    if layer.input == 0 {
+        return Err(ShapeError::Zero { what: "input size" });
+    }
+    if layer.hidden == 0 {
+        return Err(ShapeError::Zero { what: "hidden size" });
+    }
+    let (input, recurrent, bias) = layer.weight_lengths();
+    expect("input weight", weights.0, input)?;
+    expect("recurrent weight", weights.1, recurrent)?;
+    expect("input bias", weights.2, bias)?;
+    expect("recurrent bias", weights.3, bias)
+}
+
+fn check_state(
+    layer: &Layer,
+    batch: &Batch,
+    what: (&'static str, &'static str),
+    h: Option<usize>,
+    c: Option<usize>,
+) -> Result<(), ShapeError> {
+    let wanted = batch.sequences() * layer.hidden;
+    if let Some(found) = h {
+        expect(what.0, found, wanted)?;
+    }
+    if let Some(found) = c {
+        if !layer.cell.has_cell_state() {
+            return Err(ShapeError::State { what: "a cell state was given, but only an LSTM has one" });
+        }
+        expect(what.1, found, wanted)?;
+    }
+    Ok(())
+}
+
+/// Tapes of passes that nobody wants to keep.
+static SPARE: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
+
+/// Runs a layer over a batch.
+///
+/// `x` holds frames of width `I`, `y` takes frames of width `H`; rows of padding in `y` become zero.
+/// `last` takes the state after each sequence's last real step (its initial state where the length is
+/// zero). With a `tape`, [`backward`] can follow.
+///
+/// # Errors
+/// [`ShapeError`] when a buffer does not fit; nothing is written then.
+///
+/// # Examples
+/// ```
+/// use carousel_kernels::*;
+///
+/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
+/// let batch = Batch::ragged(&[1, 4], 4)?; // two sequences, padded to four steps
+/// let (w, u, b) = layer.weight_lengths();
+/// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
+/// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
+/// let x = vec![1.0; 2 * 4 * 2];
+/// let mut y = vec![f32::NAN; 2 * 4 * 3];
+/// let mut h = vec![0.0; 2 * 3];
+/// forward(
+///     &layer,
+///     &batch,
+///     weights,
+///     Frames { data: &x, layout: Layout::Padded, stride: 2, offset: 0 },
+///     State::default(),
+///     FramesMut { data: &mut y, layout: Layout::Padded, stride: 3, offset: 0 },
+///     StateMut { h: Some(&mut h), c: None },
+///     None,
+/// )?;
+/// assert_eq!(y[0..3], h[0..3]); // the first sequence ends after one step
+/// assert_eq!(y[3..12], [0.0; 9]); // its padding is zero
+/// # Ok::<(), ShapeError>(())
+/// ```
+#[allow(clippy::too_many_arguments)]
+pub fn forward(
+    layer: &Layer,
+    batch: &Batch,
+    weights: Weights<'_>,
+    x: Frames<'_>,
+    initial: State<'_>,
+    y: FramesMut<'_>,
+    last: StateMut<'_>,
+    tape: Option<&mut Tape>,
+) -> Result<(), ShapeError> {
+    check_layer(
+        layer,
+        (
+            weights.input.len(),
+            weights.recurrent.len(),
+            weights.bias_input.len(),
+            weights.bias_recurrent.len(),
+        ),
+    )?;
+    check_frames("input", batch, layer.input, (x.data.len(), x.layout, x.stride, x.offset))?;
+    check_frames("output", batch, layer.hidden, (y.data.len(), y.layout, y.stride, y.offset))?;
+    let names = ("initial h", "initial c");
+    check_state(layer, batch, names, initial.h.map(<[f32]>::len), initial.c.map(<[f32]>::len))?;
+    let names = ("final h", "final c");
+    check_state(layer, batch, names, last.h.as_ref().map(|h| h.len()), last.c.as_ref().map(|c| c.len()))?;
+
+    if let Some(tape) = tape {
+        run_forward(layer, batch, weights, x, initial, y, last, tape);
+    } else {
+        let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tape = spare().pop().unwrap_or_default();
+        run_forward(layer, batch, weights, x, initial, y, last, &mut tape);
+        tape.pass = None;
+        spare().push(tape);
+    }
+    Ok(())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn run_forward(
+    layer: &Layer,
+    batch: &Batch,
+    weights: Weights<'_>,
+    x: Frames<'_>,
+    initial: State<'_>,
+    y: FramesMut<'_>,
+    last: StateMut<'_>,
+    tape: &mut Tape,
+) {
+    let level = Level::current();
+    tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
+    frame_starts(&mut tape.places.x, batch, layer.direction, (x.layout, x.stride, x.offset));
+    frame_starts(&mut tape.places.y, batch, layer.direction, (y.layout, y.stride, y.offset));
+    clear_padding(batch, layer.hidden, y.data, (y.layout, y.stride, y.offset));
+    let job = ForwardJob { layer, batch, weights, x: x.data, initial, y: y.data, last, tape };
+    match layer.cell {
+        Cell::Rnn(Activation::Tanh) => level.dispatch(job.with::<rnn::Tanh>()),
+        Cell::Rnn(Activation::Relu) => level.dispatch(job.with::<rnn::Relu>()),
+        Cell::Lstm => level.dispatch(job.with::<lstm::Lstm>()),
+        Cell::Gru(Reset::After) => level.dispatch(job.with::<gru::After>()),
+        Cell::Gru(Reset::Before) => level.dispatch(job.with::<gru::Before>()),
+    }
+}
+
+/// Zeroes the rows past each sequence's end.
+fn clear_padding(
+    batch: &Batch,
+    width: usize,
+    data: &mut [f32],
+    (layout, stride, offset): (Layout, usize, usize),
+) {
+    if layout == Layout::Padded {
+        for (b, &length) in batch.lengths().iter().enumerate() {
+            for t in length..batch.time() {
+                data[(b * batch.time() + t) * stride + offset..][..width].fill(0.0);
+            }
+        }
+    }
+}
+
+/// States in the caller's order into rows by rank, padded with zeros.
+fn load_states(batch: &Batch, hidden: usize, from: Option<&[f32]>, to: &mut [f32], stride: usize) {
+    for (&b, row) in batch.order().iter().zip(to.chunks_exact_mut(stride)) {
+        match from {
+            Some(from) => {
+                row[..hidden].copy_from_slice(&from[b * hidden..][..hidden]);
+                row[hidden..].fill(0.0);
+            }
+            None => row.fill(0.0),
+        }
+    }
+}
+
+struct ForwardJob<'a> {
+    layer: &'a Layer,
+    batch: &'a Batch,
+    weights: Weights<'a>,
+    x: &'a [f32],
+    initial: State<'a>,
+    y: &'a mut [f32],
+    last: StateMut<'a>,
+    tape: &'a mut Tape,
+}
+
+impl<'a> ForwardJob<'a> {
+    fn with<K: Kernel>(self) -> WithKernel<ForwardJob<'a>, K> {
+        WithKernel(self, PhantomData)
+    }
+}
+
+/// A job for one cell kernel.
+struct WithKernel<J, K>(J, PhantomData<K>);
+
+/// The part of a `[G·H, columns]` weight that phase 0 or 1 multiplies, and its gates.
+fn phase_of<K: Kernel>(phase: usize, weight: &[f32], gates: usize) -> (&[f32], usize) {
+    if K::TRAITS.phases == 1 {
+        return if phase == 0 { (weight, gates) } else { (&[], 0) };
+    }
+    let (first, second) = weight.split_at(weight.len() / gates * K::TRAITS.panel);
+    if phase == 0 { (first, K::TRAITS.panel) } else { (second, gates - K::TRAITS.panel) }
+}
+
+impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let ForwardJob { layer, batch, weights, x, initial, y, last, tape } = self.0;
+        let traits = K::TRAITS;
+        let (hidden, gates) = (layer.hidden, traits.gates);
+        let sizes = Sizes::new(layer, simd.level());
+        let (b, f) = (batch.sequences(), batch.frames());
+
+        let full = if traits.phases == 2 { gates } else { traits.panel };
+        let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
+        let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
+        let panels = [
+            sizes.by_unit(gates, full, layer.input),
+            sizes.by_unit(first_gates, traits.panel, hidden),
+            sizes.by_unit(second_gates, second_gates.max(1), hidden),
+        ];
+        let sources = [(weights.input, gates), (first, first_gates), (second, second_gates)];
+        pack_all(&mut tape.packed, panels, |which, panels, pieces, worker| {
+            let (weight, gates) = sources[which];
+            pack::by_unit(panels, pieces, worker, weight, gates, hidden);
+        });
+
+        let columns = gates * sizes.units();
+        let bias = tape.bias.ensure(2 * columns);
+        let (input_bias, recurrent_bias) = bias.split_at_mut(columns);
+        input_bias.fill(0.0);
+        recurrent_bias.fill(0.0);
+        pack::add_bias(sizes.lanes, input_bias, weights.bias_input, gates, hidden);
+        pack::add_bias(sizes.lanes, recurrent_bias, weights.bias_recurrent, gates, hidden);
+        // A bias inside the reset gate's reach has to wait for the product; all others join the input's.
+        let apart = layer.cell == Cell::Gru(Reset::After);
+        for (column, (to, from)) in input_bias.iter_mut().zip(recurrent_bias.iter()).enumerate() {
+            if !(apart && column / sizes.lanes % gates == 2) {
+                *to += from;
+            }
+        }
+
+        let unit_floats = (b + f) * sizes.unit_stride;
+        let h = tape.h.ensure(unit_floats);
+        load_states(batch, hidden, initial.h, h, sizes.unit_stride);
+        let c = tape.c.ensure(if traits.cell_state { unit_floats } else { 0 });
+        if traits.cell_state {
+            load_states(batch, hidden, initial.c, c, sizes.unit_stride);
+        }
+        let [input, first, second] = &tape.packed;
+        ForwardPass::<K> {
+            batch,
+            sizes,
+            hidden,
+            x,
+            x_starts: &tape.places.x,
+            input: Packed { panels: panels[0], data: input.as_ref() },
+            recurrent: [
+                Packed { panels: panels[1], data: first.as_ref() },
+                Packed { panels: panels[2], data: second.as_ref() },
+            ],
+            bias: (input_bias, recurrent_bias),
+            gates: tape.gates.ensure(f * sizes.gate_stride),
+            h,
+            c,
+            extra: tape.extra.ensure(if traits.extra { f * sizes.unit_stride } else { 0 }),
+            y,
+            y_starts: &tape.places.y,
+            kernel: PhantomData,
+        }
+        .run(simd);
+
+        for (from, to) in [(&tape.h, last.h), (&tape.c, last.c)] {
+            let Some(to) = to else { continue };
+            for (rank, &place) in batch.order().iter().enumerate() {
+                let row = match batch.lengths()[place] {
+                    0 => rank,
+                    length => b + batch.frame(length - 1, rank),
+                };
+                to[place * hidden..][..hidden]
+                    .copy_from_slice(&from.as_ref()[row * sizes.unit_stride..][..hidden]);
+            }
+        }
+    }
+}
+
+/// Fills the packed buffers, each by the whole team.
+fn pack_all(
+    buffers: &mut [Buffer; 3],
+    panels: [Panels; 3],
+    pack: impl Fn(usize, Panels, &Pieces<'_>, &team::Worker<'_>) + Sync,
+) {
+    let floats: usize = panels.iter().map(Panels::floats).sum();
+    let workers = team::threads().min(1 + floats / 50_000);
+    let [a, b, c] = buffers;
+    let pieces =
+        [panels[0].pieces(a, workers), panels[1].pieces(b, workers), panels[2].pieces(c, workers)];
+    team::run_on(workers, |worker| {
+        for (which, (panels, pieces)) in panels.iter().zip(&pieces).enumerate() {
+            if panels.vectors > 0 {
+                pack(which, *panels, pieces, worker);
+            }
+        }
+    });
+}
+
+/// A weight gradient as one row of pieces a gate, each piece the rows of one unit group.
+fn per_gate(
+    data: &mut [f32],
+    gates: usize,
+    (lanes, width): (usize, usize),
+    workers: usize,
+) -> Vec<Pieces<'_>> {
+    let gate = data.len() / gates;
+    data.chunks_mut(gate).map(|gate| Pieces::new(gate, lanes * width, workers)).collect()
+}
+
+/// Backpropagation through time over a whole batch: from gradients of the outputs to gradients of
+/// everything that went in.
+///
+/// `tape` comes from [`forward`] over the same layer, batch, weights and `x`, and is used up. `dy` is the
+/// gradient of `y` (`None`: zero; padding is not read), `dlast` that of the final state. `dinitial` takes
+/// the gradient of the initial state, `gradients` those of the weights.
+///
+/// # Errors
+/// [`ShapeError`] when a buffer does not fit or the tape belongs to another pass; nothing is written then.
+#[allow(clippy::too_many_arguments)]
+pub fn backward(
+    layer: &Layer,
+    batch: &Batch,
+    weights: Weights<'_>,
+    tape: &mut Tape,
+    x: Frames<'_>,
+    dy: Option<Frames<'_>>,
+    dlast: State<'_>,
+    dx: InputGradients<'_>,
+    dinitial: StateMut<'_>,
+    gradients: WeightGradients<'_>,
+) -> Result<(), ShapeError> {
+    check_layer(
+        layer,
+        (
+            weights.input.len(),
+            weights.recurrent.len(),
+            weights.bias_input.len(),
+            weights.bias_recurrent.len(),
+        ),
+    )?;
+    check_layer(
+        layer,
+        (
+            gradients.input.len(),
+            gradients.recurrent.len(),
+            gradients.bias_input.len(),
+            gradients.bias_recurrent.len(),
+        ),
+    )?;
+    check_frames("input", batch, layer.input, (x.data.len(), x.layout, x.stride, x.offset))?;
+    if let Some(dy) = &dy {
+        let place = (dy.data.len(), dy.layout, dy.stride, dy.offset);
+        check_frames("output gradient", batch, layer.hidden, place)?;
+    }
+    let (dx, accumulate) = match dx {
+        InputGradients::None => (None, false),
+        InputGradients::Write(dx) => (Some(dx), false),
+        InputGradients::Add(dx) => (Some(dx), true),
+    };
+    if let Some(dx) = &dx {
+        let place = (dx.data.len(), dx.layout, dx.stride, dx.offset);
+        check_frames("input gradient", batch, layer.input, place)?;
+    }
+    let names = ("gradient of the final h", "gradient of the final c");
+    check_state(layer, batch, names, dlast.h.map(<[f32]>::len), dlast.c.map(<[f32]>::len))?;
+    let names = ("gradient of the initial h", "gradient of the initial c");
+    let (h, c) = (dinitial.h.as_ref().map(|h| h.len()), dinitial.c.as_ref().map(|c| c.len()));
+    check_state(layer, batch, names, h, c)?;
+    match &tape.pass {
+        Some(pass) if pass.layer == *layer && pass.batch == *batch => {}
+        _ => return Err(ShapeError::Tape),
+    }
+    let Some(pass) = tape.pass.take() else { return Err(ShapeError::Tape) };
+
+    frame_starts(&mut tape.places.x, batch, layer.direction, (x.layout, x.stride, x.offset));
+    if let Some(dy) = &dy {
+        frame_starts(&mut tape.places.y, batch, layer.direction, (dy.layout, dy.stride, dy.offset));
+    }
+    let job =
+        BackwardJob { layer, batch, weights, x, dy: dy.map(|dy| dy.data), dlast, dinitial, gradients, tape };
+    match layer.cell {
+        Cell::Rnn(Activation::Tanh) => pass.level.dispatch(job.with::<rnn::Tanh>(dx, accumulate)),
+        Cell::Rnn(Activation::Relu) => pass.level.dispatch(job.with::<rnn::Relu>(dx, accumulate)),
+        Cell::Lstm => pass.level.dispatch(job.with::<lstm::Lstm>(dx, accumulate)),
+        Cell::Gru(Reset::After) => pass.level.dispatch(job.with::<gru::After>(dx, accumulate)),
+        Cell::Gru(Reset::Before) => pass.level.dispatch(job.with::<gru::Before>(dx, accumulate)),
+    }
+    Ok(())
+}
+
+struct BackwardJob<'a> {
+    layer: &'a Layer,
+    batch: &'a Batch,
+    weights: Weights<'a>,
+    x: Frames<'a>,
+    dy: Option<&'a [f32]>,
+    dlast: State<'a>,
+    dinitial: StateMut<'a>,
+    gradients: WeightGradients<'a>,
+    tape: &'a mut Tape,
+}
+
+impl<'a> BackwardJob<'a> {
+    fn with<K: Kernel>(
+        self,
+        dx: Option<FramesMut<'a>>,
+        accumulate: bool,
+    ) -> WithKernel<(BackwardJob<'a>, Option<FramesMut<'a>>, bool), K> {
+        WithKernel((self, dx, accumulate), PhantomData)
+    }
+}
+
+impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>, bool), K> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let (job, dx, accumulate) = self.0;
+        let BackwardJob { layer, batch, weights, x, dy, dlast, dinitial, gradients, tape } = job;
+        let traits = K::TRAITS;
+        let (hidden, gates) = (layer.hidden, traits.gates);
+        let sizes = Sizes::new(layer, simd.level());
+        let (b, f) = (batch.sequences(), batch.frames());
+
+        let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
+        let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
+        let deep = gates * sizes.units();
+        let none = Panels { vectors: 0, ..sizes.by_column(hidden, 0) };
+        let panels = [
+            sizes.by_column(hidden, deep),
+            if second_gates > 0 { sizes.by_column(hidden, sizes.units()) } else { none },
+            if dx.is_some() { sizes.by_column(layer.input, deep) } else { none },
+        ];
+        let sources = [
+            (first, (first_gates, gates), hidden),
+            (second, (1, 1), hidden),
+            (weights.input, (gates, gates), layer.input),
+        ];
+        pack_all(&mut tape.packed, panels, |which, panels, pieces, worker| {
+            let (weight, gates, columns) = sources[which];
+            pack::by_column(panels, pieces, worker, weight, gates, hidden, columns);
+        });
+
+        let carry_h = tape.carry_h.ensure(b * sizes.unit_stride);
+        load_states(batch, hidden, dlast.h, carry_h, sizes.unit_stride);
+        let carry_c = tape.carry_c.ensure(if traits.cell_state { b * sizes.unit_stride } else { 0 });
+        if traits.cell_state {
+            load_states(batch, hidden, dlast.c, carry_c, sizes.unit_stride);
+        }
+        let own_stride = if traits.recurrent_gates == 1 { sizes.unit_stride } else { sizes.gate_stride };
+        let recurrent_floats = if traits.recurrent_gates > 0 { f * own_stride } else { 0 };
+        let [first, second, input] = &tape.packed;
+        BackwardPass::<K> {
+            batch,
+            sizes,
+            hidden,
+            recurrent_weights: [
+                Packed { panels: panels[0], data: first.as_ref() },
+                Packed { panels: panels[1], data: second.as_ref() },
+            ],
+            dy,
+            dy_starts: &tape.places.y,
+            h: tape.h.as_ref(),
+            c: tape.c.as_ref(),
+            extra: tape.extra.as_ref(),
+            gates: tape.gates.ensure(f * sizes.gate_stride),
+            recurrent: tape.recurrent.ensure(recurrent_floats),
+            carry_h,
+            carry_c,
+            kernel: PhantomData,
+        }
+        .run(simd);
+
+        for (from, to) in [(&tape.carry_h, dinitial.h), (&tape.carry_c, dinitial.c)] {
+            let Some(to) = to else { continue };
+            for (&place, row) in batch.order().iter().zip(from.as_ref().chunks(sizes.unit_stride)) {
+                to[place * hidden..][..hidden].copy_from_slice(&row[..hidden]);
+            }
+        }
+
+        let places = &mut tape.places;
+        places.previous.clear();
+        places.extra.clear();
+        for step in 0..batch.steps() {
+            for rank in 0..batch.alive(step) {
+                let row = if step == 0 { rank } else { b + batch.frame(step - 1, rank) };
+                places.previous.push(row * sizes.unit_stride);
+                places.extra.push(batch.frame(step, rank) * sizes.unit_stride);
+            }
+        }
+        let seen_by_input =
+            GateColumns { data: tape.gates.as_ref(), stride: sizes.gate_stride, frames: f, gates };
+        let seen_by_recurrent = match traits.recurrent_gates {
+            3 => GateColumns { data: tape.recurrent.as_ref(), ..seen_by_input },
+            _ => seen_by_input,
+        };
+        let inputs = FrameRows { data: x.data, starts: &places.x, width: layer.input };
+        let states = FrameRows { data: tape.h.as_ref(), starts: &places.previous, width: hidden };
+        // With the reset before the product, the candidate's weights saw `r * h`.
+        let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
+
+        let work = f * deep * (layer.input + hidden);
+        let workers = team::threads().min(1 + work / 200_000);
+        let input_pieces = per_gate(gradients.input, gates, (sizes.lanes, layer.input), workers);
+        let recurrent_pieces = per_gate(gradients.recurrent, gates, (sizes.lanes, hidden), workers);
+        let bias_input = per_gate(gradients.bias_input, gates, (sizes.lanes, 1), workers);
+        let bias_recurrent = per_gate(gradients.bias_recurrent, gates, (sizes.lanes, 1), workers);
+        team::run_on(workers, |worker| {
+            for gate in 0..gates {
+                weight_gradient(simd, seen_by_input, gate, inputs, &input_pieces[gate], worker);
+                let rows = if traits.phases == 2 && gate >= traits.panel { reset } else { states };
+                weight_gradient(simd, seen_by_recurrent, gate, rows, &recurrent_pieces[gate], worker);
+                column_sums(simd, seen_by_input, gate, &bias_input[gate], worker);
+                column_sums(simd, seen_by_recurrent, gate, &bias_recurrent[gate], worker);
+            }
+        });
+
+        if let Some(dx) = dx {
+            let place = (dx.layout, dx.stride, dx.offset);
+            frame_starts(&mut places.x, batch, layer.direction, place);
+            if !accumulate {
+                clear_padding(batch, layer.input, dx.data, place);
+            }
+            InputGradient {
+                batch,
+                sizes,
+                weights: Packed { panels: panels[2], data: input.as_ref() },
+                gates: tape.gates.as_ref(),
+                input: layer.input,
+                dx: dx.data,
+                dx_starts: &places.x,
+                accumulate,
+            }
+            .run(simd);
+        }
+    }
+}

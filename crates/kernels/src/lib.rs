@@ -1,0 +1,40 @@
+//! Fused recurrent kernels on the CPU: slices in, slices out.
+//!
+//! A whole sequence is one call. The vanilla RNN, the LSTM and the GRU are here, forward and backward
+//! (backpropagation through time), over ragged batches, at the instruction level the processor has.
+//!
+//! Gate order and weight layout are PyTorch's: i f g o for the LSTM, r z n for the GRU; `weight_ih` is
+//! `[G·H, I]`, `weight_hh` is `[G·H, H]`. Equations stand above the code in `cell/`; the specification in
+//! plain loops is [`reference`].
+//!
+//! What is deliberately absent: this crate names no tensor library, reads no file, looks at no
+//! environment variable, and prints nothing. `unsafe` lives in `simd/`, `team.rs` and `disjoint.rs`.
+//!
+//! # Bits and threads
+//! At one [`Level`], results are equal to the bit for every number of threads: each output element is one
+//! chain of multiply-adds in a fixed order, whoever computes it.
+
+#![deny(unsafe_code)]
+
+mod cell;
+#[allow(unsafe_code)]
+mod disjoint;
+mod gemm;
+mod grid;
+mod layer;
+mod pack;
+pub mod reference;
+mod shape;
+#[allow(unsafe_code)]
+mod simd;
+mod tape;
+#[allow(unsafe_code)]
+mod team;
+
+pub use layer::{
+    Frames, FramesMut, InputGradients, State, StateMut, WeightGradients, Weights, backward, forward,
+};
+pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Reset, ShapeError};
+pub use simd::Level;
+pub use tape::Tape;
+pub use team::{MAX_THREADS, set_threads, threads};

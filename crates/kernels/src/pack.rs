@@ -1,0 +1,119 @@
+//! Weights rearranged for the micro-kernel.
+//!
+//! A packed matrix is a row of *vectors*, each `N` lanes wide and `depth` long; a panel of `W` vectors lies
+//! as `[depth][W][N]`, so that the micro-kernel reads it front to back. Lanes past the last unit are zero.
+
+use crate::disjoint::{Buffer, Pieces};
+use crate::team::Worker;
+
+/// How a packed matrix is laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Panels {
+    /// `N` of the level.
+    pub(crate) lanes: usize,
+    /// Vectors of a full panel.
+    pub(crate) width: usize,
+    /// Vectors in all; the last panel has what is left.
+    pub(crate) vectors: usize,
+    pub(crate) depth: usize,
+}
+
+impl Panels {
+    pub(crate) fn floats(&self) -> usize {
+        self.vectors * self.lanes * self.depth
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.vectors.div_ceil(self.width)
+    }
+
+    /// Vectors of panel `p`.
+    pub(crate) fn vectors_of(&self, p: usize) -> usize {
+        self.width.min(self.vectors - p * self.width)
+    }
+
+    /// Panel `p` of a packed buffer.
+    pub(crate) fn panel<'a>(&self, data: &'a [f32], p: usize) -> &'a [f32] {
+        let start = p * self.width * self.lanes * self.depth;
+        &data[start..start + self.vectors_of(p) * self.lanes * self.depth]
+    }
+
+    pub(crate) fn pieces<'a>(&self, buffer: &'a mut Buffer, workers: usize) -> Pieces<'a> {
+        let piece = self.width * self.lanes * self.depth;
+        Pieces::new(buffer.ensure(self.floats()), piece, workers)
+    }
+}
+
+/// `[gates·H, depth]` weights for `x · Wᵀ`: vector `j` holds gate `j % gates` of unit group `j / gates`.
+pub(crate) fn by_unit(
+    panels: Panels,
+    pieces: &Pieces<'_>,
+    worker: &Worker<'_>,
+    weight: &[f32],
+    gates: usize,
+    hidden: usize,
+) {
+    let (mut p, mut data) = pieces.take(worker);
+    while !data.is_empty() {
+        let vectors = panels.vectors_of(p);
+        let row = vectors * panels.lanes;
+        let (panel, rest) = data.split_at_mut(row * panels.depth);
+        for column in 0..row {
+            let j = p * panels.width + column / panels.lanes;
+            let unit = j / gates * panels.lanes + column % panels.lanes;
+            if unit < hidden {
+                let source = &weight[(j % gates * hidden + unit) * panels.depth..][..panels.depth];
+                for (line, &w) in panel.chunks_exact_mut(row).zip(source) {
+                    line[column] = w;
+                }
+            } else {
+                for line in panel.chunks_exact_mut(row) {
+                    line[column] = 0.0;
+                }
+            }
+        }
+        (p, data) = (p + 1, rest);
+    }
+}
+
+/// `[gates·H, columns]` weights for `d · W`, where `d` holds gate gradients in the kernels' order: depth
+/// index `(group · all + gate) · N + lane`. `gates` of `all` have weights here, the others count as zero.
+pub(crate) fn by_column(
+    panels: Panels,
+    pieces: &Pieces<'_>,
+    worker: &Worker<'_>,
+    weight: &[f32],
+    (gates, all): (usize, usize),
+    hidden: usize,
+    columns: usize,
+) {
+    let (mut p, mut data) = pieces.take(worker);
+    let lanes = panels.lanes;
+    while !data.is_empty() {
+        let row = panels.vectors_of(p) * lanes;
+        let (panel, rest) = data.split_at_mut(row * panels.depth);
+        let first = p * panels.width * lanes;
+        let real = row.min(columns - first);
+        for (d, line) in panel.chunks_exact_mut(row).enumerate() {
+            let (gate, unit) = (d / lanes % all, d / (lanes * all) * lanes + d % lanes);
+            if gate < gates && unit < hidden {
+                line[..real].copy_from_slice(&weight[(gate * hidden + unit) * columns + first..][..real]);
+                line[real..].fill(0.0);
+            } else {
+                line.fill(0.0);
+            }
+        }
+        (p, data) = (p + 1, rest);
+    }
+}
+
+/// A bias `[gates·H]` in the order of the columns of [`by_unit`], added onto `to`.
+pub(crate) fn add_bias(lanes: usize, to: &mut [f32], bias: &[f32], gates: usize, hidden: usize) {
+    for (column, value) in to.iter_mut().enumerate() {
+        let j = column / lanes;
+        let unit = j / gates * lanes + column % lanes;
+        if unit < hidden {
+            *value += bias[j % gates * hidden + unit];
+        }
+    }
+}

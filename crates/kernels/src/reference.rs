@@ -1,0 +1,336 @@
+//! The specification: the same passes in plain loops, one sequence after the other, in f32 or f64.
+//!
+//! Slow on purpose. The fused kernels are tested against this, and this against finite differences.
+//! Buffers are [`Layout::Padded`](crate::Layout::Padded) and dense; nothing is written into padding but
+//! zeros.
+
+use crate::shape::{Activation, Batch, Cell, Direction, Layer, Reset};
+use std::ops::{Add, AddAssign, Mul, Neg, Sub};
+
+/// A float the reference can calculate with.
+pub trait Real:
+    Copy
+    + Default
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + From<f32>
+{
+    /// `tanh(self)`
+    fn tanh(self) -> Self;
+    /// `1 / (1 + e^-self)`
+    fn sigmoid(self) -> Self;
+}
+
+impl Real for f32 {
+    fn tanh(self) -> f32 {
+        f32::tanh(self)
+    }
+    fn sigmoid(self) -> f32 {
+        1.0 / (1.0 + (-self).exp())
+    }
+}
+
+impl Real for f64 {
+    fn tanh(self) -> f64 {
+        f64::tanh(self)
+    }
+    fn sigmoid(self) -> f64 {
+        1.0 / (1.0 + (-self).exp())
+    }
+}
+
+/// A layer's weights (or their gradients), as in [`crate::Weights`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights<R> {
+    /// `[G·H, I]`
+    pub input: Vec<R>,
+    /// `[G·H, H]`
+    pub recurrent: Vec<R>,
+    /// `[G·H]`
+    pub bias_input: Vec<R>,
+    /// `[G·H]`
+    pub bias_recurrent: Vec<R>,
+}
+
+/// A state (or its gradient), `[B, H]` each; `c` is zeros for cells without one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State<R> {
+    /// The hidden value.
+    pub h: Vec<R>,
+    /// The cell value.
+    pub c: Vec<R>,
+}
+
+/// Gradients of all that went into a pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradients<R> {
+    /// `[B, T, I]`
+    pub x: Vec<R>,
+    /// Of the initial state.
+    pub initial: State<R>,
+    /// Of the weights.
+    pub weights: Weights<R>,
+}
+
+/// What one step of one sequence leaves for backward.
+struct Step<R> {
+    /// Gate values after their non-linearities, `[G·H]`.
+    gates: Vec<R>,
+    /// GRU, reset after: `Un h + cn`, `[H]`.
+    candidate: Vec<R>,
+    h: Vec<R>,
+    c: Vec<R>,
+}
+
+/// `weight[row] · v`
+fn dot<R: Real>(weight: &[R], row: usize, v: &[R]) -> R {
+    let mut sum = R::default();
+    for (&w, &v) in weight[row * v.len()..].iter().zip(v) {
+        sum += w * v;
+    }
+    sum
+}
+
+fn one<R: Real>() -> R {
+    R::from(1.0)
+}
+
+fn step<R: Real>(layer: &Layer, weights: &Weights<R>, x: &[R], h: &[R], c: &[R]) -> Step<R> {
+    let n = layer.hidden;
+    let from_x = |row: usize| dot(&weights.input, row, x) + weights.bias_input[row];
+    let from_h = |row: usize, h: &[R]| dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
+    let mut s = Step {
+        gates: vec![R::default(); layer.cell.gates() * n],
+        candidate: vec![R::default(); n],
+        h: vec![R::default(); n],
+        c: c.to_vec(),
+    };
+    match layer.cell {
+        Cell::Rnn(activation) => {
+            for u in 0..n {
+                let sum = from_x(u) + from_h(u, h);
+                s.h[u] = match activation {
+                    Activation::Tanh => sum.tanh(),
+                    Activation::Relu if sum > R::default() => sum,
+                    Activation::Relu => R::default(),
+                };
+            }
+        }
+        Cell::Lstm => {
+            for u in 0..n {
+                let gate = |g: usize| from_x(g * n + u) + from_h(g * n + u, h);
+                let (i, f) = (gate(0).sigmoid(), gate(1).sigmoid());
+                let (g, o) = (gate(2).tanh(), gate(3).sigmoid());
+                s.c[u] = f * c[u] + i * g;
+                s.h[u] = o * s.c[u].tanh();
+                for (k, value) in [i, f, g, o].into_iter().enumerate() {
+                    s.gates[k * n + u] = value;
+                }
+            }
+        }
+        Cell::Gru(reset) => {
+            for u in 0..2 * n {
+                s.gates[u] = (from_x(u) + from_h(u, h)).sigmoid();
+            }
+            let reset_h: Vec<R> = (0..n).map(|u| s.gates[u] * h[u]).collect();
+            for u in 0..n {
+                let row = 2 * n + u;
+                let (r, z) = (s.gates[u], s.gates[n + u]);
+                let candidate = match reset {
+                    Reset::After => {
+                        s.candidate[u] = from_h(row, h);
+                        (from_x(row) + r * s.candidate[u]).tanh()
+                    }
+                    Reset::Before => (from_x(row) + from_h(row, &reset_h)).tanh(),
+                };
+                s.gates[row] = candidate;
+                s.h[u] = (one::<R>() - z) * candidate + z * h[u];
+            }
+        }
+    }
+    s
+}
+
+/// The steps of one sequence, in the order they are walked: `(time, what it left)`.
+fn walk<R: Real>(
+    layer: &Layer,
+    batch: &Batch,
+    weights: &Weights<R>,
+    x: &[R],
+    initial: &State<R>,
+    b: usize,
+) -> Vec<(usize, Step<R>)> {
+    let (n, length) = (layer.hidden, batch.lengths()[b]);
+    let mut steps: Vec<(usize, Step<R>)> = Vec::with_capacity(length);
+    for s in 0..length {
+        let t = match layer.direction {
+            Direction::Forward => s,
+            Direction::Reverse => length - 1 - s,
+        };
+        let x = &x[(b * batch.time() + t) * layer.input..][..layer.input];
+        let new = match steps.last() {
+            Some((_, last)) => step(layer, weights, x, &last.h, &last.c),
+            None => step(layer, weights, x, &initial.h[b * n..][..n], &initial.c[b * n..][..n]),
+        };
+        steps.push((t, new));
+    }
+    steps
+}
+
+/// Outputs `[B, T, H]` and the final state of [`crate::forward`].
+///
+/// # Panics
+/// When a buffer is too short.
+#[must_use]
+pub fn forward<R: Real>(
+    layer: &Layer,
+    batch: &Batch,
+    weights: &Weights<R>,
+    x: &[R],
+    initial: &State<R>,
+) -> (Vec<R>, State<R>) {
+    let n = layer.hidden;
+    let mut y = vec![R::default(); batch.sequences() * batch.time() * n];
+    let mut last = initial.clone();
+    for b in 0..batch.sequences() {
+        for (t, step) in walk(layer, batch, weights, x, initial, b) {
+            y[(b * batch.time() + t) * n..][..n].copy_from_slice(&step.h);
+            last.h[b * n..][..n].copy_from_slice(&step.h);
+            last.c[b * n..][..n].copy_from_slice(&step.c);
+        }
+    }
+    (y, last)
+}
+
+/// The gradients of [`crate::backward`]: `dy` is `[B, T, H]`, `dlast` the gradient of the final state.
+///
+/// # Panics
+/// When a buffer is too short.
+#[must_use]
+pub fn backward<R: Real>(
+    layer: &Layer,
+    batch: &Batch,
+    weights: &Weights<R>,
+    x: &[R],
+    initial: &State<R>,
+    dy: &[R],
+    dlast: &State<R>,
+) -> Gradients<R> {
+    let (n, i) = (layer.hidden, layer.input);
+    let zeros = |like: &[R]| vec![R::default(); like.len()];
+    let mut d = Gradients {
+        x: zeros(x),
+        initial: dlast.clone(),
+        weights: Weights {
+            input: zeros(&weights.input),
+            recurrent: zeros(&weights.recurrent),
+            bias_input: zeros(&weights.bias_input),
+            bias_recurrent: zeros(&weights.bias_recurrent),
+        },
+    };
+    for b in 0..batch.sequences() {
+        let steps = walk(layer, batch, weights, x, initial, b);
+        for s in (0..steps.len()).rev() {
+            let (t, now) = &steps[s];
+            let frame = b * batch.time() + t;
+            let (past_h, past_c) = match s {
+                0 => (&initial.h[b * n..][..n], &initial.c[b * n..][..n]),
+                _ => (&steps[s - 1].1.h[..], &steps[s - 1].1.c[..]),
+            };
+            let mut dh = d.initial.h[b * n..][..n].to_vec();
+            for (dh, &dy) in dh.iter_mut().zip(&dy[frame * n..]) {
+                *dh += dy;
+            }
+            let mut dpast = vec![R::default(); n];
+            // Gradients of each gate's two sums, as the input and as the recurrent weights see them, and
+            // what the recurrent weights multiplied.
+            let rows = layer.cell.gates() * n;
+            let (mut dx_sum, mut dh_sum) = (vec![R::default(); rows], vec![R::default(); rows]);
+            let mut seen = vec![past_h.to_vec(); layer.cell.gates()];
+            match layer.cell {
+                Cell::Rnn(activation) => {
+                    for u in 0..n {
+                        let slope = match activation {
+                            Activation::Tanh => one::<R>() - now.h[u] * now.h[u],
+                            Activation::Relu if now.h[u] > R::default() => one(),
+                            Activation::Relu => R::default(),
+                        };
+                        dx_sum[u] = dh[u] * slope;
+                        dh_sum[u] = dx_sum[u];
+                    }
+                }
+                Cell::Lstm => {
+                    for u in 0..n {
+                        let gate = |k: usize| now.gates[k * n + u];
+                        let (i, f, g, o) = (gate(0), gate(1), gate(2), gate(3));
+                        let tanh_c = now.c[u].tanh();
+                        let dc = d.initial.c[b * n + u] + dh[u] * o * (one::<R>() - tanh_c * tanh_c);
+                        let sums = [
+                            dc * g * i * (one::<R>() - i),
+                            dc * past_c[u] * f * (one::<R>() - f),
+                            dc * i * (one::<R>() - g * g),
+                            dh[u] * tanh_c * o * (one::<R>() - o),
+                        ];
+                        for (k, sum) in sums.into_iter().enumerate() {
+                            dx_sum[k * n + u] = sum;
+                            dh_sum[k * n + u] = sum;
+                        }
+                        d.initial.c[b * n + u] = dc * f;
+                    }
+                }
+                Cell::Gru(reset) => {
+                    for u in 0..n {
+                        let (z, c) = (now.gates[n + u], now.gates[2 * n + u]);
+                        dx_sum[n + u] = dh[u] * (past_h[u] - c) * z * (one::<R>() - z);
+                        dx_sum[2 * n + u] = dh[u] * (one::<R>() - z) * (one::<R>() - c * c);
+                        dpast[u] = dh[u] * z;
+                    }
+                    for u in 0..n {
+                        let r = now.gates[u];
+                        let dr = match reset {
+                            Reset::After => dx_sum[2 * n + u] * now.candidate[u],
+                            Reset::Before => {
+                                let mut through = R::default();
+                                for k in 0..n {
+                                    through += dx_sum[2 * n + k] * weights.recurrent[(2 * n + k) * n + u];
+                                }
+                                dpast[u] += through * r;
+                                seen[2][u] = r * past_h[u];
+                                through * past_h[u]
+                            }
+                        };
+                        dx_sum[u] = dr * r * (one::<R>() - r);
+                    }
+                    dh_sum.copy_from_slice(&dx_sum);
+                    if reset == Reset::After {
+                        for u in 0..n {
+                            dh_sum[2 * n + u] = dx_sum[2 * n + u] * now.gates[u];
+                        }
+                    }
+                }
+            }
+            for row in 0..rows {
+                d.weights.bias_input[row] += dx_sum[row];
+                d.weights.bias_recurrent[row] += dh_sum[row];
+                for k in 0..i {
+                    d.weights.input[row * i + k] += dx_sum[row] * x[frame * i + k];
+                    d.x[frame * i + k] += dx_sum[row] * weights.input[row * i + k];
+                }
+                // With the reset before, the candidate's share of `dpast` went through r * h above.
+                let direct = !(layer.cell == Cell::Gru(Reset::Before) && row >= 2 * n);
+                for k in 0..n {
+                    d.weights.recurrent[row * n + k] += dh_sum[row] * seen[row / n][k];
+                    if direct {
+                        dpast[k] += dh_sum[row] * weights.recurrent[row * n + k];
+                    }
+                }
+            }
+            d.initial.h[b * n..][..n].copy_from_slice(&dpast);
+        }
+    }
+    d
+}

@@ -1,0 +1,317 @@
+//! Sizes, ragged batches and the errors that name what does not fit.
+//!
+//! Shape letters, used in the whole project: `B` batch (sequences), `T` time (steps of the longest
+//! sequence a buffer has room for), `F` frames (the real steps of all sequences together), `I` input,
+//! `H` hidden, `G` gates of a cell, `O` output, `V` vocabulary.
+
+use std::fmt;
+
+/// The non-linearity of a vanilla recurrent cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `h = tanh(a)`
+    Tanh,
+    /// `h = max(a, 0)`
+    Relu,
+}
+
+/// Where a GRU applies its reset gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reset {
+    /// `n = tanh(Wn x + bn + r * (Un h + cn))`: PyTorch's and cuDNN's variant.
+    After,
+    /// `n = tanh(Wn x + bn + Un (r * h) + cn)`: the original (Cho et al. 2014).
+    Before,
+}
+
+/// Which recurrence a layer runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cell {
+    /// Vanilla (Elman) cell: `h = act(W x + b + U h + c)`.
+    Rnn(Activation),
+    /// Long short-term memory (Hochreiter and Schmidhuber 1997; forget gate by Gers et al. 2000),
+    /// gates in the order i f g o.
+    Lstm,
+    /// Gated recurrent unit (Cho et al. 2014), gates in the order r z n.
+    Gru(Reset),
+}
+
+impl Cell {
+    /// `G`: how many blocks of `H` rows the weights have (RNN 1, GRU 3, LSTM 4).
+    #[must_use]
+    pub const fn gates(self) -> usize {
+        match self {
+            Cell::Rnn(_) => 1,
+            Cell::Gru(_) => 3,
+            Cell::Lstm => 4,
+        }
+    }
+
+    /// Whether the state holds a cell value `c` beside the hidden value `h`.
+    #[must_use]
+    pub const fn has_cell_state(self) -> bool {
+        matches!(self, Cell::Lstm)
+    }
+
+    /// The name used in recipes and messages: `rnn`, `lstm` or `gru`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cell::Rnn(_) => "rnn",
+            Cell::Lstm => "lstm",
+            Cell::Gru(_) => "gru",
+        }
+    }
+}
+
+/// Which way a layer walks through time. Each sequence is reversed over its own real length, so
+/// padding never comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the first step to the last.
+    Forward,
+    /// From the last real step to the first.
+    Reverse,
+}
+
+/// One layer in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The recurrence.
+    pub cell: Cell,
+    /// The way through time.
+    pub direction: Direction,
+    /// `I`, at least 1.
+    pub input: usize,
+    /// `H`, at least 1.
+    pub hidden: usize,
+}
+
+impl Layer {
+    /// Elements of the recurrent weights, `G·H·H`, and so on: `(input, recurrent, bias)`.
+    #[must_use]
+    pub fn weight_lengths(&self) -> (usize, usize, usize) {
+        let rows = self.cell.gates() * self.hidden;
+        (rows * self.input, rows * self.hidden, rows)
+    }
+}
+
+/// How the rows of a buffer of frames are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Only real frames, `F` rows: all first steps, then all second steps, … Within a step the longest
+    /// sequence comes first, equal lengths in the caller's order (the order of PyTorch's
+    /// `PackedSequence.data`). With equal lengths this is plain time-major `[T, B]`.
+    Packed,
+    /// `B·T` rows, batch first; row `b·T + t`. Rows past a sequence's length are padding: never read,
+    /// and written as zero.
+    Padded,
+}
+
+/// What does not fit, what was found and what was wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShapeError {
+    /// A buffer has the wrong number of elements.
+    Elements {
+        /// Which buffer.
+        what: &'static str,
+        /// How many elements it has.
+        found: usize,
+        /// How many it must have.
+        expected: usize,
+    },
+    /// A size that must be at least one is zero.
+    Zero {
+        /// Which size.
+        what: &'static str,
+    },
+    /// A sequence is longer than the batch has room for.
+    Length {
+        /// The sequence's place in the batch.
+        sequence: usize,
+        /// Its length.
+        found: usize,
+        /// `T`.
+        time: usize,
+    },
+    /// A buffer was given that the cell does not use, or one it needs is missing.
+    State {
+        /// What is wrong, in words.
+        what: &'static str,
+    },
+    /// An index is not below its limit.
+    Index {
+        /// Which index.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+        /// The limit it must stay below.
+        limit: usize,
+    },
+    /// A tape was made by a forward pass over something else.
+    Tape,
+}
+
+impl fmt::Display for ShapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShapeError::Elements { what, found, expected } => {
+                write!(f, "{what} has {found} elements, expected {expected}")
+            }
+            ShapeError::Zero { what } => write!(f, "{what} is 0, expected at least 1"),
+            ShapeError::Length { sequence, found, time } => {
+                write!(f, "sequence {sequence} has {found} steps, but the batch has room for {time}")
+            }
+            ShapeError::State { what } => f.write_str(what),
+            ShapeError::Index { what, found, limit } => {
+                write!(f, "{what} is {found}, expected less than {limit}")
+            }
+            ShapeError::Tape => {
+                f.write_str("the tape belongs to another forward pass (layer or batch differ)")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ShapeError {}
+
+/// Checks a buffer's length.
+pub(crate) fn expect(what: &'static str, found: usize, expected: usize) -> Result<(), ShapeError> {
+    if found == expected { Ok(()) } else { Err(ShapeError::Elements { what, found, expected }) }
+}
+
+/// A batch of sequences of different lengths, and the order in which the kernels walk it.
+///
+/// Sequences are ranked longest first (a stable sort), so that at step `t` the ones still alive are the
+/// first [`alive`](Batch::alive)`(t)` ranks and nothing is ever computed for padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    lengths: Vec<usize>,
+    time: usize,
+    /// rank -> the caller's place.
+    order: Vec<usize>,
+    /// step -> first frame of that step; one entry more than there are steps.
+    starts: Vec<usize>,
+}
+
+impl Batch {
+    /// A ragged batch. Lengths are in the caller's order and may be zero; `time` is the `T` of padded
+    /// buffers.
+    ///
+    /// # Errors
+    /// [`ShapeError::Length`] when a length exceeds `time`.
+    pub fn ragged(lengths: &[usize], time: usize) -> Result<Batch, ShapeError> {
+        if let Some(sequence) = lengths.iter().position(|&length| length > time) {
+            return Err(ShapeError::Length { sequence, found: lengths[sequence], time });
+        }
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&b| std::cmp::Reverse(lengths[b]));
+        let steps = order.first().map_or(0, |&b| lengths[b]);
+        let mut starts = Vec::with_capacity(steps + 1);
+        let mut first = 0;
+        starts.push(0);
+        let mut alive = lengths.len();
+        for t in 0..steps {
+            while lengths[order[alive - 1]] <= t {
+                alive -= 1;
+            }
+            first += alive;
+            starts.push(first);
+        }
+        Ok(Batch { lengths: lengths.to_vec(), time, order, starts })
+    }
+
+    /// `sequences` sequences of `time` steps each.
+    #[must_use]
+    pub fn full(sequences: usize, time: usize) -> Batch {
+        Batch {
+            lengths: vec![time; sequences],
+            time,
+            order: (0..sequences).collect(),
+            starts: (0..=time).map(|t| t * sequences).collect(),
+        }
+    }
+
+    /// `B`.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// `T` of padded buffers.
+    #[must_use]
+    pub fn time(&self) -> usize {
+        self.time
+    }
+
+    /// The length of the longest sequence.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// `F`, the sum of the lengths.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        self.starts[self.steps()]
+    }
+
+    /// Lengths in the caller's order.
+    #[must_use]
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Rank to the caller's place.
+    #[must_use]
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// How many sequences are longer than `step`.
+    #[must_use]
+    pub fn alive(&self, step: usize) -> usize {
+        self.starts.get(step + 1).map_or(0, |end| end - self.starts[step])
+    }
+
+    /// The packed row of a rank's `step`.
+    #[must_use]
+    pub fn frame(&self, step: usize, rank: usize) -> usize {
+        self.starts[step] + rank
+    }
+
+    /// First frame of every step, and the end of the last.
+    #[must_use]
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    /// How many rows a buffer of this layout has.
+    #[must_use]
+    pub fn rows(&self, layout: Layout) -> usize {
+        match layout {
+            Layout::Packed => self.frames(),
+            Layout::Padded => self.sequences() * self.time,
+        }
+    }
+
+    /// For every frame in packed order `(sequence in the caller's order, time)`.
+    pub fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        (0..self.steps()).flat_map(move |t| (0..self.alive(t)).map(move |rank| (self.order[rank], t)))
+    }
+
+    /// The row, in a buffer of `layout`, that a layer walking in `direction` reads and writes at
+    /// (`step`, `rank`).
+    #[must_use]
+    pub fn row(&self, layout: Layout, direction: Direction, step: usize, rank: usize) -> usize {
+        let sequence = self.order[rank];
+        let time = match direction {
+            Direction::Forward => step,
+            Direction::Reverse => self.lengths[sequence] - 1 - step,
+        };
+        match layout {
+            Layout::Packed => self.frame(time, rank),
+            Layout::Padded => sequence * self.time + time,
+        }
+    }
+}

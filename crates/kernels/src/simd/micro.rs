@@ -1,0 +1,78 @@
+//! The micro-kernel: a tile of `M` rows and `NV` vectors, held in registers over the whole depth.
+//!
+//! Every output element is one chain of multiply-adds in order of depth, whatever the tile's size and
+//! whichever worker runs it: this is what makes results equal to the bit for every number of threads.
+
+use super::Lanes;
+use crate::disjoint::Tile;
+
+/// `acc[i][j] += sum over k of a.row(i)[k] · panel[k][j]`, for `depth` values of `k`.
+///
+/// `a` holds at least `depth` floats a row; `panel` is `[depth][NV · N]`.
+#[inline(always)]
+pub(crate) fn multiply<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    a: &Tile<'_, M>,
+    depth: usize,
+    panel: &[f32],
+    acc: &mut [[S::V; NV]; M],
+) {
+    let width = NV * S::N;
+    assert!(panel.len() >= depth * width);
+    assert!(a.width() >= depth);
+    let mut rows = [std::ptr::null(); M];
+    for i in 0..M {
+        rows[i] = a.row(i).as_ptr();
+    }
+    let mut c = *acc;
+    for k in 0..depth {
+        // SAFETY: depth * width floats of the panel were checked above.
+        let line = unsafe { std::slice::from_raw_parts(panel.as_ptr().add(k * width), width) };
+        let mut b = [simd.splat(0.0); NV];
+        for j in 0..NV {
+            b[j] = simd.load(&line[j * S::N..]);
+        }
+        for i in 0..M {
+            // SAFETY: every row holds at least `depth` floats, checked above.
+            let x = simd.splat(unsafe { *rows[i].add(k) });
+            for j in 0..NV {
+                c[i][j] = simd.fma(x, b[j], c[i][j]);
+            }
+        }
+    }
+    *acc = c;
+}
+
+/// The same with `a` packed as `[depth][M]`.
+#[inline(always)]
+pub(crate) fn multiply_packed<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    a: &[f32],
+    depth: usize,
+    panel: &[f32],
+    acc: &mut [[S::V; NV]; M],
+) {
+    let width = NV * S::N;
+    assert!(panel.len() >= depth * width && a.len() >= depth * M);
+    let mut c = *acc;
+    for k in 0..depth {
+        // SAFETY: depth * width and depth * M floats were checked above.
+        let (line, x) = unsafe {
+            (
+                std::slice::from_raw_parts(panel.as_ptr().add(k * width), width),
+                std::slice::from_raw_parts(a.as_ptr().add(k * M), M),
+            )
+        };
+        let mut b = [simd.splat(0.0); NV];
+        for j in 0..NV {
+            b[j] = simd.load(&line[j * S::N..]);
+        }
+        for i in 0..M {
+            let x = simd.splat(x[i]);
+            for j in 0..NV {
+                c[i][j] = simd.fma(x, b[j], c[i][j]);
+            }
+        }
+    }
+    *acc = c;
+}

@@ -1,0 +1,204 @@
+//! Lane maths per instruction set, chosen once at run time.
+//!
+//! A token type (`Scalar`, `Avx2`, `Avx512`) stands for the proof that the processor has those
+//! instructions: only [`Level::dispatch`] makes one, after asking the processor. Everything that computes
+//! is written once, generic over [`Lanes`], and compiled once per level inside [`Lanes::call`].
+
+mod micro;
+mod scalar;
+#[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
+mod x86;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+pub(crate) use micro::{multiply, multiply_packed};
+
+/// An instruction level. Higher levels are faster; results differ in the last bits between levels and
+/// never within one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Level {
+    /// Plain Rust on four lanes; what the compiler makes of it. On AArch64 this is NEON code.
+    Scalar = 1,
+    /// x86-64 with AVX2 and FMA, eight lanes.
+    Avx2 = 2,
+    /// x86-64 with AVX-512 F, VL, DQ and BW, sixteen lanes.
+    Avx512 = 3,
+}
+
+/// 0 until the first question, then a level.
+static CURRENT: AtomicU8 = AtomicU8::new(0);
+
+impl Level {
+    /// The levels this machine has, lowest first.
+    #[must_use]
+    pub fn available() -> &'static [Level] {
+        #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
+        {
+            if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
+                return &[Level::Scalar];
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512bw")
+            {
+                return &[Level::Scalar, Level::Avx2, Level::Avx512];
+            }
+            &[Level::Scalar, Level::Avx2]
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(carousel_portable))))]
+        &[Level::Scalar]
+    }
+
+    /// The level that the next call uses: the highest one this machine has, or the one that was forced.
+    #[must_use]
+    pub fn current() -> Level {
+        match CURRENT.load(Ordering::Relaxed) {
+            1 => Level::Scalar,
+            2 => Level::Avx2,
+            3 => Level::Avx512,
+            _ => {
+                let best = Level::available()[Level::available().len() - 1];
+                CURRENT.store(best as u8, Ordering::Relaxed);
+                best
+            }
+        }
+    }
+
+    /// Forces a level for the whole process; for tests and measurements. Returns false, and changes
+    /// nothing, where this machine does not have it.
+    pub fn force(self) -> bool {
+        let available = Level::available().contains(&self);
+        if available {
+            CURRENT.store(self as u8, Ordering::Relaxed);
+        }
+        available
+    }
+
+    /// How many floats one vector holds.
+    #[must_use]
+    pub const fn lanes(self) -> usize {
+        match self {
+            Level::Scalar => 4,
+            Level::Avx2 => 8,
+            Level::Avx512 => 16,
+        }
+    }
+
+    /// Runs `job` with this level's token.
+    pub(crate) fn dispatch<J: Dispatch>(self, job: J) -> J::Output {
+        match self {
+            #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
+            Level::Avx512 => job.run(x86::Avx512::new()),
+            #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
+            Level::Avx2 => job.run(x86::Avx2::new()),
+            _ => job.run(scalar::Scalar),
+        }
+    }
+}
+
+/// Code that is generic over the level, entered by [`Level::dispatch`].
+pub(crate) trait Dispatch {
+    type Output;
+    fn run<S: Lanes>(self, simd: S) -> Self::Output;
+}
+
+/// A piece of lane code compiled with the level's instructions switched on. `run` must be
+/// `#[inline(always)]`, and so must all it calls.
+pub(crate) trait Job<S: Lanes> {
+    type Output;
+    fn run(self, simd: S) -> Self::Output;
+}
+
+/// One instruction set's lane maths. All methods are `#[inline(always)]`: they become instructions only
+/// inside [`Lanes::call`].
+pub(crate) trait Lanes: Copy + Send + Sync + 'static {
+    /// A vector of `N` floats.
+    type V: Copy;
+    const N: usize;
+
+    fn level(self) -> Level;
+
+    /// Compiles and runs `job` with this level's instructions.
+    fn call<J: Job<Self>>(self, job: J) -> J::Output;
+
+    /// Rows of a tile that is `vectors` wide, so that accumulators and operands fill the registers.
+    fn tile_rows(vectors: usize) -> usize;
+
+    fn splat(self, x: f32) -> Self::V;
+    /// The first `N` floats of `from`.
+    fn load(self, from: &[f32]) -> Self::V;
+    /// All of `from`, at most `N` floats; the other lanes are zero.
+    fn load_part(self, from: &[f32]) -> Self::V;
+    fn store(self, to: &mut [f32], v: Self::V);
+    /// As many lanes as `to` has room for.
+    fn store_part(self, to: &mut [f32], v: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the level has it.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `c - a * b`
+    fn fnma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// NaN where `a` is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// NaN where `a` is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `2^n` for integers `-126 <= n <= 127`.
+    fn exp2_int(self, n: Self::V) -> Self::V;
+    /// `1 / a` to about one unit in the last place, for `1 <= a < 2^100`.
+    fn recip(self, a: Self::V) -> Self::V;
+    /// `v` where `gate > 0`, else zero.
+    fn where_positive(self, gate: Self::V, v: Self::V) -> Self::V;
+
+    /// `(e^r - 1, 2^n)` with `y = n ln 2 + r`, `|r| <= ln 2 / 2`; Taylor series to the seventh power,
+    /// relative error of `e^r` below 1e-7. For `|y| <= 87`.
+    #[inline(always)]
+    fn exp_parts(self, y: Self::V) -> (Self::V, Self::V) {
+        let n = self.round(self.mul(y, self.splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts, so that the remainder keeps its bits (Cody and Waite).
+        let r = self.fnma(n, self.splat(0.693_359_4), y);
+        let r = self.fnma(n, self.splat(-2.121_944_4e-4), r);
+        let mut q = self.splat(1.0 / 5040.0);
+        q = self.fma(q, r, self.splat(1.0 / 720.0));
+        q = self.fma(q, r, self.splat(1.0 / 120.0));
+        q = self.fma(q, r, self.splat(1.0 / 24.0));
+        q = self.fma(q, r, self.splat(1.0 / 6.0));
+        q = self.fma(q, r, self.splat(0.5));
+        (self.fma(self.mul(r, r), q, r), self.exp2_int(n))
+    }
+
+    /// `e^y` for `y <= 0`; zero below -87.
+    #[inline(always)]
+    fn exp_negative(self, y: Self::V) -> Self::V {
+        let floor = self.splat(-87.0);
+        let (p, s) = self.exp_parts(self.max(y, floor));
+        let e = self.fma(s, p, s);
+        self.where_positive(self.sub(y, floor), e)
+    }
+
+    /// `1 / (1 + e^-x)`
+    #[inline(always)]
+    fn sigmoid(self, x: Self::V) -> Self::V {
+        let y = self.sub(self.splat(0.0), x);
+        let y = self.max(self.min(y, self.splat(60.0)), self.splat(-60.0));
+        let (p, s) = self.exp_parts(y);
+        self.recip(self.add(self.fma(s, p, s), self.splat(1.0)))
+    }
+
+    /// `(e^2x - 1) / (e^2x + 1)`, from `e^2x - 1` so that small `x` keep their bits.
+    #[inline(always)]
+    fn tanh(self, x: Self::V) -> Self::V {
+        let y = self.add(x, x);
+        let y = self.max(self.min(y, self.splat(20.0)), self.splat(-20.0));
+        let (p, s) = self.exp_parts(y);
+        let em1 = self.fma(s, p, self.sub(s, self.splat(1.0)));
+        // em1 + 2 lies between 1 and 5e8.
+        self.mul(em1, self.recip(self.add(em1, self.splat(2.0))))
+    }
+}

@@ -1,0 +1,119 @@
+//! What forward leaves for backward, and scratch that is reused from call to call.
+
+use crate::disjoint::Buffer;
+use crate::pack::Panels;
+use crate::shape::{Batch, Direction, Layer};
+use crate::simd::Level;
+
+/// What one forward pass leaves for its backward pass: gate values, states, packed weights.
+///
+/// A tape can be used for any number of passes, one after the other, and keeps its memory. One backward
+/// pass uses it up, because gradients overwrite the gates in place.
+#[derive(Default)]
+pub struct Tape {
+    pub(crate) pass: Option<Pass>,
+    /// `[F, gates]`: gate values, then the gradients before their non-linearities.
+    pub(crate) gates: Buffer,
+    /// `[B + F, units]`, the initial state first.
+    pub(crate) h: Buffer,
+    pub(crate) c: Buffer,
+    /// `[F, units]`: LSTM tanh(c); GRU after `Un h + cn`, before `r * h`.
+    pub(crate) extra: Buffer,
+    /// `[F, ..]`: gradients that only the recurrent product sees.
+    pub(crate) recurrent: Buffer,
+    /// `[B, units]` by rank.
+    pub(crate) carry_h: Buffer,
+    pub(crate) carry_c: Buffer,
+    pub(crate) packed: [Buffer; 3],
+    pub(crate) bias: Buffer,
+    pub(crate) places: Places,
+}
+
+/// Which pass the tape belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pass {
+    pub(crate) layer: Layer,
+    pub(crate) batch: Batch,
+    pub(crate) level: Level,
+}
+
+/// Where the rows of each frame lie.
+#[derive(Default)]
+pub(crate) struct Places {
+    /// Start of each frame's input row.
+    pub(crate) x: Vec<usize>,
+    /// Start of each frame's output (or output gradient) row.
+    pub(crate) y: Vec<usize>,
+    /// Start of each frame's last state in `h`.
+    pub(crate) previous: Vec<usize>,
+    /// Start of each frame's row in `extra`.
+    pub(crate) extra: Vec<usize>,
+}
+
+/// Sizes of the internal buffers of one pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) lanes: usize,
+    /// Unit groups of `lanes` units.
+    pub(crate) groups: usize,
+    pub(crate) gates: usize,
+    /// Floats from row to row of a unit buffer.
+    pub(crate) unit_stride: usize,
+    /// Floats from row to row of a gate buffer.
+    pub(crate) gate_stride: usize,
+}
+
+impl Sizes {
+    pub(crate) fn new(layer: &Layer, level: Level) -> Sizes {
+        let lanes = level.lanes();
+        let groups = layer.hidden.div_ceil(lanes);
+        let gates = layer.cell.gates();
+        // One cache line more than needed: rows of a power of two would all meet in the same cache sets.
+        Sizes {
+            lanes,
+            groups,
+            gates,
+            unit_stride: (groups * lanes).next_multiple_of(16) + 16,
+            gate_stride: (gates * groups * lanes).next_multiple_of(16) + 16,
+        }
+    }
+
+    /// Units with padding.
+    pub(crate) fn units(&self) -> usize {
+        self.groups * self.lanes
+    }
+
+    /// Panels for products whose columns are units: `gates` of them side by side.
+    pub(crate) fn by_unit(&self, gates: usize, width: usize, depth: usize) -> Panels {
+        Panels { lanes: self.lanes, width, vectors: gates * self.groups, depth }
+    }
+
+    /// Panels for products of `depth` gate gradients whose columns are `columns` inputs or units.
+    pub(crate) fn by_column(&self, columns: usize, depth: usize) -> Panels {
+        Panels { lanes: self.lanes, width: 4, vectors: columns.div_ceil(self.lanes), depth }
+    }
+}
+
+impl Tape {
+    /// Whether a forward pass has filled this tape and no backward pass has used it up.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.pass.is_some()
+    }
+}
+
+/// The start of each frame's row in a buffer of rows of `stride` floats, walked in `direction`.
+pub(crate) fn frame_starts(
+    to: &mut Vec<usize>,
+    batch: &Batch,
+    direction: Direction,
+    frames: (crate::shape::Layout, usize, usize),
+) {
+    let (layout, stride, offset) = frames;
+    to.clear();
+    for t in 0..batch.steps() {
+        for rank in 0..batch.alive(t) {
+            to.push(batch.row(layout, direction, t, rank) * stride + offset);
+        }
+    }
+}

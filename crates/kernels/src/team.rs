@@ -1,0 +1,317 @@
+//! The one process-wide team of workers.
+//!
+//! Workers are persistent: a job costs a store and a wait, not a thread start. Whoever waits spins for at
+//! most [`SPIN`] and then sleeps, so that more threads than processors stay correct and idle ones are quiet.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a wait burns a processor before it sleeps.
+const SPIN: Duration = Duration::from_micros(50);
+
+/// The most workers that a team can have.
+pub const MAX_THREADS: usize = 64;
+
+/// A counter that only grows and that can be waited for.
+#[derive(Default)]
+struct Signal {
+    value: AtomicUsize,
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Signal {
+    fn get(&self) -> usize {
+        self.value.load(Ordering::Acquire)
+    }
+
+    fn bump(&self) -> usize {
+        let value = self.value.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(lock(&self.lock));
+            self.wake.notify_all();
+        }
+        value
+    }
+
+    /// Waits until the value is at least `wanted`.
+    fn wait(&self, wanted: usize) {
+        let mut started = None;
+        for spins in 0u32.. {
+            if self.get() >= wanted {
+                return;
+            }
+            std::hint::spin_loop();
+            // Reading the clock costs as much as a few hundred spins.
+            if spins % 256 == 255 && started.get_or_insert_with(Instant::now).elapsed() > SPIN {
+                break;
+            }
+        }
+        let mut guard = lock(&self.lock);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while self.value.load(Ordering::SeqCst) < wanted {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A lock whose holder never leaves it half-changed, so a panic in it poisons nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the workers of one run share.
+struct Meeting {
+    workers: usize,
+    arrived: AtomicUsize,
+    /// Rounds of the barrier that are complete.
+    rounds: Signal,
+    failed: AtomicBool,
+}
+
+impl Meeting {
+    fn new(workers: usize) -> Meeting {
+        Meeting {
+            workers,
+            arrived: AtomicUsize::new(0),
+            rounds: Signal::default(),
+            failed: AtomicBool::new(false),
+        }
+    }
+}
+
+/// One worker's place in a run: its number, and the barrier.
+pub(crate) struct Worker<'a> {
+    index: usize,
+    meeting: &'a Meeting,
+    round: Cell<usize>,
+}
+
+impl Worker<'_> {
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.meeting.workers
+    }
+
+    /// Waits until every worker of the run has come here as often as this one.
+    ///
+    /// # Panics
+    /// When another worker has panicked and will never come.
+    pub(crate) fn barrier(&self) {
+        let workers = self.meeting.workers;
+        if workers == 1 {
+            return;
+        }
+        let round = self.round.get() + 1;
+        self.round.set(round);
+        if self.meeting.arrived.fetch_add(1, Ordering::AcqRel) + 1 == workers * round {
+            self.meeting.rounds.bump();
+        } else {
+            self.meeting.rounds.wait(round);
+        }
+        assert!(!self.meeting.failed.load(Ordering::Acquire), "another worker of the team panicked");
+    }
+
+    /// This worker's contiguous share of `count` things.
+    pub(crate) fn share(&self, count: usize) -> std::ops::Range<usize> {
+        share(count, self.index, self.workers())
+    }
+}
+
+/// The part of `0..count` that belongs to worker `index` of `workers`; parts differ by at most one.
+pub(crate) fn share(count: usize, index: usize, workers: usize) -> std::ops::Range<usize> {
+    index * count / workers..(index + 1) * count / workers
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// A thread that waits for tasks.
+struct Helper {
+    inbox: Arc<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    posted: Signal,
+    task: Mutex<Option<Task>>,
+}
+
+impl Helper {
+    fn start(index: usize) -> Helper {
+        let inbox = Arc::new(Inbox::default());
+        let mine = Arc::clone(&inbox);
+        std::thread::Builder::new()
+            .name(format!("carousel-{index}"))
+            .spawn(move || {
+                for turn in 1.. {
+                    mine.posted.wait(turn);
+                    let task = lock(&mine.task).take();
+                    if let Some(task) = task {
+                        task();
+                    }
+                }
+            })
+            .expect("the system refuses to start a worker thread");
+        Helper { inbox }
+    }
+
+    fn post(&self, task: Task) {
+        *lock(&self.inbox.task) = Some(task);
+        self.inbox.posted.bump();
+    }
+}
+
+/// The helpers; the lock is held for a whole run, so runs of different callers take turns.
+static TEAM: Mutex<Vec<Helper>> = Mutex::new(Vec::new());
+/// 0: as many as the machine has.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads the kernels use from now on, the caller's included.
+///
+/// # Panics
+/// When `threads` is 0 or above [`MAX_THREADS`].
+pub fn set_threads(threads: usize) {
+    assert!((1..=MAX_THREADS).contains(&threads), "threads is {threads}, expected 1 to {MAX_THREADS}");
+    THREADS.store(threads, Ordering::Relaxed);
+}
+
+/// How many threads the kernels use.
+#[must_use]
+pub fn threads() -> usize {
+    match THREADS.load(Ordering::Relaxed) {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS),
+        threads => threads,
+    }
+}
+
+/// Runs `job` once on each of [`threads`] workers at the same time and returns when all are done.
+pub(crate) fn run<F: Fn(&Worker<'_>) + Sync>(job: F) {
+    run_on(threads(), job);
+}
+
+/// The same with a given number of workers.
+pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
+    let meeting = Meeting::new(workers);
+    if workers == 1 {
+        job(&Worker { index: 0, meeting: &meeting, round: Cell::new(0) });
+        return;
+    }
+    let mut helpers = lock(&TEAM);
+    while helpers.len() < workers - 1 {
+        let index = helpers.len() + 1;
+        helpers.push(Helper::start(index));
+    }
+    let done = Arc::new(Signal::default());
+    let play = |index: usize| {
+        let worker = Worker { index, meeting: &meeting, round: Cell::new(0) };
+        let result = catch_unwind(AssertUnwindSafe(|| job(&worker)));
+        if result.is_err() {
+            // Lets the others out of the barrier; they see the flag and stop as well.
+            meeting.failed.store(true, Ordering::Release);
+            meeting.rounds.value.fetch_add(usize::MAX / 2, Ordering::SeqCst);
+            meeting.rounds.bump();
+        }
+        result
+    };
+    let play_erased: &(dyn Fn(usize) -> std::thread::Result<()> + Sync) = &play;
+    // SAFETY: only the lifetime changes. Every posted task signals `done` after its last use of
+    // `play_erased`, and this function waits for all of them below before anything it borrows ends; the
+    // caller's own part cannot unwind past that wait because `play` catches panics.
+    let play_erased: &'static (dyn Fn(usize) -> std::thread::Result<()> + Sync) =
+        unsafe { std::mem::transmute(play_erased) };
+    for index in 1..workers {
+        let done = Arc::clone(&done);
+        helpers[index - 1].post(Box::new(move || {
+            let _ = play_erased(index);
+            done.bump();
+        }));
+    }
+    let own = play(0);
+    done.wait(workers - 1);
+    drop(helpers);
+    if let Err(panic) = own {
+        resume_unwind(panic);
+    }
+    assert!(!meeting.failed.load(Ordering::Acquire), "a worker of the team panicked");
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this worker a buffer of `length` floats that keeps its memory from call to call. The contents
+/// are unspecified.
+pub(crate) fn with_scratch<R>(length: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    // Taken out, not borrowed, so that a nested call gets a buffer of its own.
+    let mut buffer = SCRATCH.take();
+    if buffer.len() < length + 16 {
+        buffer.resize(length + 16, 0.0);
+    }
+    let skip = buffer.as_ptr().align_offset(64).min(16);
+    let result = f(&mut buffer[skip..skip + length]);
+    SCRATCH.set(buffer);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn every_worker_runs_once_and_the_barrier_separates_rounds() {
+        for workers in [1, 2, 3, 8] {
+            let sum = AtomicU64::new(0);
+            let seen: Vec<AtomicU64> = (0..workers).map(|_| AtomicU64::new(0)).collect();
+            run_on(workers, |worker| {
+                for round in 1..=50 {
+                    seen[worker.index()].store(round, Ordering::Relaxed);
+                    worker.barrier();
+                    for other in &seen {
+                        assert_eq!(other.load(Ordering::Relaxed), round);
+                    }
+                    worker.barrier();
+                }
+                sum.fetch_add(1 << (8 * worker.index()), Ordering::Relaxed);
+            });
+            let expected = (0..workers).map(|w| 1u64 << (8 * w)).sum();
+            assert_eq!(sum.load(Ordering::Relaxed), expected);
+        }
+    }
+
+    #[test]
+    fn a_panic_in_one_worker_reaches_the_caller_and_the_team_lives_on() {
+        for culprit in 0..3 {
+            let caught = catch_unwind(|| {
+                run_on(3, |worker| {
+                    assert_ne!(worker.index(), culprit, "on purpose");
+                    worker.barrier();
+                });
+            });
+            assert!(caught.is_err());
+        }
+        let count = AtomicUsize::new(0);
+        run_on(3, |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn shares_cover_everything_once() {
+        for count in [0, 1, 2, 7, 64] {
+            for workers in [1, 2, 3, 8] {
+                let all: Vec<usize> = (0..workers).flat_map(|w| share(count, w, workers)).collect();
+                assert_eq!(all, (0..count).collect::<Vec<_>>());
+            }
+        }
+    }
+}

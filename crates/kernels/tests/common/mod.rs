@@ -1,0 +1,219 @@
+//! What the kernels' tests share: seeded numbers, random problems, comparison.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use carousel_kernels::reference;
+use carousel_kernels::*;
+
+pub mod fixtures;
+
+/// A small seeded generator (xorshift64*), so that failures repeat.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Numbers {
+        Numbers(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub fn integer(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize) % below
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn float(&mut self) -> f32 {
+        (self.integer(1 << 24) as f32 / (1 << 23) as f32) - 1.0
+    }
+
+    pub fn floats(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| self.float() * scale).collect()
+    }
+}
+
+pub const CELLS: [Cell; 5] = [
+    Cell::Rnn(Activation::Tanh),
+    Cell::Rnn(Activation::Relu),
+    Cell::Lstm,
+    Cell::Gru(Reset::After),
+    Cell::Gru(Reset::Before),
+];
+
+/// One layer with everything that goes in, as f32.
+#[derive(Clone)]
+pub struct Problem {
+    pub layer: Layer,
+    pub batch: Batch,
+    pub weights: reference::Weights<f32>,
+    pub x: Vec<f32>,
+    pub initial: reference::State<f32>,
+    pub dy: Vec<f32>,
+    pub dlast: reference::State<f32>,
+}
+
+impl Problem {
+    pub fn random(layer: Layer, batch: Batch, seed: u64) -> Problem {
+        let mut numbers = Numbers::new(seed);
+        let (w, u, bias) = layer.weight_lengths();
+        let scale = 1.0 / (layer.hidden as f32).sqrt();
+        let frames = batch.sequences() * batch.time();
+        let states = batch.sequences() * layer.hidden;
+        let c = if layer.cell.has_cell_state() { 1.0 } else { 0.0 };
+        Problem {
+            weights: reference::Weights {
+                input: numbers.floats(w, scale),
+                recurrent: numbers.floats(u, scale),
+                bias_input: numbers.floats(bias, 0.5),
+                bias_recurrent: numbers.floats(bias, 0.5),
+            },
+            x: numbers.floats(frames * layer.input, 1.0),
+            initial: reference::State { h: numbers.floats(states, 1.0), c: numbers.floats(states, c) },
+            dy: numbers.floats(frames * layer.hidden, 1.0),
+            dlast: reference::State { h: numbers.floats(states, 1.0), c: numbers.floats(states, c) },
+            layer,
+            batch,
+        }
+    }
+
+    pub fn weights(&self) -> Weights<'_> {
+        Weights {
+            input: &self.weights.input,
+            recurrent: &self.weights.recurrent,
+            bias_input: &self.weights.bias_input,
+            bias_recurrent: &self.weights.bias_recurrent,
+        }
+    }
+
+    fn c<'a>(&self, c: &'a [f32]) -> Option<&'a [f32]> {
+        self.layer.cell.has_cell_state().then_some(c)
+    }
+
+    /// Padded rows of `x`, `dy` (`width` floats a row) that belong to no sequence get this value.
+    pub fn poison(&mut self, value: f32) {
+        for (b, &length) in self.batch.lengths().iter().enumerate() {
+            let (from, to) = (b * self.batch.time() + length, (b + 1) * self.batch.time());
+            self.x[from * self.layer.input..to * self.layer.input].fill(value);
+            self.dy[from * self.layer.hidden..to * self.layer.hidden].fill(value);
+        }
+    }
+
+    /// The fused kernels' answer: outputs, final state, all gradients.
+    pub fn fused(&self, tape: &mut Tape) -> (Vec<f32>, reference::State<f32>, reference::Gradients<f32>) {
+        let Problem { layer, batch, .. } = self;
+        let (w, u, bias) = layer.weight_lengths();
+        let states = batch.sequences() * layer.hidden;
+        let nan = f32::NAN;
+        let mut y = vec![nan; self.dy.len()];
+        let mut last = reference::State { h: vec![nan; states], c: vec![0.0; states] };
+        let mut d = reference::Gradients {
+            x: vec![nan; self.x.len()],
+            initial: last.clone(),
+            weights: reference::Weights {
+                input: vec![nan; w],
+                recurrent: vec![nan; u],
+                bias_input: vec![nan; bias],
+                bias_recurrent: vec![nan; bias],
+            },
+        };
+        let x = Frames { data: &self.x, layout: Layout::Padded, stride: layer.input, offset: 0 };
+        let rows = |data| Frames { data, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
+        let has_c = layer.cell.has_cell_state();
+        forward(
+            layer,
+            batch,
+            self.weights(),
+            x,
+            State { h: Some(&self.initial.h), c: self.c(&self.initial.c) },
+            FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 },
+            StateMut { h: Some(&mut last.h), c: has_c.then_some(&mut last.c[..]) },
+            Some(tape),
+        )
+        .unwrap();
+        let dx = FramesMut { data: &mut d.x, layout: Layout::Padded, stride: layer.input, offset: 0 };
+        backward(
+            layer,
+            batch,
+            self.weights(),
+            tape,
+            x,
+            Some(rows(&self.dy)),
+            State { h: Some(&self.dlast.h), c: self.c(&self.dlast.c) },
+            InputGradients::Write(dx),
+            StateMut { h: Some(&mut d.initial.h), c: has_c.then_some(&mut d.initial.c[..]) },
+            WeightGradients {
+                input: &mut d.weights.input,
+                recurrent: &mut d.weights.recurrent,
+                bias_input: &mut d.weights.bias_input,
+                bias_recurrent: &mut d.weights.bias_recurrent,
+            },
+        )
+        .unwrap();
+        (y, last, d)
+    }
+
+    /// The reference's answer in f64.
+    pub fn reference(&self) -> (Vec<f64>, reference::State<f64>, reference::Gradients<f64>) {
+        let weights = reference::Weights {
+            input: wide(&self.weights.input),
+            recurrent: wide(&self.weights.recurrent),
+            bias_input: wide(&self.weights.bias_input),
+            bias_recurrent: wide(&self.weights.bias_recurrent),
+        };
+        let state = |s: &reference::State<f32>| reference::State { h: wide(&s.h), c: wide(&s.c) };
+        let (x, initial) = (wide(&self.x), state(&self.initial));
+        let (y, last) = reference::forward(&self.layer, &self.batch, &weights, &x, &initial);
+        let d = reference::backward(
+            &self.layer,
+            &self.batch,
+            &weights,
+            &x,
+            &initial,
+            &wide(&self.dy),
+            &state(&self.dlast),
+        );
+        (y, last, d)
+    }
+}
+
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// `max|a - b| <= tolerance · max|b|`, and nothing is NaN.
+pub fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    let largest = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
+        let error = (f64::from(a) - b).abs();
+        assert!(
+            error <= tolerance * largest.max(1e-6),
+            "{what}[{i}]: found {a}, expected {b}, largest {largest}"
+        );
+    }
+}
+
+/// Compares everything a pass gives.
+pub fn compare(
+    what: &str,
+    found: &(Vec<f32>, reference::State<f32>, reference::Gradients<f32>),
+    expected: &(Vec<f64>, reference::State<f64>, reference::Gradients<f64>),
+    tolerance: f64,
+) {
+    let (y, last, d) = found;
+    let (ey, elast, ed) = expected;
+    let pairs: [(&str, &[f32], &[f64]); 10] = [
+        ("y", y, ey),
+        ("final h", &last.h, &elast.h),
+        ("final c", &last.c, &elast.c),
+        ("dx", &d.x, &ed.x),
+        ("dh0", &d.initial.h, &ed.initial.h),
+        ("dc0", &d.initial.c, &ed.initial.c),
+        ("d input weight", &d.weights.input, &ed.weights.input),
+        ("d recurrent weight", &d.weights.recurrent, &ed.weights.recurrent),
+        ("d input bias", &d.weights.bias_input, &ed.weights.bias_input),
+        ("d recurrent bias", &d.weights.bias_recurrent, &ed.weights.bias_recurrent),
+    ];
+    for (name, found, expected) in pairs {
+        close(&format!("{what}: {name}"), found, expected, tolerance);
+    }
+}

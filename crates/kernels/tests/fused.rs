@@ -1,0 +1,242 @@
+//! The fused kernels against the reference, at every level this machine has, for every number of threads.
+
+mod common;
+
+use carousel_kernels::*;
+use common::{CELLS, Numbers, Problem, compare};
+use std::sync::{Mutex, MutexGuard};
+
+/// Level and threads belong to the process, so tests that set them take turns.
+static SETTINGS: Mutex<()> = Mutex::new(());
+
+fn settings() -> MutexGuard<'static, ()> {
+    SETTINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Runs `check` at every level with every number of threads.
+fn everywhere(mut check: impl FnMut(Level, usize)) {
+    let _turn = settings();
+    for &level in Level::available() {
+        assert!(level.force());
+        for threads in [1, 2, 3, 8] {
+            set_threads(threads);
+            check(level, threads);
+        }
+        println!("checked at {level:?}");
+    }
+}
+
+fn layers(hidden: usize, input: usize) -> impl Iterator<Item = Layer> {
+    CELLS.into_iter().flat_map(move |cell| {
+        [Direction::Forward, Direction::Reverse].map(|direction| Layer { cell, direction, input, hidden })
+    })
+}
+
+/// Some lengths up to `time`, one of them zero where there is room.
+fn lengths(sequences: usize, time: usize, numbers: &mut Numbers) -> Vec<usize> {
+    let mut lengths: Vec<usize> = (0..sequences).map(|_| numbers.integer(time + 1)).collect();
+    lengths[sequences / 2] = if sequences > 1 { 0 } else { time - 1 };
+    lengths[0] = time;
+    lengths
+}
+
+#[test]
+fn agrees_with_the_reference() {
+    let mut expected = Vec::new();
+    let mut numbers = Numbers::new(1);
+    for hidden in [1, 7, 8, 9, 33, 64, 100] {
+        for sequences in [1, 2, 5, 32] {
+            let time = if hidden >= 64 && sequences == 32 { 4 } else { 7 };
+            for layer in layers(hidden, 1 + (hidden + sequences) % 19) {
+                for batch in [
+                    Batch::full(sequences, time),
+                    Batch::ragged(&lengths(sequences, time, &mut numbers), time).unwrap(),
+                ] {
+                    let problem = Problem::random(layer, batch, hidden as u64 * 100 + sequences as u64);
+                    expected.push((problem.reference(), problem));
+                }
+            }
+        }
+    }
+    println!("{} problems", expected.len());
+    let mut bits: Vec<Option<_>> = Vec::new();
+    let mut tape = Tape::default();
+    everywhere(|level, threads| {
+        if threads == 1 {
+            bits = vec![None; expected.len()];
+        }
+        for ((expected, problem), first) in expected.iter().zip(&mut bits) {
+            let mut problem = problem.clone();
+            problem.poison(f32::NAN);
+            let found = problem.fused(&mut tape);
+            let Layer { cell, hidden, .. } = problem.layer;
+            let what = format!("{level:?} {threads} threads {cell:?} H {hidden} {:?}", problem.batch.lengths());
+            match first {
+                None => {
+                    compare(&what, &found, expected, 2e-5);
+                    *first = Some(found);
+                }
+                Some(first) => assert!(*first == found, "{what}: bits differ from one thread's"),
+            }
+        }
+    });
+}
+
+#[test]
+fn large_weights_are_split_by_units_and_give_the_same_bits() {
+    for cell in CELLS {
+        let layer = Layer { cell, direction: Direction::Forward, input: 40, hidden: 200 };
+        let problem = Problem::random(layer, Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap(), 4);
+        let expected = problem.reference();
+        let mut first = None;
+        everywhere(|level, threads| {
+            let found = problem.fused(&mut Tape::default());
+            if threads == 1 {
+                compare(&format!("{level:?} {cell:?}"), &found, &expected, 2e-5);
+                first = Some(found);
+            } else {
+                assert!(first.as_ref() == Some(&found), "{level:?} {cell:?} {threads} threads");
+            }
+        });
+    }
+}
+
+#[test]
+fn both_directions_share_one_output_and_add_their_input_gradients() {
+    let _turn = settings();
+    let (input, hidden) = (5, 9);
+    let batch = Batch::ragged(&[3, 6, 0], 6).unwrap();
+    let layer = |direction| Layer { cell: Cell::Lstm, direction, input, hidden };
+    let mut tape = Tape::default();
+    let mut y = vec![f32::NAN; 3 * 6 * 2 * hidden];
+    let mut dx = vec![f32::NAN; 3 * 6 * input];
+    let mut apart = Vec::new();
+    for (k, direction) in [Direction::Forward, Direction::Reverse].into_iter().enumerate() {
+        let layer = layer(direction);
+        let mut problem = Problem::random(layer, batch.clone(), 9);
+        problem.weights.input.iter_mut().for_each(|w| *w += k as f32);
+        let x = Frames { data: &problem.x, layout: Layout::Padded, stride: input, offset: 0 };
+        let (w, u, b) = layer.weight_lengths();
+        let (mut dw, mut du, mut db, mut dc) = (vec![0.0; w], vec![0.0; u], vec![0.0; b], vec![0.0; b]);
+        let place = FramesMut {
+            data: &mut y,
+            layout: Layout::Padded,
+            stride: 2 * hidden,
+            offset: k * hidden,
+        };
+        let none = StateMut::default;
+        let zero = State::default();
+        forward(&layer, &batch, problem.weights(), x, zero, place, none(), Some(&mut tape)).unwrap();
+        let dy = Frames { data: &problem.dy, layout: Layout::Padded, stride: hidden, offset: 0 };
+        let to = FramesMut { data: &mut dx, layout: Layout::Padded, stride: input, offset: 0 };
+        let to = if k == 0 { InputGradients::Write(to) } else { InputGradients::Add(to) };
+        let gradients = WeightGradients {
+            input: &mut dw,
+            recurrent: &mut du,
+            bias_input: &mut db,
+            bias_recurrent: &mut dc,
+        };
+        backward(&layer, &batch, problem.weights(), &mut tape, x, Some(dy), zero, to, none(), gradients)
+            .unwrap();
+        problem.initial.h.fill(0.0);
+        problem.initial.c.fill(0.0);
+        problem.dlast.h.fill(0.0);
+        problem.dlast.c.fill(0.0);
+        apart.push(problem.reference());
+    }
+    for row in 0..3 * 6 {
+        for (k, half) in y[row * 2 * hidden..][..2 * hidden].chunks(hidden).enumerate() {
+            common::close("y", half, &apart[k].0[row * hidden..][..hidden], 1e-5);
+        }
+    }
+    let sum: Vec<f64> = apart[0].2.x.iter().zip(&apart[1].2.x).map(|(a, b)| a + b).collect();
+    common::close("dx", &dx, &sum, 1e-5);
+}
+
+#[test]
+fn a_packed_layout_holds_the_same_frames() {
+    let _turn = settings();
+    let layer = Layer { cell: Cell::Gru(Reset::After), direction: Direction::Reverse, input: 3, hidden: 10 };
+    let batch = Batch::ragged(&[2, 5, 0, 5], 5).unwrap();
+    let problem = Problem::random(layer, batch.clone(), 2);
+    let (padded, _, _) = problem.fused(&mut Tape::default());
+    let rows: Vec<usize> = batch.places().map(|(b, t)| b * batch.time() + t).collect();
+    assert_eq!(rows.len(), batch.frames());
+    let x: Vec<f32> = rows.iter().flat_map(|r| &problem.x[r * 3..][..3]).copied().collect();
+    let mut y = vec![f32::NAN; batch.frames() * 10];
+    let frames = Frames { data: &x, layout: Layout::Packed, stride: 3, offset: 0 };
+    let out = FramesMut { data: &mut y, layout: Layout::Packed, stride: 10, offset: 0 };
+    let initial = State { h: Some(&problem.initial.h), c: None };
+    forward(&layer, &batch, problem.weights(), frames, initial, out, StateMut::default(), None).unwrap();
+    for (packed, row) in y.chunks(10).zip(rows) {
+        assert_eq!(packed, &padded[row * 10..][..10]);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let layer = Layer { cell: Cell::Gru(Reset::After), direction: Direction::Forward, input: 2, hidden: 3 };
+    let batch = Batch::full(2, 4);
+    let problem = Problem::random(layer, batch.clone(), 1);
+    let check = |change: &dyn Fn(&mut Problem) -> Option<Layer>, c: Option<&[f32]>, expected: &str| {
+        let mut problem = problem.clone();
+        let layer = change(&mut problem).unwrap_or(layer);
+        let mut y = vec![0.0; problem.dy.len()];
+        let error = forward(
+            &layer,
+            &batch,
+            problem.weights(),
+            Frames { data: &problem.x, layout: Layout::Padded, stride: 2, offset: 0 },
+            State { h: Some(&problem.initial.h), c },
+            FramesMut { data: &mut y, layout: Layout::Padded, stride: 3, offset: 0 },
+            StateMut::default(),
+            None,
+        )
+        .unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    };
+    let short = |list: &mut Vec<f32>| {
+        list.pop();
+        None
+    };
+    check(&|p| short(&mut p.x), None, "input has 15 elements, expected 16");
+    check(&|p| short(&mut p.dy), None, "output has 23 elements, expected 24");
+    check(&|p| short(&mut p.initial.h), None, "initial h has 5 elements, expected 6");
+    check(&|p| short(&mut p.weights.input), None, "input weight has 17 elements, expected 18");
+    check(&|p| short(&mut p.weights.bias_recurrent), None, "recurrent bias has 8 elements, expected 9");
+    check(&|_| Some(Layer { hidden: 0, ..layer }), None, "hidden size is 0, expected at least 1");
+    check(&|_| None, Some(&[0.0; 6]), "a cell state was given, but only an LSTM has one");
+    assert_eq!(
+        Batch::ragged(&[1, 9], 8).unwrap_err().to_string(),
+        "sequence 1 has 9 steps, but the batch has room for 8"
+    );
+}
+
+#[test]
+fn a_tape_serves_one_backward_pass() {
+    let _turn = settings();
+    let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
+    let problem = Problem::random(layer, Batch::full(2, 4), 1);
+    let mut tape = Tape::default();
+    assert!(!tape.is_full());
+    problem.fused(&mut tape);
+    assert!(!tape.is_full(), "backward uses the tape up");
+    let (w, u, b) = layer.weight_lengths();
+    let (mut w, mut u, mut b, mut c) = (vec![0.0; w], vec![0.0; u], vec![0.0; b], vec![0.0; b]);
+    let x = Frames { data: &problem.x, layout: Layout::Padded, stride: 2, offset: 0 };
+    let gradients =
+        WeightGradients { input: &mut w, recurrent: &mut u, bias_input: &mut b, bias_recurrent: &mut c };
+    let again = backward(
+        &layer,
+        &problem.batch,
+        problem.weights(),
+        &mut tape,
+        x,
+        None,
+        State::default(),
+        InputGradients::None,
+        StateMut::default(),
+        gradients,
+    );
+    assert_eq!(again, Err(ShapeError::Tape));
+}

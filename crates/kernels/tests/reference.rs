@@ -1,0 +1,117 @@
+//! The reference against finite differences: every cell, every input of the gradient, ragged and not.
+
+mod common;
+
+use carousel_kernels::reference::{self, State, Weights};
+use carousel_kernels::*;
+use common::{CELLS, Numbers, Problem, wide};
+
+/// All that goes into a pass, as one list of numbers.
+#[derive(Clone)]
+struct Inputs(Vec<Vec<f64>>);
+
+impl Inputs {
+    fn of(p: &Problem) -> Inputs {
+        let lists = [
+            &p.x,
+            &p.initial.h,
+            &p.initial.c,
+            &p.weights.input,
+            &p.weights.recurrent,
+            &p.weights.bias_input,
+            &p.weights.bias_recurrent,
+        ];
+        Inputs(lists.map(|list| wide(list)).to_vec())
+    }
+
+    /// `sum(y · dy) + sum(last · dlast)`, whose gradient is what backward gives.
+    fn value(&self, p: &Problem) -> f64 {
+        let [x, h, c, input, recurrent, bias_input, bias_recurrent] = &self.0[..] else { unreachable!() };
+        let weights = Weights {
+            input: input.clone(),
+            recurrent: recurrent.clone(),
+            bias_input: bias_input.clone(),
+            bias_recurrent: bias_recurrent.clone(),
+        };
+        let initial = State { h: h.clone(), c: c.clone() };
+        let (y, last) = reference::forward(&p.layer, &p.batch, &weights, x, &initial);
+        let dot = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(a, &b)| a * f64::from(b)).sum::<f64>();
+        dot(&y, &p.dy) + dot(&last.h, &p.dlast.h) + dot(&last.c, &p.dlast.c)
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let names = ["x", "h0", "c0", "input", "recurrent", "bias_input", "bias_recurrent"];
+    let mut checked = 0;
+    for cell in CELLS {
+        for direction in [Direction::Forward, Direction::Reverse] {
+            for lengths in [[4, 4, 4], [2, 0, 4]] {
+                let layer = Layer { cell, direction, input: 2, hidden: 3 };
+                let batch = Batch::ragged(&lengths, 4).unwrap();
+                let problem = Problem::random(layer, batch, 7);
+                let (_, _, d) = problem.reference();
+                let gradients = [
+                    &d.x,
+                    &d.initial.h,
+                    &d.initial.c,
+                    &d.weights.input,
+                    &d.weights.recurrent,
+                    &d.weights.bias_input,
+                    &d.weights.bias_recurrent,
+                ];
+                let inputs = Inputs::of(&problem);
+                for (which, gradient) in gradients.into_iter().enumerate() {
+                    if which == 2 && !cell.has_cell_state() {
+                        continue;
+                    }
+                    for (k, &expected) in gradient.iter().enumerate() {
+                        let epsilon = 1e-5;
+                        let moved = |by: f64| {
+                            let mut inputs = inputs.clone();
+                            inputs.0[which][k] += by;
+                            inputs.value(&problem)
+                        };
+                        let slope = (moved(epsilon) - moved(-epsilon)) / (2.0 * epsilon);
+                        let what = names[which];
+                        assert!(
+                            (slope - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+                            "{cell:?} {direction:?} {lengths:?} d{what}[{k}]: {slope} by differences, {expected}"
+                        );
+                        checked += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{checked} partial derivatives checked");
+}
+
+#[test]
+fn f32_and_f64_agree() {
+    for cell in CELLS {
+        let layer = Layer { cell, direction: Direction::Forward, input: 3, hidden: 5 };
+        let problem = Problem::random(layer, Batch::full(2, 6), 3);
+        let (y, _) =
+            reference::forward(&layer, &problem.batch, &problem.weights, &problem.x, &problem.initial);
+        common::close(&format!("{cell:?}"), &y, &problem.reference().0, 1e-5);
+    }
+}
+
+#[test]
+fn walking_backwards_equals_walking_reversed_input() {
+    let mut numbers = Numbers::new(5);
+    for cell in CELLS {
+        let layer = Layer { cell, direction: Direction::Reverse, input: 2, hidden: 3 };
+        let mut problem = Problem::random(layer, Batch::full(1, 5), numbers.integer(1000) as u64);
+        let (reverse, _, _) = problem.reference();
+        problem.layer.direction = Direction::Forward;
+        let (forward, _, _) = problem.reference();
+        assert_ne!(forward, reverse, "the direction must change the answer");
+        let reversed: Vec<f32> = problem.x.chunks(2).rev().flatten().copied().collect();
+        problem.x = reversed;
+        let (forward, _, _) = problem.reference();
+        let forward: Vec<f64> = forward.chunks(3).rev().flatten().copied().collect();
+        assert_eq!(forward, reverse);
+    }
+}
