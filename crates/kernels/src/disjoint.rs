@@ -105,6 +105,19 @@ pub(crate) struct TileMut<'a, const M: usize> {
 }
 
 impl<const M: usize> TileMut<'_, M> {
+    /// `columns` of the first `M` rows of a slice of rows of `stride` floats.
+    #[inline(always)]
+    pub(crate) fn of<'a>(data: &'a mut [f32], stride: usize, columns: &Range<usize>) -> TileMut<'a, M> {
+        assert!(columns.start <= columns.end && columns.end <= stride);
+        assert!((M - 1) * stride + columns.end <= data.len());
+        let mut rows = [data.as_mut_ptr(); M];
+        for (i, row) in rows.iter_mut().enumerate() {
+            // SAFETY: checked above; rows do not overlap because columns end within the stride.
+            *row = unsafe { row.add(i * stride + columns.start) };
+        }
+        TileMut { rows, width: columns.len(), lifetime: PhantomData }
+    }
+
     /// Rows without columns.
     pub(crate) fn empty() -> TileMut<'static, M> {
         let none = std::ptr::NonNull::<f32>::dangling().as_ptr();
@@ -302,7 +315,8 @@ impl<'a> Part<'a> {
         for (i, &(step, rank)) in frames.iter().enumerate() {
             // Frames in increasing order differ from each other.
             assert!(i == 0 || frames[i - 1] < frames[i]);
-            let (columns, start) = self.check_own::<1>(Some(step), rank, self.matrix.geometry.workers, groups);
+            let (columns, start) =
+                self.check_own::<1>(Some(step), rank, self.matrix.geometry.workers, groups);
             [rows[i]] = self.pointers(&start, &columns);
             width = columns.len();
         }
@@ -340,7 +354,8 @@ impl<'a> Part<'a> {
         assert!(read != write);
         let (columns, starts) = self.check_own(read, rank, gap, groups);
         let rows = self.pointers(&starts, &columns);
-        let read = Tile { rows: rows.map(<*mut f32>::cast_const), width: columns.len(), lifetime: PhantomData };
+        let read =
+            Tile { rows: rows.map(<*mut f32>::cast_const), width: columns.len(), lifetime: PhantomData };
         (read, self.own(write, rank, gap, groups))
     }
 
@@ -386,21 +401,21 @@ impl<'a> Part<'a> {
 }
 
 /// A slice cut into equal pieces for a team, each piece taken by one worker.
-pub(crate) struct Pieces<'a> {
-    data: *mut f32,
+pub(crate) struct Pieces<'a, T = f32> {
+    data: *mut T,
     length: usize,
     piece: usize,
     workers: usize,
     taken: AtomicU64,
-    lifetime: PhantomData<&'a mut [f32]>,
+    lifetime: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: through a shared `Pieces` a worker can only take its own range, once; ranges do not overlap.
-unsafe impl Sync for Pieces<'_> {}
+unsafe impl<T: Send> Sync for Pieces<'_, T> {}
 
-impl<'a> Pieces<'a> {
-    /// Pieces of `piece` floats; the last may be shorter.
-    pub(crate) fn new(data: &'a mut [f32], piece: usize, workers: usize) -> Pieces<'a> {
+impl<'a, T> Pieces<'a, T> {
+    /// Pieces of `piece` elements; the last may be shorter.
+    pub(crate) fn new(data: &'a mut [T], piece: usize, workers: usize) -> Pieces<'a, T> {
         Pieces {
             data: data.as_mut_ptr(),
             length: data.len(),
@@ -411,13 +426,15 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// This worker's share: the number of its first piece, and the floats of all its pieces.
-    pub(crate) fn take(&self, worker: &Worker<'_>) -> (usize, &mut [f32]) {
+    /// This worker's share: the number of its first piece, and the elements of all its pieces.
+    #[allow(clippy::mut_from_ref)] // the bit below makes the reference exclusive
+    pub(crate) fn take(&self, worker: &Worker<'_>) -> (usize, &mut [T]) {
         assert_eq!(worker.workers(), self.workers);
         let bit = 1u64 << worker.index();
         assert_eq!(self.taken.fetch_or(bit, Ordering::Relaxed) & bit, 0, "a share can be taken once");
         let own = worker.share(self.length.div_ceil(self.piece.max(1)));
-        let (start, end) = ((own.start * self.piece).min(self.length), (own.end * self.piece).min(self.length));
+        let (start, end) =
+            ((own.start * self.piece).min(self.length), (own.end * self.piece).min(self.length));
         // SAFETY: start <= end <= length; shares of different workers do not overlap, and each is taken
         // at most once (the bit above), so the reference is exclusive.
         (own.start, unsafe { std::slice::from_raw_parts_mut(self.data.add(start), end - start) })

@@ -22,12 +22,30 @@ pub(crate) fn tiles(count: usize, most: usize) -> impl Iterator<Item = (usize, u
 macro_rules! with_rows {
     ($rows:expr, $M:ident => $body:expr) => {
         match $rows {
-            1 => { const $M: usize = 1; $body }
-            2 => { const $M: usize = 2; $body }
-            3 => { const $M: usize = 3; $body }
-            4 => { const $M: usize = 4; $body }
-            5 => { const $M: usize = 5; $body }
-            6 => { const $M: usize = 6; $body }
+            1 => {
+                const $M: usize = 1;
+                $body
+            }
+            2 => {
+                const $M: usize = 2;
+                $body
+            }
+            3 => {
+                const $M: usize = 3;
+                $body
+            }
+            4 => {
+                const $M: usize = 4;
+                $body
+            }
+            5 => {
+                const $M: usize = 5;
+                $body
+            }
+            6 => {
+                const $M: usize = 6;
+                $body
+            }
             rows => unreachable!("a tile of {rows} rows"),
         }
     };
@@ -36,10 +54,22 @@ macro_rules! with_rows {
 macro_rules! with_vectors {
     ($vectors:expr, $NV:ident => $body:expr) => {
         match $vectors {
-            1 => { const $NV: usize = 1; $body }
-            2 => { const $NV: usize = 2; $body }
-            3 => { const $NV: usize = 3; $body }
-            4 => { const $NV: usize = 4; $body }
+            1 => {
+                const $NV: usize = 1;
+                $body
+            }
+            2 => {
+                const $NV: usize = 2;
+                $body
+            }
+            3 => {
+                const $NV: usize = 3;
+                $body
+            }
+            4 => {
+                const $NV: usize = 4;
+                $body
+            }
             vectors => unreachable!("a panel of {vectors} vectors"),
         }
     };
@@ -143,23 +173,22 @@ pub(crate) struct FrameRows<'a> {
     pub(crate) width: usize,
 }
 
-/// One worker's share of `out[H, width] = dᵀ · b`, for one gate's columns `d` of the gate gradients.
+/// One worker's share of `out[H, width] = dᵀ · b`, for one gate's columns `d` of the gate gradients; added
+/// to what is there with `add`.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn weight_gradient<S: Lanes>(
     simd: S,
     d: GateColumns<'_>,
     gate: usize,
     b: FrameRows<'_>,
     out: &Pieces<'_>,
+    add: bool,
     worker: &Worker<'_>,
 ) {
     let (first_group, out) = out.take(worker);
-    if b.width == 0 {
-        return;
-    }
     let rows = out.len() / b.width;
-    if d.frames == 0 {
+    if d.frames == 0 && !add {
         out.fill(0.0);
-        return;
     }
     let vectors = b.width.div_ceil(S::N);
     let block_groups = (BLOCK / S::N).max(1);
@@ -188,7 +217,7 @@ pub(crate) fn weight_gradient<S: Lanes>(
                             let to = &mut out[at..];
                             with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
                                 a: tile, depth, panel, stride: b.width,
-                                width: (NV * S::N).min(b.width - column * S::N), add: from > 0, out: to,
+                                width: (NV * S::N).min(b.width - column * S::N), add: add || from > 0, out: to,
                             })));
                         }
                     }
@@ -279,11 +308,12 @@ pub(crate) fn column_sums<S: Lanes>(
     d: GateColumns<'_>,
     gate: usize,
     out: &Pieces<'_>,
+    add: bool,
     worker: &Worker<'_>,
 ) {
     let (first_group, out) = out.take(worker);
     for (group, out) in out.chunks_mut(S::N).enumerate() {
-        simd.call(ColumnSum { d, column: d.column(S::N, gate, first_group + group), out });
+        simd.call(ColumnSum { d, column: d.column(S::N, gate, first_group + group), out, add });
     }
 }
 
@@ -291,13 +321,14 @@ struct ColumnSum<'a> {
     d: GateColumns<'a>,
     column: usize,
     out: &'a mut [f32],
+    add: bool,
 }
 
 impl<S: Lanes> Job<S> for ColumnSum<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let mut total = simd.splat(0.0);
+        let mut total = if self.add { simd.load_part(self.out) } else { simd.splat(0.0) };
         for chunk in (0..self.d.frames).step_by(128) {
             let mut sum = simd.splat(0.0);
             for frame in chunk..(chunk + 128).min(self.d.frames) {

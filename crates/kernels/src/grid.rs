@@ -84,7 +84,11 @@ pub(crate) struct ForwardPass<'a, K> {
 }
 
 /// One call of a cell's forward tile.
-struct ForwardJob<'a, K, const M: usize, const NV: usize>(usize, Forward<'a, M>, PhantomData<K>);
+pub(crate) struct ForwardJob<'a, K, const M: usize, const NV: usize>(
+    pub(crate) usize,
+    pub(crate) Forward<'a, M>,
+    pub(crate) PhantomData<K>,
+);
 
 impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob<'_, K, M, NV> {
     type Output = ();
@@ -569,13 +573,8 @@ impl Dispatch for InputGradient<'_> {
             groups: self.weights.panels.count(),
             workers: team::threads().min(self.batch.sequences().max(1)),
         };
-        let rows = Rows {
-            lead: 0,
-            stride: 0,
-            group: width * lanes,
-            columns: self.input,
-            map: Some(self.dx_starts),
-        };
+        let rows =
+            Rows { lead: 0, stride: 0, group: width * lanes, columns: self.input, map: Some(self.dx_starts) };
         let dx = Matrix::new(self.dx, geometry, rows);
         let start = if self.accumulate { Start::Output } else { Start::Zero };
         team::run_on(geometry.workers, |worker| {

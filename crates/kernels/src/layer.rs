@@ -107,7 +107,7 @@ fn check_frames(
     Ok(())
 }
 
-fn check_layer(layer: &Layer, weights: (usize, usize, usize, usize)) -> Result<(), ShapeError> {
+pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), ShapeError> {
     if layer.input == 0 {
         return Err(ShapeError::Zero { what: "input size" });
     }
@@ -115,10 +115,10 @@ fn check_layer(layer: &Layer, weights: (usize, usize, usize, usize)) -> Result<(
         return Err(ShapeError::Zero { what: "hidden size" });
     }
     let (input, recurrent, bias) = layer.weight_lengths();
-    expect("input weight", weights.0, input)?;
-    expect("recurrent weight", weights.1, recurrent)?;
-    expect("input bias", weights.2, bias)?;
-    expect("recurrent bias", weights.3, bias)
+    expect("input weight", weights.input.len(), input)?;
+    expect("recurrent weight", weights.recurrent.len(), recurrent)?;
+    expect("input bias", weights.bias_input.len(), bias)?;
+    expect("recurrent bias", weights.bias_recurrent.len(), bias)
 }
 
 fn check_state(
@@ -190,15 +190,7 @@ pub fn forward(
     last: StateMut<'_>,
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
-    check_layer(
-        layer,
-        (
-            weights.input.len(),
-            weights.recurrent.len(),
-            weights.bias_input.len(),
-            weights.bias_recurrent.len(),
-        ),
-    )?;
+    check_layer(layer, &weights)?;
     check_frames("input", batch, layer.input, (x.data.len(), x.layout, x.stride, x.offset))?;
     check_frames("output", batch, layer.hidden, (y.data.len(), y.layout, y.stride, y.offset))?;
     let names = ("initial h", "initial c");
@@ -312,35 +304,9 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         let sizes = Sizes::new(layer, simd.level());
         let (b, f) = (batch.sequences(), batch.frames());
 
-        let full = if traits.phases == 2 { gates } else { traits.panel };
-        let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
-        let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
-        let panels = [
-            sizes.by_unit(gates, full, layer.input),
-            sizes.by_unit(first_gates, traits.panel, hidden),
-            sizes.by_unit(second_gates, second_gates.max(1), hidden),
-        ];
-        let sources = [(weights.input, gates), (first, first_gates), (second, second_gates)];
-        pack_all(&mut tape.packed, panels, |which, panels, pieces, worker| {
-            let (weight, gates) = sources[which];
-            pack::by_unit(panels, pieces, worker, weight, gates, hidden);
-        });
-
-        let columns = gates * sizes.units();
-        let bias = tape.bias.ensure(2 * columns);
-        let (input_bias, recurrent_bias) = bias.split_at_mut(columns);
-        input_bias.fill(0.0);
-        recurrent_bias.fill(0.0);
-        pack::add_bias(sizes.lanes, input_bias, weights.bias_input, gates, hidden);
-        pack::add_bias(sizes.lanes, recurrent_bias, weights.bias_recurrent, gates, hidden);
-        // A bias inside the reset gate's reach has to wait for the product; all others join the input's.
-        let apart = layer.cell == Cell::Gru(Reset::After);
-        for (column, (to, from)) in input_bias.iter_mut().zip(recurrent_bias.iter()).enumerate() {
-            if !(apart && column / sizes.lanes % gates == 2) {
-                *to += from;
-            }
-        }
-
+        let panels = pack_forward::<K>(layer, weights, sizes, &mut tape.packed, &mut tape.bias);
+        let (input_bias, recurrent_bias) =
+            tape.bias.as_ref()[..2 * gates * sizes.units()].split_at(gates * sizes.units());
         let unit_floats = (b + f) * sizes.unit_stride;
         let h = tape.h.ensure(unit_floats);
         load_states(batch, hidden, initial.h, h, sizes.unit_stride);
@@ -385,6 +351,47 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
     }
 }
 
+/// Packs a layer's weights for the forward pass: the input's, and the recurrent ones by phase. `bias`
+/// takes the input's bias, then the recurrent one, in the order of the columns.
+pub(crate) fn pack_forward<K: Kernel>(
+    layer: &Layer,
+    weights: Weights<'_>,
+    sizes: Sizes,
+    packed: &mut [Buffer; 3],
+    bias: &mut Buffer,
+) -> [Panels; 3] {
+    let traits = K::TRAITS;
+    let (hidden, gates) = (layer.hidden, traits.gates);
+    let full = if traits.phases == 2 { gates } else { traits.panel };
+    let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
+    let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
+    let panels = [
+        sizes.by_unit(gates, full, layer.input),
+        sizes.by_unit(first_gates, traits.panel, hidden),
+        sizes.by_unit(second_gates, second_gates.max(1), hidden),
+    ];
+    let sources = [(weights.input, gates), (first, first_gates), (second, second_gates)];
+    pack_all(packed, panels, |which, panels, pieces, worker| {
+        let (weight, gates) = sources[which];
+        pack::by_unit(panels, pieces, worker, weight, gates, hidden);
+    });
+    let columns = gates * sizes.units();
+    let bias = bias.ensure(2 * columns);
+    let (input_bias, recurrent_bias) = bias.split_at_mut(columns);
+    input_bias.fill(0.0);
+    recurrent_bias.fill(0.0);
+    pack::add_bias(sizes.lanes, input_bias, weights.bias_input, gates, hidden);
+    pack::add_bias(sizes.lanes, recurrent_bias, weights.bias_recurrent, gates, hidden);
+    // A bias inside the reset gate's reach has to wait for the product; all others join the input's.
+    let apart = layer.cell == Cell::Gru(Reset::After);
+    for (column, (to, from)) in input_bias.iter_mut().zip(recurrent_bias.iter()).enumerate() {
+        if !(apart && column / sizes.lanes % gates == 2) {
+            *to += from;
+        }
+    }
+    panels
+}
+
 /// Fills the packed buffers, each by the whole team.
 fn pack_all(
     buffers: &mut [Buffer; 3],
@@ -394,8 +401,7 @@ fn pack_all(
     let floats: usize = panels.iter().map(Panels::floats).sum();
     let workers = team::threads().min(1 + floats / 50_000);
     let [a, b, c] = buffers;
-    let pieces =
-        [panels[0].pieces(a, workers), panels[1].pieces(b, workers), panels[2].pieces(c, workers)];
+    let pieces = [panels[0].pieces(a, workers), panels[1].pieces(b, workers), panels[2].pieces(c, workers)];
     team::run_on(workers, |worker| {
         for (which, (panels, pieces)) in panels.iter().zip(&pieces).enumerate() {
             if panels.vectors > 0 {
@@ -438,24 +444,11 @@ pub fn backward(
     dinitial: StateMut<'_>,
     gradients: WeightGradients<'_>,
 ) -> Result<(), ShapeError> {
-    check_layer(
-        layer,
-        (
-            weights.input.len(),
-            weights.recurrent.len(),
-            weights.bias_input.len(),
-            weights.bias_recurrent.len(),
-        ),
-    )?;
-    check_layer(
-        layer,
-        (
-            gradients.input.len(),
-            gradients.recurrent.len(),
-            gradients.bias_input.len(),
-            gradients.bias_recurrent.len(),
-        ),
-    )?;
+    check_layer(layer, &weights)?;
+    expect("gradient of the input weight", gradients.input.len(), weights.input.len())?;
+    expect("gradient of the recurrent weight", gradients.recurrent.len(), weights.recurrent.len())?;
+    expect("gradient of the input bias", gradients.bias_input.len(), weights.bias_input.len())?;
+    expect("gradient of the recurrent bias", gradients.bias_recurrent.len(), weights.bias_recurrent.len())?;
     check_frames("input", batch, layer.input, (x.data.len(), x.layout, x.stride, x.offset))?;
     if let Some(dy) = &dy {
         let place = (dy.data.len(), dy.layout, dy.stride, dy.offset);
@@ -615,11 +608,11 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let bias_recurrent = per_gate(gradients.bias_recurrent, gates, (sizes.lanes, 1), workers);
         team::run_on(workers, |worker| {
             for gate in 0..gates {
-                weight_gradient(simd, seen_by_input, gate, inputs, &input_pieces[gate], worker);
+                weight_gradient(simd, seen_by_input, gate, inputs, &input_pieces[gate], false, worker);
                 let rows = if traits.phases == 2 && gate >= traits.panel { reset } else { states };
-                weight_gradient(simd, seen_by_recurrent, gate, rows, &recurrent_pieces[gate], worker);
-                column_sums(simd, seen_by_input, gate, &bias_input[gate], worker);
-                column_sums(simd, seen_by_recurrent, gate, &bias_recurrent[gate], worker);
+                weight_gradient(simd, seen_by_recurrent, gate, rows, &recurrent_pieces[gate], false, worker);
+                column_sums(simd, seen_by_input, gate, &bias_input[gate], false, worker);
+                column_sums(simd, seen_by_recurrent, gate, &bias_recurrent[gate], false, worker);
             }
         });
 

@@ -19,14 +19,18 @@
 mod cell;
 #[allow(unsafe_code)]
 mod disjoint;
+pub mod embedding;
 mod gemm;
 mod grid;
 mod layer;
+pub mod loss;
+pub mod optim;
 mod pack;
 pub mod reference;
 mod shape;
 #[allow(unsafe_code)]
 mod simd;
+mod step;
 mod tape;
 #[allow(unsafe_code)]
 mod team;
@@ -36,5 +40,6 @@ pub use layer::{
 };
 pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Reset, ShapeError};
 pub use simd::Level;
+pub use step::Stepper;
 pub use tape::Tape;
 pub use team::{MAX_THREADS, set_threads, threads};

@@ -192,12 +192,7 @@ pub fn threads() -> usize {
     }
 }
 
-/// Runs `job` once on each of [`threads`] workers at the same time and returns when all are done.
-pub(crate) fn run<F: Fn(&Worker<'_>) + Sync>(job: F) {
-    run_on(threads(), job);
-}
-
-/// The same with a given number of workers.
+/// Runs `job` once on each of `workers` workers at the same time and returns when all are done.
 pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
     let meeting = Meeting::new(workers);
     if workers == 1 {
@@ -214,9 +209,10 @@ pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
         let worker = Worker { index, meeting: &meeting, round: Cell::new(0) };
         let result = catch_unwind(AssertUnwindSafe(|| job(&worker)));
         if result.is_err() {
-            // Lets the others out of the barrier; they see the flag and stop as well.
-            meeting.failed.store(true, Ordering::Release);
-            meeting.rounds.value.fetch_add(usize::MAX / 2, Ordering::SeqCst);
+            // Lets the others out of the barrier, for good; they see the flag and stop as well.
+            if !meeting.failed.swap(true, Ordering::AcqRel) {
+                meeting.rounds.value.fetch_add(usize::MAX / 2, Ordering::SeqCst);
+            }
             meeting.rounds.bump();
         }
         result

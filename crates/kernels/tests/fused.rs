@@ -70,7 +70,8 @@ fn agrees_with_the_reference() {
             problem.poison(f32::NAN);
             let found = problem.fused(&mut tape);
             let Layer { cell, hidden, .. } = problem.layer;
-            let what = format!("{level:?} {threads} threads {cell:?} H {hidden} {:?}", problem.batch.lengths());
+            let what =
+                format!("{level:?} {threads} threads {cell:?} H {hidden} {:?}", problem.batch.lengths());
             match first {
                 None => {
                     compare(&what, &found, expected, 2e-5);
@@ -118,12 +119,8 @@ fn both_directions_share_one_output_and_add_their_input_gradients() {
         let x = Frames { data: &problem.x, layout: Layout::Padded, stride: input, offset: 0 };
         let (w, u, b) = layer.weight_lengths();
         let (mut dw, mut du, mut db, mut dc) = (vec![0.0; w], vec![0.0; u], vec![0.0; b], vec![0.0; b]);
-        let place = FramesMut {
-            data: &mut y,
-            layout: Layout::Padded,
-            stride: 2 * hidden,
-            offset: k * hidden,
-        };
+        let place =
+            FramesMut { data: &mut y, layout: Layout::Padded, stride: 2 * hidden, offset: k * hidden };
         let none = StateMut::default;
         let zero = State::default();
         forward(&layer, &batch, problem.weights(), x, zero, place, none(), Some(&mut tape)).unwrap();

@@ -179,7 +179,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
         let floor = self.splat(-87.0);
         let (p, s) = self.exp_parts(self.max(y, floor));
         let e = self.fma(s, p, s);
-        self.where_positive(self.sub(y, floor), e)
+        // Taken away where y lies below, not kept where it lies above: so NaN stays NaN.
+        self.sub(e, self.where_positive(self.sub(floor, y), e))
     }
 
     /// `1 / (1 + e^-x)`

@@ -1,0 +1,35 @@
+"""RESULTS.md: every script owns the lines between its own two markers and leaves the rest alone."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def machine():
+    """The processor and how many of its cores this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def write_section(name, text, path=RESULTS):
+    """Replaces the section `name`, or adds it at the end."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    section = f"{begin}\n{text.strip()}\n{end}\n"
+    old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n\nWritten by the scripts in this folder.\n"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n?", re.DOTALL)
+    if pattern.search(old):
+        new = pattern.sub(lambda _: section, old)
+    else:
+        new = f"{old.rstrip()}\n\n{section}"
+    path.write_text(new, encoding="utf-8")

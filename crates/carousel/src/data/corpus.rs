@@ -1,0 +1,220 @@
+//! Documents on disk, and the one long row of tokens that they become.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use super::DataError;
+
+/// A file's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The name used in messages: its path, as given.
+    pub name: String,
+    /// What is in it, decompressed.
+    pub bytes: Vec<u8>,
+}
+
+/// Reads files in the order given. A folder stands for the files in it and in its folders, sorted by
+/// path; names that start with a dot and empty files are left out there. A name that ends in `.gz` is
+/// decompressed.
+///
+/// # Errors
+/// [`DataError::Read`] or [`DataError::Empty`] with the path, [`DataError::NoDocuments`] without any path.
+pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<Document>, DataError> {
+    if paths.is_empty() {
+        return Err(DataError::NoDocuments);
+    }
+    let mut documents = Vec::new();
+    for path in paths {
+        let before = documents.len();
+        if path.is_dir() {
+            for file in files_below(path)? {
+                documents.push(read_document(&file)?);
+            }
+        } else {
+            documents.push(read_document(path)?);
+        }
+        documents.retain(|document| !document.bytes.is_empty());
+        if documents.len() == before {
+            return Err(DataError::Empty { path: path.clone() });
+        }
+    }
+    Ok(documents)
+}
+
+fn read_document(path: &Path) -> Result<Document, DataError> {
+    let read = || -> io::Result<Vec<u8>> {
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            let mut bytes = Vec::new();
+            MultiGzDecoder::new(fs::File::open(path)?).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        } else {
+            fs::read(path)
+        }
+    };
+    let bytes = read().map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    Ok(Document { name: path.display().to_string(), bytes })
+}
+
+/// Links to folders are not followed, so a link to a folder above cannot lead round in a circle.
+fn files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let list = |folder: &Path| -> io::Result<Vec<(PathBuf, fs::FileType)>> {
+        fs::read_dir(folder)?
+            .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))
+            .collect()
+    };
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = list(&folder).map_err(|source| DataError::Read { path: folder, source })?;
+        for (path, file_type) in entries {
+            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            if hidden {
+                continue;
+            }
+            if file_type.is_dir() {
+                folders.push(path);
+            } else if path.is_file() {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// All documents as one row of tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Corpus {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Where documents start: ascending, the first is 0. Empty when there are no tokens.
+    pub document_starts: Vec<usize>,
+}
+
+impl Corpus {
+    /// Adds a document; one without tokens leaves no trace.
+    pub fn push(&mut self, tokens: &[u32]) {
+        if !tokens.is_empty() {
+            self.document_starts.push(self.tokens.len());
+            self.tokens.extend_from_slice(tokens);
+        }
+    }
+
+    /// Cuts the corpus into training, validation and test: the first tokens, the next, the last. A
+    /// document that is cut goes on as a document of the next part.
+    ///
+    /// `fractions` are the parts' shares of the tokens, adding up to 1. A cut falls on a whole token,
+    /// rounded down; the last part with a share takes the rest.
+    #[must_use]
+    pub fn split(&self, fractions: [f64; 3]) -> [Corpus; 3] {
+        let total = self.tokens.len();
+        let first = share_of(total, fractions[0]);
+        let second =
+            if fractions[2] == 0.0 { total } else { share_of(total, fractions[0] + fractions[1]).max(first) };
+        let first = if fractions[1] == 0.0 && fractions[2] == 0.0 { total } else { first };
+        [self.part(0, first), self.part(first, second), self.part(second, total)]
+    }
+
+    fn part(&self, from: usize, to: usize) -> Corpus {
+        if from == to {
+            return Corpus::default();
+        }
+        let inside = self.document_starts.iter().filter(|&&start| from < start && start < to);
+        let document_starts = std::iter::once(0).chain(inside.map(|start| start - from)).collect();
+        Corpus { tokens: self.tokens[from..to].to_vec(), document_starts }
+    }
+}
+
+/// How many of `total` tokens a share is, rounded down. A share such as 0.7 + 0.2 is a hair below the
+/// number that was meant, so a hair is added first.
+pub(super) fn share_of(total: usize, share: f64) -> usize {
+    ((total as f64 * share + 1e-6) as usize).min(total)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn corpus(documents: &[usize]) -> Corpus {
+        let mut corpus = Corpus::default();
+        for &length in documents {
+            let start = corpus.tokens.len() as u32;
+            corpus.push(&(start..start + length as u32).collect::<Vec<_>>());
+        }
+        corpus
+    }
+
+    #[test]
+    fn split_cuts_by_token_count_and_keeps_document_starts() {
+        let check = |documents: &[usize], fractions, expected: [(std::ops::Range<u32>, &[usize]); 3]| {
+            let parts = corpus(documents).split(fractions);
+            for (part, (tokens, starts)) in parts.iter().zip(&expected) {
+                assert_eq!(part.tokens, tokens.clone().collect::<Vec<_>>(), "{documents:?} {fractions:?}");
+                assert_eq!(&part.document_starts, starts, "{documents:?} {fractions:?}");
+            }
+        };
+        check(&[100], [0.9, 0.05, 0.05], [(0..90, &[0]), (90..95, &[0]), (95..100, &[0])]);
+        check(&[10], [0.7, 0.2, 0.1], [(0..7, &[0]), (7..9, &[0]), (9..10, &[0])]);
+        check(&[19], [0.9, 0.0, 0.1], [(0..17, &[0]), (17..17, &[]), (17..19, &[0])]);
+        check(&[19], [0.9, 0.1, 0.0], [(0..17, &[0]), (17..19, &[0]), (19..19, &[])]);
+        check(&[7, 3], [1.0, 0.0, 0.0], [(0..10, &[0, 7]), (10..10, &[]), (10..10, &[])]);
+        // A document that starts exactly at a cut, one inside a part, one that is cut.
+        check(&[5, 2, 3], [0.5, 0.3, 0.2], [(0..5, &[0]), (5..8, &[0, 2]), (8..10, &[0])]);
+        // Where text is short, a part may be empty, and no token is lost.
+        check(&[3], [0.4, 0.2, 0.4], [(0..1, &[0]), (1..1, &[]), (1..3, &[0])]);
+    }
+
+    #[test]
+    fn an_empty_document_leaves_no_trace() {
+        assert_eq!(corpus(&[2, 0, 3]).document_starts, [0, 2]);
+    }
+
+    #[test]
+    fn folders_files_and_compressed_files_are_read_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("books/b")).unwrap();
+        fs::write(at("books/z.txt"), "z").unwrap();
+        fs::write(at("books/b/a.txt"), "a").unwrap();
+        fs::write(at("books/empty.txt"), "").unwrap();
+        fs::write(at("books/.hidden"), "hidden").unwrap();
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(b"packed").unwrap();
+        let packed = gz.finish().unwrap();
+        // Two members in one file: both belong to the text.
+        fs::write(at("c.gz"), [packed.clone(), packed].concat()).unwrap();
+
+        let documents = read_documents(&[at("c.gz"), at("books")]).unwrap();
+        let texts: Vec<&[u8]> = documents.iter().map(|document| document.bytes.as_slice()).collect();
+        assert_eq!(texts, [b"packedpacked".as_slice(), b"a", b"z"]);
+        assert_eq!(documents[1].name, at("books/b/a.txt").display().to_string());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("empty.txt"), "").unwrap();
+        fs::create_dir(at("bare")).unwrap();
+        fs::write(at("broken.gz"), "not packed").unwrap();
+        fs::write(at("good.txt"), "good").unwrap();
+        let check = |names: &[&str], expected: &str| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| at(name)).collect();
+            let message = read_documents(&paths).unwrap_err().to_string();
+            let message = message.replace(&format!("{}/", folder.path().display()), "");
+            assert!(message.contains(expected), "{message}");
+        };
+        check(&["good.txt", "missing.txt"], "could not read missing.txt: No such file");
+        check(&["good.txt", "empty.txt"], "empty.txt is empty, expected text");
+        check(&["bare"], "bare is empty");
+        check(&["broken.gz"], "could not read broken.gz: invalid gzip header");
+        check(&[], "no data given");
+    }
+}

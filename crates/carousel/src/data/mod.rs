@@ -1,0 +1,83 @@
+//! From files to windows of tokens: no tensors here, and nothing of the models or of training.
+//!
+//! [`read_documents`] reads files, [`Vocab::build`] collects what tokens there are, a [`Tokenizer`] turns
+//! text into a [`Corpus`] of token ids and back, and [`Windows`] cuts a corpus into the ragged batches of
+//! truncated backpropagation through time.
+
+mod corpus;
+mod tokenizer;
+mod vocab;
+mod windows;
+
+use std::path::PathBuf;
+
+pub use corpus::{Corpus, Document, read_documents};
+pub use tokenizer::{Decoder, Tokenizer, Tokens};
+pub use vocab::{Limits, Vocab};
+pub use windows::{Coverage, Segment, Window, Windows};
+
+/// What is wrong with data.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file or folder that is missing or cannot be read.
+    #[error("could not read {path}: {source}")]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file without a byte, or a folder without a file that has one.
+    #[error("{path} is empty, expected text")]
+    Empty {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// No document at all.
+    #[error("no data given, expected at least one file")]
+    NoDocuments,
+    /// Text was wanted, but these bytes are none.
+    #[error(
+        "{name}: byte {offset} is not UTF-8, expected text for tokens = \"{tokens}\"; \
+         convert the file, or set data.tokens=byte to read bytes as they are"
+    )]
+    InvalidUtf8 {
+        /// The document.
+        name: String,
+        /// The first bad byte, counted from 0.
+        offset: usize,
+        /// What tokens were wanted.
+        tokens: Tokens,
+    },
+    /// Less text than one window holds.
+    #[error(
+        "the data has {found} tokens, expected at least {needed} \
+         (train.batch {streams} x train.bptt {bptt} + 1); give more data, or lower train.batch or train.bptt"
+    )]
+    TooShort {
+        /// Tokens there are.
+        found: usize,
+        /// Tokens one window takes.
+        needed: usize,
+        /// Streams side by side.
+        streams: usize,
+        /// Steps of a window.
+        bptt: usize,
+    },
+    /// No token is followed by another of its document, so there is nothing to predict.
+    #[error(
+        "the data has {found} tokens in {documents} documents, expected a document of at least two tokens"
+    )]
+    NothingToPredict {
+        /// Tokens there are.
+        found: usize,
+        /// Documents there are.
+        documents: usize,
+    },
+    /// A vocabulary file that is damaged or foreign.
+    #[error("the vocabulary is damaged: {reason}")]
+    Vocab {
+        /// What was found, and what was wanted.
+        reason: String,
+    },
+}

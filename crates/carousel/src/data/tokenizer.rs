@@ -1,0 +1,287 @@
+//! Text to token ids and back.
+
+use std::fmt;
+
+use super::{Corpus, DataError, Document, Vocab};
+
+/// Stands for every character or word that is not in the vocabulary.
+pub(super) const UNKNOWN: &str = "<unk>";
+/// Ends every line of words, as in the Penn Treebank's files for language models.
+pub(super) const END_OF_LINE: &str = "<eos>";
+
+/// What one token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tokens {
+    /// One byte; any file will do.
+    Byte,
+    /// One Unicode scalar value of UTF-8 text.
+    Char,
+    /// One word of UTF-8 text, between white space; every line ends with `<eos>`.
+    Word,
+}
+
+impl Tokens {
+    /// Every kind of token.
+    pub const ALL: [Tokens; 3] = [Tokens::Byte, Tokens::Char, Tokens::Word];
+
+    /// The name in recipes, vocabularies and messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Tokens::Byte => "byte",
+            Tokens::Char => "char",
+            Tokens::Word => "word",
+        }
+    }
+
+    /// The characters or words of a text, in order.
+    fn pieces(self, text: &str) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Tokens::Byte | Tokens::Char => {
+                Box::new(text.char_indices().map(|(at, char)| &text[at..at + char.len_utf8()]))
+            }
+            Tokens::Word => {
+                Box::new(text.split_inclusive('\n').flat_map(|line| {
+                    line.split_whitespace().chain(line.ends_with('\n').then_some(END_OF_LINE))
+                }))
+            }
+        }
+    }
+
+    /// The characters or words of a document. Its last line ends, with or without a line break.
+    pub(super) fn document_pieces(
+        self,
+        document: &Document,
+    ) -> Result<impl Iterator<Item = &str> + '_, DataError> {
+        let text = std::str::from_utf8(&document.bytes).map_err(|error| DataError::InvalidUtf8 {
+            name: document.name.clone(),
+            offset: error.valid_up_to(),
+            tokens: self,
+        })?;
+        let open = self == Tokens::Word && !text.is_empty() && !text.ends_with('\n');
+        Ok(self.pieces(text).chain(open.then_some(END_OF_LINE)))
+    }
+}
+
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Turns text into ids of a vocabulary, and ids into text.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    vocab: Vocab,
+}
+
+impl Tokenizer {
+    /// A tokenizer for a model's vocabulary.
+    #[must_use]
+    pub fn new(vocab: Vocab) -> Tokenizer {
+        Tokenizer { vocab }
+    }
+
+    /// The vocabulary.
+    #[must_use]
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// The ids of a piece of text, such as a prompt. Words: `<eos>` stands where a line breaks, so an
+    /// open last line stays open.
+    #[must_use]
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        match self.vocab.tokens() {
+            Tokens::Byte => text.bytes().map(u32::from).collect(),
+            tokens => tokens.pieces(text).map(|piece| self.vocab.id(piece)).collect(),
+        }
+    }
+
+    /// The ids of whole documents. Words: every line ends with `<eos>`, the last one too.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidUtf8`] for characters and words.
+    pub fn corpus(&self, documents: &[Document]) -> Result<Corpus, DataError> {
+        let mut corpus = Corpus::default();
+        for document in documents {
+            let ids: Vec<u32> = match self.vocab.tokens() {
+                Tokens::Byte => document.bytes.iter().copied().map(u32::from).collect(),
+                tokens => tokens.document_pieces(document)?.map(|piece| self.vocab.id(piece)).collect(),
+            };
+            corpus.push(&ids);
+        }
+        Ok(corpus)
+    }
+
+    /// The text of ids. Bytes that are not UTF-8 and unknown characters become U+FFFD; words stand apart
+    /// by a space, and `<eos>` is a line break.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut decoder = self.decoder();
+        let mut text: String = ids.iter().map(|&id| decoder.push(id)).collect();
+        text.push_str(&decoder.finish());
+        text
+    }
+
+    /// Decodes ids one by one, as a model writes them.
+    #[must_use]
+    pub fn decoder(&self) -> Decoder<'_> {
+        Decoder { vocab: &self.vocab, pending: Vec::new(), line: Line::Start }
+    }
+}
+
+/// Text from ids that come one by one; the texts put together are those of [`Tokenizer::decode`].
+#[derive(Clone, Debug)]
+pub struct Decoder<'a> {
+    vocab: &'a Vocab,
+    /// Bytes of a character that is not complete yet.
+    pending: Vec<u8>,
+    line: Line,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Start,
+    Inside,
+}
+
+impl Decoder<'_> {
+    /// The text that this id adds; empty inside a character of several bytes.
+    pub fn push(&mut self, id: u32) -> String {
+        match self.vocab.tokens() {
+            Tokens::Byte => self.push_byte(id),
+            Tokens::Char => match self.vocab.entry(id) {
+                Some(entry) if entry != UNKNOWN => entry.to_owned(),
+                _ => char::REPLACEMENT_CHARACTER.to_string(),
+            },
+            Tokens::Word => match self.vocab.entry(id).unwrap_or(UNKNOWN) {
+                END_OF_LINE => {
+                    self.line = Line::Start;
+                    "\n".to_owned()
+                }
+                word if self.line == Line::Start => {
+                    self.line = Line::Inside;
+                    word.to_owned()
+                }
+                word => format!(" {word}"),
+            },
+        }
+    }
+
+    /// What an incomplete character at the end becomes.
+    #[must_use]
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.pending).into_owned()
+    }
+
+    fn push_byte(&mut self, id: u32) -> String {
+        let Ok(byte) = u8::try_from(id) else {
+            let text = String::from_utf8_lossy(&self.pending).into_owned();
+            self.pending.clear();
+            return text + "\u{fffd}";
+        };
+        self.pending.push(byte);
+        let mut text = String::new();
+        let mut complete = 0;
+        for chunk in self.pending.utf8_chunks() {
+            text.push_str(chunk.valid());
+            complete += chunk.valid().len();
+            let rest = &self.pending[complete..];
+            // Bytes that may still become a character wait for the next one.
+            if !chunk.invalid().is_empty()
+                && std::str::from_utf8(rest).is_err_and(|e| e.error_len().is_some())
+            {
+                text.push(char::REPLACEMENT_CHARACTER);
+                complete += chunk.invalid().len();
+            }
+        }
+        self.pending.drain(..complete);
+        text
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::Limits;
+    use super::*;
+
+    fn document(bytes: &[u8]) -> Document {
+        Document { name: "play.txt".to_owned(), bytes: bytes.to_vec() }
+    }
+
+    fn tokenizer(tokens: Tokens, text: &str) -> Tokenizer {
+        let limits = Limits { min_count: 1, size: None, share: 1.0 };
+        Tokenizer::new(Vocab::build(tokens, &[document(text.as_bytes())], limits).unwrap())
+    }
+
+    #[test]
+    fn text_becomes_ids_and_text_again() {
+        let check = |tokens, known: &str, text: &str, ids: &[u32], expected: &str| {
+            let tokenizer = tokenizer(tokens, known);
+            assert_eq!(tokenizer.encode(text), ids, "{tokens} {text:?}");
+            assert_eq!(tokenizer.decode(ids), expected, "{tokens} {ids:?}");
+        };
+        check(Tokens::Byte, "", "aé", &[97, 0xc3, 0xa9], "aé");
+        check(Tokens::Char, "ab\n한", "b한\nx", &[3, 4, 1, 0], "b한\n\u{fffd}");
+        // <unk> <eos> the(2) a(3) cat(4): the is the most frequent word, the others follow by name.
+        let known = "the cat the a\n";
+        check(Tokens::Word, known, "the  cat\n\na dog\n", &[2, 4, 1, 1, 3, 0, 1], "the cat\n\na <unk>\n");
+        check(Tokens::Word, known, "the cat", &[2, 4], "the cat");
+        check(Tokens::Word, known, "a\r\nthe\u{a0}cat", &[3, 1, 2, 4], "a\nthe cat");
+    }
+
+    #[test]
+    fn every_document_ends_its_last_line_and_starts_on_its_own() {
+        let tokenizer = tokenizer(Tokens::Word, "b b a\n");
+        let documents = [document(b"a b\nb"), document(b""), document(b"a\n")];
+        let corpus = tokenizer.corpus(&documents).unwrap();
+        assert_eq!(corpus.tokens, [3, 2, 1, 2, 1, 3, 1]);
+        assert_eq!(corpus.document_starts, [0, 5]);
+    }
+
+    #[test]
+    fn ids_that_no_vocabulary_has_do_not_panic() {
+        let check = |tokens, expected: &str| {
+            assert_eq!(tokenizer(tokens, "a\n").decode(&[1000]), expected, "{tokens}");
+        };
+        check(Tokens::Byte, "\u{fffd}");
+        check(Tokens::Char, "\u{fffd}");
+        check(Tokens::Word, "<unk>");
+    }
+
+    #[test]
+    fn bytes_decode_one_by_one_as_all_at_once() {
+        let tokenizer = tokenizer(Tokens::Byte, "");
+        let cases: [&[u8]; 7] = [
+            "한국 é €, plain".as_bytes(),
+            b"\xff\xfe",
+            b"\xe2\x82",
+            b"\xe2\x82a\xe2",
+            b"\xf0\x9f\x98\x80\xf0\x9f\x98",
+            b"\xc3\xc3\xa9",
+            b"\xed\xa0\x80",
+        ];
+        for bytes in cases {
+            let ids: Vec<u32> = bytes.iter().copied().map(u32::from).collect();
+            assert_eq!(tokenizer.decode(&ids), String::from_utf8_lossy(bytes), "{bytes:?}");
+        }
+        let mut decoder = tokenizer.decoder();
+        let pushed: Vec<String> = [0xe2, 0x82, 0xac, 0x61].map(|byte| decoder.push(byte)).to_vec();
+        assert_eq!(pushed, ["", "", "€", "a"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named_with_their_place() {
+        for tokens in [Tokens::Char, Tokens::Word] {
+            let error = tokenizer(tokens, "a").corpus(&[document(b"good"), document(b"bad \xff")]);
+            let message = error.unwrap_err().to_string();
+            let expected = format!(
+                "play.txt: byte 4 is not UTF-8, expected text for tokens = \"{tokens}\"; \
+                 convert the file, or set data.tokens=byte to read bytes as they are"
+            );
+            assert_eq!(message, expected);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The list of tokens a model knows.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::corpus::share_of;
+use super::tokenizer::{END_OF_LINE, UNKNOWN};
+use super::{DataError, Document, Tokens};
+
+/// The tokens of a model; a token's id is its place.
+///
+/// Bytes are the fixed 256. Characters: `<unk>`, then every character of the training data by code point.
+/// Words: `<unk>`, `<eos>`, then the words, most frequent first, equally frequent ones by code point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocab {
+    tokens: Tokens,
+    /// Empty for bytes.
+    entries: Vec<String>,
+    ids: HashMap<String, u32>,
+}
+
+/// What of the training data enters a vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// A word seen less often is left out.
+    pub min_count: usize,
+    /// The largest number of entries for words, `<unk>` and `<eos>` included.
+    pub size: Option<usize>,
+    /// The first share of the tokens that is looked at: 1 where the documents are all training data, the
+    /// training share where validation and test are cut from them by [`Corpus::split`](super::Corpus::split).
+    pub share: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    tokens: String,
+    entries: Vec<String>,
+}
+
+impl Vocab {
+    /// Collects the tokens of training data.
+    ///
+    /// # Errors
+    /// [`DataError::InvalidUtf8`] for characters and words.
+    pub fn build(tokens: Tokens, documents: &[Document], limits: Limits) -> Result<Vocab, DataError> {
+        let special: &[&str] = match tokens {
+            Tokens::Byte => return Ok(Vocab::new(tokens, Vec::new())),
+            Tokens::Char => &[UNKNOWN],
+            Tokens::Word => &[UNKNOWN, END_OF_LINE],
+        };
+        let mut total = 0;
+        for document in documents {
+            total += tokens.document_pieces(document)?.count();
+        }
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        let mut left = share_of(total, limits.share);
+        for document in documents {
+            for piece in tokens.document_pieces(document)?.take(left) {
+                *counts.entry(piece).or_default() += 1;
+                left -= 1;
+            }
+        }
+        for name in special {
+            counts.remove(name);
+        }
+        let mut found: Vec<(&str, usize)> = counts.into_iter().collect();
+        if tokens == Tokens::Word {
+            found.retain(|(_, count)| *count >= limits.min_count);
+            found.sort_by_key(|&(piece, count)| (std::cmp::Reverse(count), piece));
+            found.truncate(limits.size.map_or(usize::MAX, |size| size.saturating_sub(special.len())));
+        } else {
+            found.sort_unstable();
+        }
+        let pieces = found.into_iter().map(|(piece, _)| piece);
+        Ok(Vocab::new(tokens, special.iter().copied().chain(pieces).map(str::to_owned).collect()))
+    }
+
+    fn new(tokens: Tokens, entries: Vec<String>) -> Vocab {
+        let ids = entries.iter().enumerate().map(|(id, entry)| (entry.clone(), id as u32)).collect();
+        Vocab { tokens, entries, ids }
+    }
+
+    /// What one token is.
+    #[must_use]
+    pub fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    /// `V`, the number of tokens.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a vocabulary always has an entry")]
+    pub fn len(&self) -> usize {
+        match self.tokens {
+            Tokens::Byte => 256,
+            Tokens::Char | Tokens::Word => self.entries.len(),
+        }
+    }
+
+    /// The id that stands for what is not in the vocabulary; bytes have none.
+    #[must_use]
+    pub fn unknown(&self) -> Option<u32> {
+        (self.tokens != Tokens::Byte).then_some(0)
+    }
+
+    /// The id of a character or word; one that is not listed has the id of `<unk>`, 0.
+    pub(super) fn id(&self, piece: &str) -> u32 {
+        self.ids.get(piece).copied().unwrap_or_default()
+    }
+
+    /// The character or word of an id.
+    pub(super) fn entry(&self, id: u32) -> Option<&str> {
+        self.entries.get(id as usize).map(String::as_str)
+    }
+
+    /// The content of `vocab.json`.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!(File { tokens: self.tokens.name().to_owned(), entries: self.entries.clone() })
+    }
+
+    /// Reads the content of `vocab.json`.
+    ///
+    /// # Errors
+    /// [`DataError::Vocab`] for anything that [`Vocab::to_json`] would not write.
+    pub fn from_json(value: &serde_json::Value) -> Result<Vocab, DataError> {
+        let damaged = |reason: String| DataError::Vocab { reason };
+        let File { tokens, entries } =
+            File::deserialize(value).map_err(|error| damaged(error.to_string()))?;
+        let tokens = Tokens::ALL
+            .into_iter()
+            .find(|known| known.name() == tokens)
+            .ok_or_else(|| damaged(format!("tokens is {tokens:?}, expected byte, char or word")))?;
+        let special: &[&str] = match tokens {
+            Tokens::Byte if entries.is_empty() => &[],
+            Tokens::Byte => return Err(damaged("byte tokens have entries, expected none".to_owned())),
+            Tokens::Char => &[UNKNOWN],
+            Tokens::Word => &[UNKNOWN, END_OF_LINE],
+        };
+        for (id, wanted) in special.iter().enumerate() {
+            if entries.get(id).map(String::as_str) != Some(wanted) {
+                return Err(damaged(format!("entry {id} is {:?}, expected {wanted:?}", entries.get(id))));
+            }
+        }
+        for (id, entry) in entries.iter().enumerate().skip(special.len()) {
+            let one_char = entry.chars().count() == 1;
+            if entry.is_empty() || (tokens == Tokens::Char && !one_char) {
+                return Err(damaged(format!("entry {id} is {entry:?}, expected one {tokens}")));
+            }
+        }
+        let count = entries.len();
+        let vocab = Vocab::new(tokens, entries);
+        if vocab.ids.len() < count {
+            return Err(damaged(format!("{} entries are listed twice", count - vocab.ids.len())));
+        }
+        Ok(vocab)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const ALL: Limits = Limits { min_count: 1, size: None, share: 1.0 };
+
+    fn documents(texts: &[&str]) -> Vec<Document> {
+        let document = |text: &&str| Document { name: "text".to_owned(), bytes: text.as_bytes().to_vec() };
+        texts.iter().map(document).collect()
+    }
+
+    #[test]
+    fn entries_follow_the_training_data() {
+        let check = |tokens, texts: &[&str], limits, expected: &[&str]| {
+            let vocab = Vocab::build(tokens, &documents(texts), limits).unwrap();
+            assert_eq!(vocab.entries, expected, "{tokens} {texts:?} {limits:?}");
+            assert_eq!(Vocab::from_json(&vocab.to_json()).unwrap(), vocab);
+        };
+        check(Tokens::Char, &["ba\nb", "한a"], ALL, &["<unk>", "\n", "a", "b", "한"]);
+        check(Tokens::Byte, &["ba"], ALL, &[]);
+        let text = ["b a b c", "a b <unk> d\n"];
+        check(Tokens::Word, &text, ALL, &["<unk>", "<eos>", "b", "a", "c", "d"]);
+        check(Tokens::Word, &text, Limits { min_count: 2, ..ALL }, &["<unk>", "<eos>", "b", "a"]);
+        check(Tokens::Word, &text, Limits { size: Some(3), ..ALL }, &["<unk>", "<eos>", "b"]);
+        // The last tenth is for validation and must not be seen: 11 pieces, of which d and <eos> are two.
+        check(Tokens::Word, &text, Limits { share: 0.85, ..ALL }, &["<unk>", "<eos>", "b", "a", "c"]);
+        check(Tokens::Char, &["abcdefghij"], Limits { share: 0.2, ..ALL }, &["<unk>", "a", "b"]);
+    }
+
+    #[test]
+    fn bytes_are_256_whatever_the_data() {
+        let documents = [Document { name: "noise".to_owned(), bytes: vec![0xff, 0x00] }];
+        assert_eq!(Vocab::build(Tokens::Byte, &documents, ALL).unwrap().len(), 256);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let check = |value, expected: &str| {
+            let message = Vocab::from_json(&value).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        check(json!({"tokens": "char"}), "missing field `entries`");
+        check(json!({"tokens": "bpe", "entries": []}), "\"bpe\", expected byte, char or word");
+        check(json!({"tokens": "char", "entries": []}), "entry 0 is None, expected \"<unk>\"");
+        check(
+            json!({"tokens": "word", "entries": ["<unk>", "a"]}),
+            "entry 1 is Some(\"a\"), expected \"<eos>\"",
+        );
+        check(json!({"tokens": "char", "entries": ["<unk>", "ab"]}), "entry 1 is \"ab\", expected one char");
+        check(json!({"tokens": "char", "entries": ["<unk>", "a", "a"]}), "1 entries are listed twice");
+        check(json!({"tokens": "byte", "entries": ["a"]}), "expected none");
+    }
+}

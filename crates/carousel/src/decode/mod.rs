@@ -1,0 +1,3 @@
+//! From probabilities to text.
+
+pub mod sampling;

@@ -1,0 +1,156 @@
+//! Draws text from a language model, one token at a time.
+
+use std::path::Path;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use crate::data::Tokenizer;
+use crate::models::language_model::LanguageModel;
+use crate::saved::{OpenError, SavedLanguageModel};
+
+/// How the next token is chosen among the likely ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits: below 1 safer, above 1 wilder; 0 always takes the likeliest.
+    pub temperature: f64,
+    /// Only so many of the likeliest tokens.
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that together reach this probability (nucleus sampling, Holtzman et al.
+    /// 2020).
+    pub top_p: Option<f64>,
+    /// The same seed gives the same text.
+    pub seed: u64,
+}
+
+/// Lets the best checkpoint of a run continue `prompt` by `length` tokens. `on_text` hears the text piece
+/// by piece as it is made; the whole is returned, without the prompt.
+///
+/// # Errors
+/// [`OpenError`] when the run cannot be opened.
+pub fn sample(
+    run: &Path,
+    prompt: &str,
+    length: usize,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str),
+) -> Result<String, OpenError> {
+    let SavedLanguageModel { tokenizer, model, .. } = SavedLanguageModel::open(run)?;
+    Ok(write(&model, &tokenizer, prompt, length, sampling, on_text))
+}
+
+/// The same with a model at hand.
+pub fn write(
+    model: &LanguageModel,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    length: usize,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str),
+) -> String {
+    let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
+    let mut stepper = model.stepper(1).expect("one text is not none");
+    let banned = tokenizer.vocab().unknown();
+    let mut read = tokenizer.encode(prompt);
+    if read.is_empty() {
+        // Without a prompt it starts a line.
+        read = tokenizer.encode("\n");
+    }
+    let mut decoder = tokenizer.decoder();
+    let mut text = String::new();
+    let mut tell = |piece: String, text: &mut String| {
+        if !piece.is_empty() {
+            on_text(&piece);
+            text.push_str(&piece);
+        }
+    };
+    let mut next = read.pop().unwrap_or_default();
+    let mut step = |token: u32| -> Vec<f32> {
+        let logits = stepper.step(&[token]).expect("a token of the model's own vocabulary");
+        logits.to_vec()
+    };
+    for token in read {
+        step(token);
+    }
+    for _ in 0..length {
+        next = choose(step(next), banned, sampling, &mut random);
+        tell(decoder.push(next), &mut text);
+    }
+    tell(decoder.finish(), &mut text);
+    text
+}
+
+/// Draws a token by its logits. `banned` is never drawn.
+fn choose(mut logits: Vec<f32>, banned: Option<u32>, sampling: &Sampling, random: &mut ChaCha8Rng) -> u32 {
+    if let Some(banned) = banned.filter(|_| logits.len() > 1) {
+        logits[banned as usize] = f32::NEG_INFINITY;
+    }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    if sampling.temperature <= 0.0 {
+        return order[0] as u32;
+    }
+    order.truncate(sampling.top_k.unwrap_or(order.len()).max(1));
+    let top = f64::from(logits[order[0]]);
+    let mut weights: Vec<f64> =
+        order.iter().map(|&token| ((f64::from(logits[token]) - top) / sampling.temperature).exp()).collect();
+    if let Some(share) = sampling.top_p {
+        let limit = share * weights.iter().sum::<f64>();
+        let mut sum = 0.0;
+        let reached = weights.iter().position(|weight| {
+            sum += weight;
+            sum >= limit
+        });
+        weights.truncate(reached.map_or(weights.len(), |last| last + 1));
+    }
+    let total: f64 = weights.iter().sum();
+    // 53 random bits: as many as an f64 between 0 and 1 can tell apart.
+    let mut point = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
+    for (&token, weight) in order.iter().zip(&weights) {
+        point -= weight;
+        if point < 0.0 {
+            return token as u32;
+        }
+    }
+    order[weights.len() - 1] as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: None, top_p: None, seed: 3 };
+
+    /// How often each token is drawn in 4,000 draws.
+    fn shares(logits: &[f32], banned: Option<u32>, sampling: Sampling) -> Vec<f64> {
+        let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
+        let mut counts = vec![0.0; logits.len()];
+        for _ in 0..4000 {
+            counts[choose(logits.to_vec(), banned, &sampling, &mut random) as usize] += 1.0 / 4000.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        // Probabilities 1/2, 1/4, 1/8, 1/8.
+        let logits = [4.0f32, 2.0, 1.0, 1.0].map(f32::ln);
+        let check = |sampling, banned, expected: [f64; 4]| {
+            for (found, expected) in shares(&logits, banned, sampling).iter().zip(expected) {
+                assert!((found - expected).abs() < 0.03, "{sampling:?}: {found}, expected {expected}");
+                assert!(expected > 0.0 || *found == 0.0, "{sampling:?}");
+            }
+        };
+        check(PLAIN, None, [0.5, 0.25, 0.125, 0.125]);
+        check(PLAIN, Some(0), [0.0, 0.5, 0.25, 0.25]);
+        check(Sampling { temperature: 0.0, ..PLAIN }, None, [1.0, 0.0, 0.0, 0.0]);
+        check(
+            Sampling { temperature: 0.5, ..PLAIN },
+            None,
+            [16.0 / 22.0, 4.0 / 22.0, 1.0 / 22.0, 1.0 / 22.0],
+        );
+        check(Sampling { top_k: Some(2), ..PLAIN }, None, [2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0]);
+        check(Sampling { top_p: Some(0.7), ..PLAIN }, None, [2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0]);
+        check(Sampling { top_p: Some(0.4), ..PLAIN }, None, [1.0, 0.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,801 @@
+//! The Burn extension over `carousel_kernels`: recurrent layers, embedding and output layer with their own
+//! backward passes, for 32-bit floats in CPU memory.
+//!
+//! An autodiff operation of Burn has one output. A layer has several: its outputs and, per direction, its last
+//! state. So the layer itself is an operation whose output is a one-element *handle*, and each real output is a
+//! further operation with the handle as its only parent:
+//!
+//! ```text
+//! x, weights, initial state ──> handle ──> y
+//!                                  ├─────> h, c of the forward direction
+//!                                  └─────> h, c of the reverse direction
+//! ```
+//!
+//! Backward of an output leaves its gradient in a place it shares with the layer and gives the handle a dummy
+//! gradient. Burn runs the handle after all its children that take part; what is not there by then is zero.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, DispatchDevice, Flex, GradientCheckpointingStrategy};
+use burn::module::Param;
+use burn::tensor::{DType, Shape, Tensor, TensorData};
+use carousel_kernels::{self as kernels, Batch, Layer, Layout, Tape};
+
+use crate::recurrent::{LayerInput, LayerOutput, RecurrentWeights};
+use crate::state::LayerState;
+
+/// A tensor on Burn's autodiff layer over the CPU.
+type Tracked = FloatTensor<Autodiff<Flex>>;
+
+/// Whether the kernels can read this tensor: CPU memory, 32-bit floats.
+#[must_use]
+pub fn supports<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32
+        && matches!(tensor.device().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Calls `f` with the tensor's elements, row after row. In CPU memory they are borrowed where they lie;
+/// otherwise, or when the tensor is a view with gaps, `f` sees a copy.
+pub fn with_slice<const D: usize, R>(tensor: &Tensor<D>, f: impl FnOnce(&[f32]) -> R) -> R {
+    if supports(tensor) {
+        f(slice(&dense(primitive(tensor.clone()))))
+    } else {
+        f(&tensor.to_data().convert::<f32>().try_into_vec::<f32>().expect("converted to f32 above"))
+    }
+}
+
+/// Calls `f` with the parameter's elements, to be changed in place, row after row. In CPU memory nothing is
+/// copied as long as nobody else holds the tensor, which is so between a backward pass and the next forward
+/// pass. On other devices the values are read, changed and written back.
+///
+/// ```
+/// use burn::module::{Param, ParamId};
+/// use burn::tensor::{Device, Tensor};
+/// use carousel::fused::{with_slice, with_slice_mut};
+///
+/// let device = Device::default().autodiff();
+/// let mut bias = Param::<Tensor<1>>::initialized(ParamId::new(), Tensor::ones([3], &device));
+/// with_slice_mut(&mut bias, |values| values[1] = 5.0);
+/// assert_eq!(with_slice(&bias.val(), <[f32]>::to_vec), [1.0, 5.0, 1.0]);
+/// ```
+pub fn with_slice_mut<const D: usize, R>(
+    parameter: &mut Param<Tensor<D>>,
+    f: impl FnOnce(&mut [f32]) -> R,
+) -> R {
+    // A parameter can only be changed by taking it apart; an empty one stands in meanwhile.
+    let placeholder = Param::initialized(parameter.id, empty());
+    let (id, tensor, mapper) = std::mem::replace(parameter, placeholder).consume();
+    let device = tensor.device();
+    let requires_gradient = tensor.is_require_grad();
+    let (result, changed) = if supports(&tensor) {
+        let strategy = tensor.gradient_checkpointing_strategy();
+        let mut values = dense(primitive(tensor));
+        // A view into a larger buffer must not hand out its surroundings.
+        if values.storage::<f32>().len() != values.layout().num_elements() {
+            values = flex(slice(&values).to_vec(), values.layout().shape().clone());
+        }
+        let result = f(values.storage_mut::<f32>());
+        (result, on_strategy(Tensor::from_primitive::<Flex>(values), strategy))
+    } else {
+        let shape = tensor.shape();
+        let dtype = tensor.dtype();
+        let mut values =
+            tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("converted to f32 above");
+        let result = f(&mut values);
+        let data = TensorData::new(values, shape).convert_dtype(dtype);
+        (result, Tensor::from_data(data, (&device, dtype)))
+    };
+    let changed = if requires_gradient { changed.require_grad() } else { changed };
+    *parameter = Param::from_mapped_value(id, changed, mapper);
+    result
+}
+
+/// A tensor without elements.
+fn empty<const D: usize>() -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(flex(Vec::new(), [0; D]))
+}
+
+/// The values of a CPU tensor, without what computed them.
+fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    tensor
+        .without_autodiff()
+        .try_into_primitive::<Flex>()
+        .expect("callers check that the tensor lies in CPU memory")
+}
+
+/// The tensor itself where its elements lie one after another, else such a copy.
+fn dense(tensor: FlexTensor) -> FlexTensor {
+    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+}
+
+fn slice(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("made dense, and of 32-bit floats")
+}
+
+/// Takes the vector over, no copy.
+fn flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+fn on_strategy<const D: usize>(
+    tensor: Tensor<D>,
+    strategy: Option<GradientCheckpointingStrategy>,
+) -> Tensor<D> {
+    match strategy {
+        None => tensor,
+        Some(strategy) => tensor.autodiff().with_gradient_checkpointing_strategy(strategy),
+    }
+}
+
+fn into_tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
+    let tensor = tensor.autodiff();
+    let tracked = match tensor.gradient_checkpointing_strategy() {
+        Some(GradientCheckpointingStrategy::Balanced) => {
+            tensor.try_into_primitive::<Autodiff<Flex, BalancedCheckpointing>>()
+        }
+        _ => tensor.try_into_primitive::<Autodiff<Flex, NoCheckpointing>>(),
+    };
+    tracked.expect("callers check that the tensor lies in CPU memory")
+}
+
+fn from_tracked<const D: usize>(tensor: Tracked, strategy: GradientCheckpointingStrategy) -> Tensor<D> {
+    match strategy {
+        GradientCheckpointingStrategy::Balanced => {
+            Tensor::from_primitive::<Autodiff<Flex, BalancedCheckpointing>>(tensor)
+        }
+        GradientCheckpointingStrategy::Disabled => {
+            Tensor::from_primitive::<Autodiff<Flex, NoCheckpointing>>(tensor)
+        }
+    }
+}
+
+/// A tensor that takes part in no graph.
+fn constant(values: FlexTensor) -> Tracked {
+    into_tracked(Tensor::<1>::from_primitive::<Flex>(values).autodiff())
+}
+
+/// One more output `values` of the operation behind `handle`.
+fn output_of<BO, S>(handle: &Tracked, backward: BO, state: S, values: FlexTensor) -> Tracked
+where
+    BO: Backward<Flex, 1, State = S>,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    record(backward, [handle.node()], state, values)
+}
+
+/// Registers an operation with Burn. Its work is heavy, so Burn is never to repeat it.
+fn record<BO, S, const N: usize>(
+    backward: BO,
+    parents: [burn::backend::autodiff::ops::NodeGuard; N],
+    state: S,
+    output: FlexTensor,
+) -> Tracked
+where
+    BO: Backward<Flex, N, State = S>,
+    S: Clone + Send + std::fmt::Debug + 'static,
+{
+    match backward.prepare::<NoCheckpointing>(parents).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(state, output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// --- the recurrent layer ------------------------------------------------------------------------------------
+
+/// Tapes that wait for the next forward pass, so that a second training step allocates none.
+#[derive(Clone, Default)]
+pub(crate) struct TapePool(Arc<Mutex<Vec<Tape>>>);
+
+impl std::fmt::Debug for TapePool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TapePool({} waiting)", lock(&self.0).len())
+    }
+}
+
+impl TapePool {
+    fn take(&self) -> PooledTape {
+        let tape = lock(&self.0).pop().unwrap_or_default();
+        PooledTape { tape, pool: self.clone() }
+    }
+}
+
+/// A tape that goes back to its pool when dropped, after its backward pass or without one.
+struct PooledTape {
+    tape: Tape,
+    pool: TapePool,
+}
+
+impl Drop for PooledTape {
+    fn drop(&mut self) {
+        lock(&self.pool.0).push(std::mem::take(&mut self.tape));
+    }
+}
+
+/// What one direction reads, dense.
+struct DirectionInputs {
+    weight_ih: FlexTensor,
+    weight_hh: FlexTensor,
+    bias_ih: FlexTensor,
+    bias_hh: FlexTensor,
+    h: Option<FlexTensor>,
+    c: Option<FlexTensor>,
+}
+
+impl DirectionInputs {
+    fn new(weights: &RecurrentWeights, initial: Option<&LayerState>) -> DirectionInputs {
+        DirectionInputs {
+            weight_ih: dense(primitive(weights.weight_ih.val())),
+            weight_hh: dense(primitive(weights.weight_hh.val())),
+            bias_ih: dense(primitive(weights.bias_ih.val())),
+            bias_hh: dense(primitive(weights.bias_hh.val())),
+            h: initial.map(|state| dense(primitive(state.h.clone()))),
+            c: initial.and_then(|state| state.c.clone()).map(|c| dense(primitive(c))),
+        }
+    }
+
+    fn weights(&self) -> kernels::Weights<'_> {
+        kernels::Weights {
+            input: slice(&self.weight_ih),
+            recurrent: slice(&self.weight_hh),
+            bias_input: slice(&self.bias_ih),
+            bias_recurrent: slice(&self.bias_hh),
+        }
+    }
+
+    fn initial(&self) -> kernels::State<'_> {
+        kernels::State { h: self.h.as_ref().map(slice), c: self.c.as_ref().map(slice) }
+    }
+}
+
+/// A layer's sizes and everything it reads.
+struct Run {
+    batch: Arc<Batch>,
+    layers: Vec<Layer>,
+    x: FlexTensor,
+    x_layout: Layout,
+    y_layout: Layout,
+    directions: Vec<DirectionInputs>,
+}
+
+/// What a run computes.
+struct Outputs {
+    y: FlexTensor,
+    last: Vec<(FlexTensor, Option<FlexTensor>)>,
+}
+
+impl Run {
+    /// Columns of `y`, `D·H`.
+    fn width(&self) -> usize {
+        self.layers.iter().map(|layer| layer.hidden).sum()
+    }
+
+    fn x(&self) -> kernels::Frames<'_> {
+        let stride = self.layers[0].input;
+        kernels::Frames { data: slice(&self.x), layout: self.x_layout, stride, offset: 0 }
+    }
+
+    /// Runs the kernel in every direction; each writes its columns of one `y`.
+    fn forward(&self, mut tapes: Option<&mut Vec<PooledTape>>) -> Outputs {
+        let width = self.width();
+        let rows = self.batch.rows(self.y_layout);
+        let mut y = vec![0.0; rows * width];
+        let mut last = Vec::with_capacity(self.layers.len());
+        let mut offset = 0;
+        for (index, (layer, inputs)) in self.layers.iter().zip(&self.directions).enumerate() {
+            let shape = [self.batch.sequences(), layer.hidden];
+            let mut h = vec![0.0; shape[0] * shape[1]];
+            let mut c = layer.cell.has_cell_state().then(|| h.clone());
+            kernels::forward(
+                layer,
+                &self.batch,
+                inputs.weights(),
+                self.x(),
+                inputs.initial(),
+                kernels::FramesMut { data: &mut y, layout: self.y_layout, stride: width, offset },
+                kernels::StateMut { h: Some(&mut h), c: c.as_deref_mut() },
+                tapes.as_deref_mut().map(|tapes| &mut tapes[index].tape),
+            )
+            .expect("shapes were checked before the call");
+            offset += layer.hidden;
+            last.push((flex(h, shape), c.map(|c| flex(c, shape))));
+        }
+        Outputs { y: flex(y, [rows, width]), last }
+    }
+}
+
+/// A run that waits for its backward pass, and the gradients its outputs have brought so far: place 0 is `y`,
+/// then `h` and `c` of each direction.
+struct Pending {
+    run: Run,
+    tapes: Vec<PooledTape>,
+    gradients: Vec<Option<FlexTensor>>,
+}
+
+/// A place shared by the handle and the outputs; empty once the handle's backward pass has run.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Option<Pending>>>);
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+/// Backward of an output: leaves its gradient in place `.1`.
+#[derive(Debug)]
+struct OutputBackward;
+
+impl Backward<Flex, 1> for OutputBackward {
+    type State = (Shared, usize);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (Shared(pending), place) = ops.state;
+        let gradient = dense(gradients.consume::<Flex>(&ops.node));
+        if let Some(pending) = lock(&pending).as_mut() {
+            pending.gradients[place] = Some(gradient);
+        }
+        let [handle] = ops.parents;
+        if let Some(handle) = handle {
+            gradients.register::<Flex>(handle.id, flex(vec![0.0], [1]));
+        }
+    }
+}
+
+/// Parents of a layer's handle: x, then six a direction (weight_ih, weight_hh, bias_ih, bias_hh, h, c).
+const PARENTS_A_DIRECTION: usize = 6;
+
+/// Backward of the handle: one call of the kernel a direction.
+#[derive(Debug)]
+struct LayerBackward;
+
+impl<const N: usize> Backward<Flex, N> for LayerBackward {
+    type State = Shared;
+
+    fn backward(self, ops: Ops<Shared, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        gradients.consume::<Flex>(&ops.node);
+        let Some(pending) = lock(&ops.state.0).take() else { return };
+        let Pending { run, mut tapes, gradients: outputs } = pending;
+        let width = run.width();
+        let parent = |index: usize| ops.parents[index].as_ref().map(|node| node.id);
+
+        let mut dx = parent(0).map(|_| vec![0.0; run.batch.rows(run.x_layout) * run.layers[0].input]);
+        let mut offset = 0;
+        for (index, (layer, inputs)) in run.layers.iter().zip(&run.directions).enumerate() {
+            let first = 1 + PARENTS_A_DIRECTION * index;
+            let (input, recurrent, bias) = layer.weight_lengths();
+            let mut weights = [vec![0.0; input], vec![0.0; recurrent], vec![0.0; bias], vec![0.0; bias]];
+            let [d_input, d_recurrent, d_bias_input, d_bias_recurrent] = &mut weights;
+            let state = [run.batch.sequences(), layer.hidden];
+            let mut dh = parent(first + 4).map(|_| vec![0.0; state[0] * state[1]]);
+            let mut dc = parent(first + 5).map(|_| vec![0.0; state[0] * state[1]]);
+            kernels::backward(
+                layer,
+                &run.batch,
+                inputs.weights(),
+                &mut tapes[index].tape,
+                run.x(),
+                outputs[0].as_ref().map(|dy| kernels::Frames {
+                    data: slice(dy),
+                    layout: run.y_layout,
+                    stride: width,
+                    offset,
+                }),
+                kernels::State {
+                    h: outputs[1 + 2 * index].as_ref().map(slice),
+                    c: outputs[2 + 2 * index].as_ref().map(slice),
+                },
+                match dx.as_mut() {
+                    None => kernels::InputGradients::None,
+                    Some(dx) => {
+                        let into = kernels::FramesMut {
+                            data: dx,
+                            layout: run.x_layout,
+                            stride: layer.input,
+                            offset: 0,
+                        };
+                        match index {
+                            0 => kernels::InputGradients::Write(into),
+                            _ => kernels::InputGradients::Add(into),
+                        }
+                    }
+                },
+                kernels::StateMut { h: dh.as_deref_mut(), c: dc.as_deref_mut() },
+                kernels::WeightGradients {
+                    input: d_input,
+                    recurrent: d_recurrent,
+                    bias_input: d_bias_input,
+                    bias_recurrent: d_bias_recurrent,
+                },
+            )
+            .expect("shapes were checked by the forward pass");
+            offset += layer.hidden;
+
+            let rows = bias;
+            let shapes: [Shape; 4] =
+                [[rows, layer.input].into(), [rows, layer.hidden].into(), [rows].into(), [rows].into()];
+            for (place, (values, shape)) in weights.into_iter().zip(shapes).enumerate() {
+                if let Some(id) = parent(first + place) {
+                    gradients.register::<Flex>(id, flex(values, shape));
+                }
+            }
+            for (place, values) in [(4, dh), (5, dc)] {
+                if let (Some(id), Some(values)) = (parent(first + place), values) {
+                    gradients.register::<Flex>(id, flex(values, state));
+                }
+            }
+        }
+        if let (Some(id), Some(dx)) = (parent(0), dx) {
+            gradients.register::<Flex>(id, flex(dx, [run.batch.rows(run.x_layout), run.layers[0].input]));
+        }
+    }
+}
+
+/// One layer in all its directions. Shapes are checked by the caller.
+pub(crate) fn layer(
+    input: LayerInput<'_>,
+    directions: &[(Layer, &RecurrentWeights)],
+    initial: Option<&[LayerState]>,
+) -> LayerOutput {
+    let initial = |index: usize| initial.map(|all| &all[index]);
+    let run = Run {
+        batch: input.batch.clone(),
+        layers: directions.iter().map(|(layer, _)| *layer).collect(),
+        x: dense(primitive(input.x.clone())),
+        x_layout: input.x_layout,
+        y_layout: input.y_layout,
+        directions: directions
+            .iter()
+            .enumerate()
+            .map(|(index, (_, weights))| DirectionInputs::new(weights, initial(index)))
+            .collect(),
+    };
+
+    let mut operands = Operands::default();
+    let mut parents = vec![operands.add(input.x)];
+    for (index, (_, weights)) in directions.iter().enumerate() {
+        parents.push(operands.add(weights.weight_ih.val()));
+        parents.push(operands.add(weights.weight_hh.val()));
+        parents.push(operands.add(weights.bias_ih.val()));
+        parents.push(operands.add(weights.bias_hh.val()));
+        let state = initial(index);
+        parents.push(operands.add_optional(state.map(|state| state.h.clone())));
+        parents.push(operands.add_optional(state.and_then(|state| state.c.clone())));
+    }
+
+    let Operands { strategy, tracked } = operands;
+    let Some(strategy) = strategy.filter(|_| tracked) else {
+        let Outputs { y, last } = run.forward(None);
+        let wrap = |values| on_strategy(Tensor::from_primitive::<Flex>(values), strategy);
+        let last = last.into_iter().map(|(h, c)| LayerState { h: wrap(h), c: c.map(wrap) }).collect();
+        return LayerOutput { y: wrap(y), last };
+    };
+
+    let mut tapes: Vec<_> = directions.iter().map(|(_, weights)| weights.tapes.take()).collect();
+    let Outputs { y, last } = run.forward(Some(&mut tapes));
+    let gradients = (0..1 + 2 * directions.len()).map(|_| None).collect();
+    let shared = Shared(Arc::new(Mutex::new(Some(Pending { run, tapes, gradients }))));
+    let handle = match directions.len() {
+        1 => handle::<{ 1 + PARENTS_A_DIRECTION }>(parents, shared.clone()),
+        _ => handle::<{ 1 + 2 * PARENTS_A_DIRECTION }>(parents, shared.clone()),
+    };
+    let output = |place: usize, values: FlexTensor| {
+        from_tracked(output_of(&handle, OutputBackward, (shared.clone(), place), values), strategy)
+    };
+    let y = output(0, y);
+    let last = last
+        .into_iter()
+        .enumerate()
+        .map(|(index, (h, c))| LayerState {
+            h: output(1 + 2 * index, h),
+            c: c.map(|c| output(2 + 2 * index, c)),
+        })
+        .collect();
+    LayerOutput { y, last }
+}
+
+fn handle<const N: usize>(parents: Vec<Tracked>, shared: Shared) -> Tracked {
+    let nodes: Vec<_> = parents.iter().map(Tracked::node).collect();
+    let nodes: [_; N] =
+        nodes.try_into().unwrap_or_else(|_| unreachable!("six parents a direction and x were listed"));
+    record(LayerBackward, nodes, shared, flex(vec![0.0], [1]))
+}
+
+/// Gathers what an operation reads and whether a gradient is wanted of any of it.
+#[derive(Default)]
+struct Operands {
+    strategy: Option<GradientCheckpointingStrategy>,
+    tracked: bool,
+}
+
+impl Operands {
+    fn add<const D: usize>(&mut self, tensor: Tensor<D>) -> Tracked {
+        self.strategy = self.strategy.or(tensor.gradient_checkpointing_strategy());
+        self.tracked |= tensor.is_tracked();
+        into_tracked(tensor)
+    }
+
+    fn add_optional<const D: usize>(&mut self, tensor: Option<Tensor<D>>) -> Tracked {
+        match tensor {
+            Some(tensor) => self.add(tensor),
+            None => constant(flex(Vec::new(), [0])),
+        }
+    }
+}
+
+// --- embedding ----------------------------------------------------------------------------------------------
+
+/// What backward of an embedding needs.
+#[derive(Clone, Debug)]
+struct Looked {
+    ids: Arc<Vec<u32>>,
+    vocabulary: usize,
+    width: usize,
+}
+
+#[derive(Debug)]
+struct EmbeddingBackward;
+
+impl Backward<Flex, 1> for EmbeddingBackward {
+    type State = Looked;
+
+    fn backward(self, ops: Ops<Looked, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let dy = dense(gradients.consume::<Flex>(&ops.node));
+        let [table] = ops.parents;
+        let Some(table) = table else { return };
+        let Looked { ids, vocabulary, width } = ops.state;
+        let sparse = kernels::embedding::scatter(vocabulary, width, &ids, slice(&dy))
+            .expect("shapes were checked by the forward pass");
+        let mut dense = vec![0.0; vocabulary * width];
+        for (&row, values) in sparse.rows.iter().zip(sparse.values.chunks_exact(width)) {
+            dense[row as usize * width..][..width].copy_from_slice(values);
+        }
+        gradients.register::<Flex>(table.id, flex(dense, [vocabulary, width]));
+    }
+}
+
+/// Rows `ids` of `table` `[V, E]`: `[ids, E]`. Every id is below `V`, checked by the caller.
+pub(crate) fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+    let [vocabulary, width] = table.dims();
+    let strategy = table.gradient_checkpointing_strategy();
+    let tracked = table.is_tracked();
+    let values = dense(primitive(table.clone()));
+    let mut rows = vec![0.0; ids.len() * width];
+    kernels::embedding::gather(slice(&values), width, ids, &mut rows)
+        .expect("ids were checked before the call");
+    let rows = flex(rows, [ids.len(), width]);
+    let Some(strategy) = strategy.filter(|_| tracked) else {
+        return on_strategy(Tensor::from_primitive::<Flex>(rows), strategy);
+    };
+    let state = Looked { ids: Arc::new(ids.to_vec()), vocabulary, width };
+    from_tracked(record(EmbeddingBackward, [into_tracked(table).node()], state, rows), strategy)
+}
+
+// --- output layer with its loss -----------------------------------------------------------------------------
+
+/// Backward of the loss: its gradients were computed with it, and only wait for the factor.
+#[derive(Debug)]
+struct LossBackward;
+
+impl Backward<Flex, 3> for LossBackward {
+    /// Gradients of x, weight and bias.
+    type State = [FlexTensor; 3];
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let incoming = dense(gradients.consume::<Flex>(&ops.node));
+        let factor = slice(&incoming)[0];
+        for (parent, mut gradient) in ops.parents.into_iter().zip(ops.state) {
+            if let Some(parent) = parent {
+                // A loss that is the root of its graph has factor one: nothing to do.
+                if factor != 1.0 {
+                    gradient.storage_mut::<f32>().iter_mut().for_each(|value| *value *= factor);
+                }
+                gradients.register::<Flex>(parent.id, gradient);
+            }
+        }
+    }
+}
+
+/// The output layer's parameters, dense.
+struct OutputInputs {
+    weight: FlexTensor,
+    bias: FlexTensor,
+}
+
+impl OutputInputs {
+    fn new(weight: &Tensor<2>, bias: &Tensor<1>) -> OutputInputs {
+        OutputInputs { weight: dense(primitive(weight.clone())), bias: dense(primitive(bias.clone())) }
+    }
+
+    fn kernels(&self) -> kernels::loss::Output<'_> {
+        kernels::loss::Output { weight: slice(&self.weight), bias: Some(slice(&self.bias)) }
+    }
+}
+
+/// Mean cross-entropy in nats, `[1]`, of `x` `[N, H]` through the output layer `weight` `[V, H]`, `bias` `[V]`
+/// over the targets that are not [`IGNORE`](kernels::loss::IGNORE): `counted`, at least one.
+pub(crate) fn cross_entropy(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+    targets: &[u32],
+    counted: usize,
+) -> Tensor<1> {
+    let [rows, hidden] = x.dims();
+    let vocabulary = weight.dims()[0];
+    let inputs = OutputInputs::new(&weight, &bias);
+    let values = dense(primitive(x.clone()));
+    let mean = |loss: kernels::loss::Loss| flex(vec![(loss.nats / counted as f64) as f32], [1]);
+
+    let mut operands = Operands::default();
+    let parents = [operands.add(x), operands.add(weight), operands.add(bias)];
+    let Operands { strategy, tracked } = operands;
+    let Some(strategy) = strategy.filter(|_| tracked) else {
+        let loss = kernels::loss::cross_entropy(inputs.kernels(), hidden, slice(&values), targets)
+            .expect("shapes were checked before the call");
+        return on_strategy(Tensor::from_primitive::<Flex>(mean(loss)), strategy);
+    };
+    let mut dx = vec![0.0; rows * hidden];
+    let mut dweight = vec![0.0; vocabulary * hidden];
+    let mut dbias = vec![0.0; vocabulary];
+    let loss = kernels::loss::cross_entropy_backward(
+        inputs.kernels(),
+        hidden,
+        slice(&values),
+        targets,
+        (1.0 / counted as f64) as f32,
+        kernels::loss::OutputGradients { x: &mut dx, weight: &mut dweight, bias: Some(&mut dbias) },
+    )
+    .expect("shapes were checked before the call");
+    let state = [flex(dx, [rows, hidden]), flex(dweight, [vocabulary, hidden]), flex(dbias, [vocabulary])];
+    let nodes = parents.each_ref().map(Tracked::node);
+    from_tracked(record(LossBackward, nodes, state, mean(loss)), strategy)
+}
+
+/// The summed loss of `x` `[N, H]`, without a gradient.
+pub(crate) fn evaluate(
+    x: &Tensor<2>,
+    weight: &Tensor<2>,
+    bias: &Tensor<1>,
+    targets: &[u32],
+) -> kernels::loss::Loss {
+    let inputs = OutputInputs::new(weight, bias);
+    let values = dense(primitive(x.clone()));
+    kernels::loss::cross_entropy(inputs.kernels(), x.dims()[1], slice(&values), targets)
+        .expect("shapes were checked before the call")
+}
+
+/// `x` `[N, H]` through the output layer, `[N, V]`. Without a gradient.
+pub(crate) fn logits(x: &Tensor<2>, weight: &Tensor<2>, bias: &Tensor<1>) -> Tensor<2> {
+    let [rows, hidden] = x.dims();
+    let vocabulary = weight.dims()[0];
+    let inputs = OutputInputs::new(weight, bias);
+    let values = dense(primitive(x.clone()));
+    let mut logits = vec![0.0; rows * vocabulary];
+    kernels::loss::logits(inputs.kernels(), hidden, slice(&values), &mut logits)
+        .expect("shapes were checked before the call");
+    Tensor::from_primitive::<Flex>(flex(logits, [rows, vocabulary]))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::cell::Cell;
+    use crate::parameters::NamedParameters;
+    use crate::recurrent::{Direction, Recurrent, RecurrentConfig};
+
+    fn stack() -> Recurrent {
+        RecurrentConfig::new(Cell::Lstm, 3, 4)
+            .with_direction(Direction::Both)
+            .with_layers(2)
+            .init(&Device::default().autodiff())
+            .expect("sizes are not zero")
+    }
+
+    fn run(stack: &Recurrent) -> Tensor<3> {
+        let x = Tensor::<3>::ones([2, 5, 3], &Device::default());
+        stack.forward(x, None).0
+    }
+
+    fn waiting(stack: &Recurrent) -> Vec<usize> {
+        stack.weights().iter().map(|weights| lock(&weights.tapes.0).len()).collect()
+    }
+
+    #[test]
+    fn tapes_are_used_again() {
+        let stack = stack();
+        for _ in 0..3 {
+            let loss = run(&stack).sum();
+            assert!(waiting(&stack).iter().all(|&count| count == 0), "in use: {:?}", waiting(&stack));
+            loss.backward();
+            assert_eq!(waiting(&stack), [1; 4]);
+        }
+    }
+
+    #[test]
+    fn a_pass_without_gradients_takes_no_tape() {
+        let stack = stack();
+        let y = run(&stack.valid());
+        assert!(!y.is_autodiff());
+        assert_eq!(waiting(&stack), [0; 4]);
+    }
+
+    #[test]
+    fn a_graph_that_is_given_up_gives_its_tapes_back() {
+        let stack = stack();
+        drop(run(&stack));
+        run(&stack).sum().backward();
+        assert_eq!(waiting(&stack), [2; 4]);
+    }
+
+    /// An optimiser changes the same memory step after step, and the next pass sees the change.
+    #[test]
+    fn parameters_change_in_place() {
+        let mut stack = stack();
+        let mut places = Vec::new();
+        let mut losses = Vec::new();
+        for _ in 0..3 {
+            let loss = run(&stack).sum();
+            losses.push(with_slice(&loss, |values| values[0]));
+            let gradients = stack.take_gradients(&mut loss.backward());
+            let place: Vec<usize> = stack
+                .parameters_mut()
+                .into_iter()
+                .zip(&gradients)
+                .map(|((_, mut parameter), gradient)| {
+                    parameter.with_slice_mut(|values| {
+                        with_slice(gradient, |gradient| {
+                            values.iter_mut().zip(gradient).for_each(|(value, d)| *value -= 0.01 * d);
+                        });
+                        values.as_ptr().addr()
+                    })
+                })
+                .collect();
+            places.push(place);
+        }
+        assert_eq!(places[0], places[1]);
+        assert_eq!(places[1], places[2]);
+        assert!(losses[0] > losses[1] && losses[1] > losses[2], "{losses:?}");
+    }
+
+    #[test]
+    fn changing_a_shared_parameter_leaves_the_other_holder_alone() {
+        let mut stack = stack();
+        let snapshot = stack.valid();
+        for (_, mut parameter) in stack.parameters_mut() {
+            parameter.with_slice_mut(|values| values.fill(7.0));
+        }
+        for (name, parameter) in snapshot.parameters() {
+            parameter.with_slice(|values| assert!(values.iter().all(|&value| value != 7.0), "{name}"));
+        }
+    }
+
+    #[test]
+    fn slices_follow_the_shape_of_a_view() {
+        let tensor = Tensor::<2>::from_data([[1.0f32, 2.0], [3.0, 4.0]], &Device::default());
+        assert_eq!(with_slice(&tensor.clone().transpose(), <[f32]>::to_vec), [1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(with_slice(&tensor.slice([1..2, 0..2]), <[f32]>::to_vec), [3.0, 4.0]);
+    }
+
+    #[test]
+    fn other_types_are_left_to_the_portable_path() {
+        let tensor = Tensor::<1>::ones([2], &Device::default());
+        assert!(supports(&tensor));
+        assert!(supports(&tensor.clone().autodiff()));
+        let wide = tensor.cast(DType::F64);
+        assert!(!supports(&wide));
+        assert_eq!(with_slice(&wide, <[f32]>::to_vec), [1.0, 1.0]);
+    }
+}

@@ -1,0 +1,25 @@
+//! Recurrent neural networks: train them, understand them, ship them.
+//!
+//! The recurrence is ours ([`carousel_kernels`], fused over whole sequences); everything around it is
+//! [Burn](https://burn.dev). Start with [`recurrent::RecurrentConfig`] for a layer in your own model, or
+//! with [`models::language_model`] for a whole one. ARCHITECTURE.md maps the rooms.
+
+pub mod cell;
+pub mod data;
+pub mod decode;
+pub mod embedding;
+pub mod fused;
+pub mod init;
+pub mod models;
+pub mod output;
+pub mod parameters;
+mod portable;
+pub mod ragged;
+pub mod recipe;
+pub mod recurrent;
+pub mod report;
+pub mod run;
+pub mod saved;
+pub mod state;
+pub mod stepper;
+pub mod train;

@@ -1,0 +1,149 @@
+//! The output layer: from hidden values to a score for every token, and the loss of those scores.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+
+pub use carousel_kernels::loss::{IGNORE, Loss};
+
+use crate::fused::{self, with_slice};
+use crate::init::Initializer;
+use crate::parameters::parameter;
+use crate::recurrent::{ConfigError, Path};
+use crate::state::index_tensor;
+
+/// Rows whose scores are in memory at the same time while [`Output::evaluate`] walks the portable path.
+const ROWS_A_CHUNK: usize = 256;
+
+/// `logits = x Wᵀ + b`, with softmax cross-entropy.
+#[derive(Module, Debug)]
+pub struct Output {
+    /// `[V, H]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[V]`.
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    path: Path,
+}
+
+impl Output {
+    /// Weights and bias uniform in `±1/√H`, as PyTorch's linear layer has them.
+    ///
+    /// # Errors
+    /// [`ConfigError::Zero`] when a size is zero.
+    pub fn init(
+        hidden: usize,
+        vocabulary: usize,
+        random: &mut Initializer,
+        device: &Device,
+    ) -> Result<Output, ConfigError> {
+        for (what, size) in [("hidden", hidden), ("vocabulary", vocabulary)] {
+            if size == 0 {
+                return Err(ConfigError::Zero { what });
+            }
+        }
+        let bound = 1.0 / (hidden as f64).sqrt();
+        let weight = parameter(random.uniform(vocabulary * hidden, bound), [vocabulary, hidden], device);
+        let bias = parameter(random.uniform(vocabulary, bound), [vocabulary], device);
+        Ok(Output { weight, bias, path: Path::Auto })
+    }
+
+    /// `x` `[N, H]` to scores `[N, V]`.
+    #[must_use]
+    pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+        // The kernel has no backward pass of its own here: training takes `cross_entropy`.
+        if self.path.is_fused(&x, &self.weight)
+            && !x.device().is_autodiff()
+            && !self.weight.device().is_autodiff()
+        {
+            return fused::logits(&x, &self.weight.val(), &self.bias.val());
+        }
+        x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze_dim::<2>(0)
+    }
+
+    /// Mean cross-entropy in nats, `[1]`, of `x` `[N, H]` against `N` targets. Targets that are [`IGNORE`] count
+    /// for nothing.
+    ///
+    /// # Panics
+    /// When there is not one target a row, none counts, or one is not below `V`.
+    #[must_use]
+    pub fn cross_entropy(&self, x: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+        let counted = self.check_targets(&x, targets);
+        assert!(counted > 0, "no target counts; give at least one that is not IGNORE");
+        if self.path.is_fused(&x, &self.weight) {
+            return fused::cross_entropy(x, self.weight.val(), self.bias.val(), targets, counted);
+        }
+        let device = x.device();
+        let rows: Vec<i64> =
+            (0..targets.len()).filter(|&row| targets[row] != IGNORE).map(|row| row as i64).collect();
+        let wanted: Vec<i64> =
+            targets.iter().filter(|&&target| target != IGNORE).map(|&target| i64::from(target)).collect();
+        let logits = self.logits(x.select(0, index_tensor(rows, &device)));
+        let wanted = Tensor::<2, Int>::from_data(TensorData::new(wanted, [counted, 1]), &device);
+        activation::log_softmax(logits, 1).gather(1, wanted).mean().neg()
+    }
+
+    /// Measures the predictions from `x` `[N, H]` against `N` targets, without a gradient.
+    ///
+    /// # Panics
+    /// As [`cross_entropy`](Output::cross_entropy), but no target need count.
+    #[must_use]
+    pub fn evaluate(&self, x: &Tensor<2>, targets: &[u32]) -> Loss {
+        self.check_targets(x, targets);
+        if self.path.is_fused(x, &self.weight) {
+            return fused::evaluate(x, &self.weight.val(), &self.bias.val(), targets);
+        }
+        let width = x.dims()[1];
+        let mut loss = Loss::default();
+        for (chunk, targets) in targets.chunks(ROWS_A_CHUNK).enumerate() {
+            let first = chunk * ROWS_A_CHUNK;
+            let logits = self.logits(x.clone().slice([first..first + targets.len(), 0..width]));
+            let vocabulary = logits.dims()[1];
+            with_slice(&logits, |logits| {
+                for (logits, &target) in logits.chunks_exact(vocabulary).zip(targets) {
+                    if target != IGNORE {
+                        add_row(&mut loss, logits, target as usize);
+                    }
+                }
+            });
+        }
+        loss
+    }
+
+    /// Counts the targets that are not ignored.
+    fn check_targets(&self, x: &Tensor<2>, targets: &[u32]) -> usize {
+        let rows = x.dims()[0];
+        assert!(rows == targets.len(), "{} targets for {rows} rows", targets.len());
+        let vocabulary = self.bias.dims()[0];
+        let mut counted = 0;
+        for (place, &target) in targets.iter().enumerate().filter(|&(_, &target)| target != IGNORE) {
+            assert!(
+                (target as usize) < vocabulary,
+                "target {place} is {target}, expected less than the vocabulary's {vocabulary}"
+            );
+            counted += 1;
+        }
+        counted
+    }
+
+    /// Chooses the implementation.
+    #[must_use]
+    pub fn with_path(mut self, path: Path) -> Output {
+        self.path = path;
+        self
+    }
+}
+
+/// Adds one row to a loss. Of equal scores the first counts as the highest.
+fn add_row(loss: &mut Loss, logits: &[f32], target: usize) {
+    let mut best = 0;
+    for (index, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = index;
+        }
+    }
+    let highest = f64::from(logits[best]);
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    loss.nats += sum.ln() + highest - f64::from(logits[target]);
+    loss.count += 1;
+    loss.correct += usize::from(best == target);
+}

@@ -1,0 +1,189 @@
+//! A model's parameters under their names: listing, saving, loading, and updating them in place.
+
+use burn::module::Param;
+use burn::tensor::{Gradients, Tensor, TensorData};
+
+use crate::fused::{with_slice, with_slice_mut};
+
+/// A tensor as plain numbers, as checkpoints hold it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// Its name, parts separated by dots.
+    pub name: String,
+    /// Its shape; the product is the number of values.
+    pub shape: Vec<usize>,
+    /// Its values, row after row.
+    pub values: Vec<f32>,
+}
+
+/// Why a model could not take values over.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LoadError {
+    /// A tensor of the model is not among those given.
+    #[error("tensor {name} is missing; the model has other layers or directions than what is loaded")]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor given is not of the model.
+    #[error("tensor {name} does not belong to this model")]
+    Unknown {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor has another shape.
+    #[error("tensor {name} has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// The shape given.
+        found: Vec<usize>,
+        /// The model's shape.
+        expected: Vec<usize>,
+    },
+    /// A tensor's values do not fill its shape.
+    #[error("tensor {name} has {found} values, but shape {shape:?}")]
+    Values {
+        /// Its name.
+        name: String,
+        /// How many values there are.
+        found: usize,
+        /// The shape given.
+        shape: Vec<usize>,
+    },
+}
+
+/// A parameter of a model.
+#[derive(Clone, Copy, Debug)]
+pub enum Parameter<'a> {
+    /// A matrix.
+    Matrix(&'a Param<Tensor<2>>),
+    /// A vector.
+    Vector(&'a Param<Tensor<1>>),
+}
+
+impl Parameter<'_> {
+    /// Its shape.
+    #[must_use]
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Parameter::Matrix(parameter) => parameter.dims().to_vec(),
+            Parameter::Vector(parameter) => parameter.dims().to_vec(),
+        }
+    }
+
+    /// Calls `f` with the values, row after row; see [`with_slice`].
+    pub fn with_slice<R>(&self, f: impl FnOnce(&[f32]) -> R) -> R {
+        match self {
+            Parameter::Matrix(parameter) => with_slice(&parameter.val(), f),
+            Parameter::Vector(parameter) => with_slice(&parameter.val(), f),
+        }
+    }
+
+    /// Takes its gradient out, row after row in one dimension; `None` where the loss does not depend on it.
+    fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
+        match self {
+            Parameter::Matrix(parameter) => {
+                parameter.val().grad_remove(gradients).map(|gradient| gradient.flatten(0, 1))
+            }
+            Parameter::Vector(parameter) => parameter.val().grad_remove(gradients),
+        }
+    }
+}
+
+/// A parameter of a model, to be changed.
+#[derive(Debug)]
+pub enum ParameterMut<'a> {
+    /// A matrix.
+    Matrix(&'a mut Param<Tensor<2>>),
+    /// A vector.
+    Vector(&'a mut Param<Tensor<1>>),
+}
+
+impl ParameterMut<'_> {
+    /// Calls `f` with the values, row after row, to be changed in place; see [`with_slice_mut`].
+    pub fn with_slice_mut<R>(&mut self, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        match self {
+            ParameterMut::Matrix(parameter) => with_slice_mut(parameter, f),
+            ParameterMut::Vector(parameter) => with_slice_mut(parameter, f),
+        }
+    }
+}
+
+/// A model whose parameters have names.
+pub trait NamedParameters {
+    /// All parameters with their names, always in the same order.
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)>;
+
+    /// The same list, to change the parameters.
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)>;
+
+    /// Copies of all parameters.
+    fn named_tensors(&self) -> Vec<NamedTensor> {
+        self.parameters()
+            .into_iter()
+            .map(|(name, parameter)| NamedTensor {
+                name,
+                shape: parameter.shape(),
+                values: parameter.with_slice(<[f32]>::to_vec),
+            })
+            .collect()
+    }
+
+    /// Takes over the values of all parameters, given in any order. On an error nothing is changed.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the names or shapes are not exactly the model's.
+    fn load(&mut self, tensors: &[NamedTensor]) -> Result<(), LoadError> {
+        let mut chosen = Vec::new();
+        for (name, parameter) in self.parameters() {
+            let Some(tensor) = tensors.iter().find(|tensor| tensor.name == name) else {
+                return Err(LoadError::Missing { name });
+            };
+            let expected = parameter.shape();
+            if tensor.shape != expected {
+                return Err(LoadError::Shape { name, found: tensor.shape.clone(), expected });
+            }
+            if tensor.values.len() != expected.iter().product::<usize>() {
+                return Err(LoadError::Values { name, found: tensor.values.len(), shape: expected });
+            }
+            chosen.push(tensor);
+        }
+        let is_chosen = |tensor: &NamedTensor| chosen.iter().any(|&other| std::ptr::eq(other, tensor));
+        if let Some(tensor) = tensors.iter().find(|tensor| !is_chosen(tensor)) {
+            return Err(LoadError::Unknown { name: tensor.name.clone() });
+        }
+        for ((_, mut parameter), tensor) in self.parameters_mut().into_iter().zip(chosen) {
+            parameter.with_slice_mut(|values| values.copy_from_slice(&tensor.values));
+        }
+        Ok(())
+    }
+
+    /// Takes the gradients of all parameters out of what a backward pass returned, in the order of
+    /// [`parameters`](NamedParameters::parameters), each in one dimension. Zeros where the loss does not depend
+    /// on a parameter.
+    fn take_gradients(&self, gradients: &mut Gradients) -> Vec<Tensor<1>> {
+        self.parameters()
+            .into_iter()
+            .map(|(_, parameter)| {
+                parameter.take_gradient(gradients).unwrap_or_else(|| {
+                    let count: usize = parameter.shape().into_iter().product();
+                    let device = match parameter {
+                        Parameter::Matrix(parameter) => parameter.device(),
+                        Parameter::Vector(parameter) => parameter.device(),
+                    };
+                    Tensor::zeros([count], &device.without_autodiff())
+                })
+            })
+            .collect()
+    }
+}
+
+/// A parameter that holds `values`.
+pub(crate) fn parameter<const D: usize>(
+    values: Vec<f32>,
+    shape: [usize; D],
+    device: &burn::tensor::Device,
+) -> Param<Tensor<D>> {
+    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
+}

@@ -1,0 +1,1050 @@
+//! The recipe: everything that decides what an experiment does, as typed values.
+//!
+//! A recipe comes from a TOML file and from `key=value` overrides. Both go through one register,
+//! `KEYS`: the parser, the range checks, the error messages, the file that is written into a run and
+//! the table in `docs/recipe.md` all follow it. To add a key, add a field with its default, a line in
+//! `KEYS` and a row in `docs/recipe.md`; a test compares the two.
+
+use std::fmt;
+
+use carousel_kernels::{Activation, Cell, Reset};
+use thiserror::Error;
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+use crate::data::Tokens;
+
+/// One whole experiment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// What the model learns to do.
+    pub task: Task,
+    /// Where every random choice starts.
+    pub seed: u64,
+    /// What is read, and how it becomes tokens.
+    pub data: DataRecipe,
+    /// The network.
+    pub model: ModelRecipe,
+    /// How it is trained.
+    pub train: TrainRecipe,
+}
+
+/// The `[data]` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataRecipe {
+    /// Shares of `--data` for training, validation and test, where `--valid` and `--test` are not given.
+    pub split: [f64; 3],
+    /// What one token is.
+    pub tokens: Tokens,
+    /// A word seen less often than this in the training part becomes `<unk>`. Words only.
+    pub min_count: usize,
+    /// The largest vocabulary, `<unk>` and `<eos>` included; the most frequent words stay. Words only.
+    pub vocab_size: Option<usize>,
+}
+
+/// The `[model]` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelRecipe {
+    /// The recurrent cell.
+    pub cell: CellName,
+    /// The vanilla cell's non-linearity. `rnn` only.
+    pub activation: Activation,
+    /// Where the reset gate acts. `gru` only.
+    pub reset: Reset,
+    /// Recurrent layers on top of each other.
+    pub layers: usize,
+    /// `H`, units of a layer.
+    pub hidden: usize,
+    /// Width of a token's embedding.
+    pub embedding: usize,
+    /// What the forget gate's bias starts from. `lstm` only.
+    pub forget_bias: f64,
+}
+
+impl ModelRecipe {
+    /// The recurrence with its variant.
+    #[must_use]
+    pub fn recurrence(&self) -> Cell {
+        match self.cell {
+            CellName::Rnn => Cell::Rnn(self.activation),
+            CellName::Lstm => Cell::Lstm,
+            CellName::Gru => Cell::Gru(self.reset),
+        }
+    }
+}
+
+/// The `[train]` section.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainRecipe {
+    /// Passes over the training part. Exactly one of `epochs` and `steps` is set.
+    pub epochs: Option<f64>,
+    /// Updates of the weights. Exactly one of `epochs` and `steps` is set.
+    pub steps: Option<usize>,
+    /// Streams of text trained side by side.
+    pub batch: usize,
+    /// Tokens of every stream in one step; the gradient is cut there (truncated BPTT).
+    pub bptt: usize,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// Step size of the update rule.
+    pub learning_rate: f64,
+    /// Share of the last update that is kept. `momentum` only.
+    pub momentum: f64,
+    /// Largest global norm of the gradient; 0 leaves it as it is.
+    pub clip_norm: f64,
+    /// Steps between validations; unset: once an epoch.
+    pub validate_every: Option<usize>,
+    /// Seconds between checkpoints.
+    pub checkpoint_seconds: u64,
+    /// Tokens written after each validation; 0: none.
+    pub sample_length: usize,
+    /// Steps between two lines of progress.
+    pub log_every: usize,
+}
+
+/// A value that is one of a few names in a recipe.
+pub trait Named: Copy + PartialEq + 'static {
+    /// Every value, in the order of the documentation.
+    const ALL: &'static [Self];
+
+    /// The name in recipes and messages.
+    fn name(self) -> &'static str;
+}
+
+/// What a model learns to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Language model: predict the next token.
+    Lm,
+}
+
+impl Named for Task {
+    const ALL: &'static [Task] = &[Task::Lm];
+
+    fn name(self) -> &'static str {
+        match self {
+            Task::Lm => "lm",
+        }
+    }
+}
+
+/// The recurrent cell, without its variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CellName {
+    /// Vanilla recurrence.
+    Rnn,
+    /// Long short-term memory.
+    Lstm,
+    /// Gated recurrent unit.
+    Gru,
+}
+
+impl Named for CellName {
+    const ALL: &'static [CellName] = &[CellName::Rnn, CellName::Lstm, CellName::Gru];
+
+    fn name(self) -> &'static str {
+        match self {
+            CellName::Rnn => "rnn",
+            CellName::Lstm => "lstm",
+            CellName::Gru => "gru",
+        }
+    }
+}
+
+/// The update rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optimizer {
+    /// Plain stochastic gradient descent.
+    Sgd,
+    /// Gradient descent with momentum.
+    Momentum,
+    /// RMSprop (Tieleman and Hinton 2012).
+    RmsProp,
+    /// Adam (Kingma and Ba 2015).
+    Adam,
+}
+
+impl Named for Optimizer {
+    const ALL: &'static [Optimizer] =
+        &[Optimizer::Sgd, Optimizer::Momentum, Optimizer::RmsProp, Optimizer::Adam];
+
+    fn name(self) -> &'static str {
+        match self {
+            Optimizer::Sgd => "sgd",
+            Optimizer::Momentum => "momentum",
+            Optimizer::RmsProp => "rmsprop",
+            Optimizer::Adam => "adam",
+        }
+    }
+}
+
+impl Named for Tokens {
+    const ALL: &'static [Tokens] = &Tokens::ALL;
+
+    fn name(self) -> &'static str {
+        Tokens::name(self)
+    }
+}
+
+impl Named for Activation {
+    const ALL: &'static [Activation] = &[Activation::Tanh, Activation::Relu];
+
+    fn name(self) -> &'static str {
+        match self {
+            Activation::Tanh => "tanh",
+            Activation::Relu => "relu",
+        }
+    }
+}
+
+impl Named for Reset {
+    const ALL: &'static [Reset] = &[Reset::After, Reset::Before];
+
+    fn name(self) -> &'static str {
+        match self {
+            Reset::After => "after",
+            Reset::Before => "before",
+        }
+    }
+}
+
+/// What is wrong with a recipe. Every message says where, what was found and what was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RecipeError {
+    /// The text is not TOML, or an override is not `key=value`.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// Where it stands.
+        place: Place,
+        /// What the parser says.
+        message: String,
+    },
+    /// No key has this name.
+    #[error("{place}: {key} is not a known key; {hint}")]
+    UnknownKey {
+        /// Where it stands.
+        place: Place,
+        /// The name as given.
+        key: String,
+        /// The nearest known key, or the keys to choose from.
+        hint: String,
+    },
+    /// A value of the wrong type, or out of range.
+    #[error("{place}: {key} is {found}, expected {wanted}")]
+    Value {
+        /// Where it stands.
+        place: Place,
+        /// The key.
+        key: &'static str,
+        /// The value as given.
+        found: String,
+        /// What the key takes.
+        wanted: String,
+    },
+    /// A key that changes nothing next to the value of another.
+    #[error("{place}: {key} has no effect with {other} = {found}; it is read with {wanted} only")]
+    NoEffect {
+        /// Where it stands.
+        place: Place,
+        /// The key.
+        key: &'static str,
+        /// The key that decides.
+        other: &'static str,
+        /// Its value.
+        found: String,
+        /// The value that would make the key count.
+        wanted: &'static str,
+    },
+    /// Two keys that say the same thing in two ways.
+    #[error("{place}: {key} and {other} are both set, expected one of them")]
+    Both {
+        /// Where the second one stands.
+        place: Place,
+        /// One key.
+        key: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// A key without a default is not there.
+    #[error("{place}: {key} is missing, expected {wanted}")]
+    Missing {
+        /// Where it should stand.
+        place: Place,
+        /// The key.
+        key: &'static str,
+        /// What the key takes.
+        wanted: String,
+    },
+}
+
+/// Where a value of a recipe was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A line of a file, counted from 1.
+    Line(String, usize),
+    /// A file as a whole.
+    File(String),
+    /// An override, as given.
+    Override(String),
+    /// A recipe made in code.
+    Code,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(file, line) => write!(f, "{file}:{line}"),
+            Place::File(file) => f.write_str(file),
+            Place::Override(text) => write!(f, "--set {text}"),
+            Place::Code => f.write_str("recipe"),
+        }
+    }
+}
+
+impl Recipe {
+    /// The recipe of a task where nothing is said otherwise.
+    #[must_use]
+    pub fn default_for(task: Task) -> Recipe {
+        match task {
+            Task::Lm => Recipe {
+                task,
+                seed: 1,
+                data: DataRecipe {
+                    split: [0.9, 0.05, 0.05],
+                    tokens: Tokens::Char,
+                    min_count: 1,
+                    vocab_size: None,
+                },
+                model: ModelRecipe {
+                    cell: CellName::Lstm,
+                    activation: Activation::Tanh,
+                    reset: Reset::After,
+                    layers: 2,
+                    hidden: 128,
+                    embedding: 128,
+                    forget_bias: 1.0,
+                },
+                train: TrainRecipe {
+                    epochs: Some(10.0),
+                    steps: None,
+                    batch: 50,
+                    bptt: 50,
+                    optimizer: Optimizer::Adam,
+                    learning_rate: 0.002,
+                    momentum: 0.9,
+                    clip_norm: 5.0,
+                    validate_every: None,
+                    checkpoint_seconds: 120,
+                    sample_length: 200,
+                    log_every: 10,
+                },
+            },
+        }
+    }
+
+    /// Reads a recipe. `file` is the name used in messages.
+    ///
+    /// # Errors
+    /// [`RecipeError`] for text that is not TOML, a missing `task`, an unknown key, a value of the wrong
+    /// type or out of range, and a key that has no effect next to the file's other values.
+    pub fn from_toml(text: &str, file: &str) -> Result<Recipe, RecipeError> {
+        let line = |offset: usize| Place::Line(file.to_owned(), 1 + text[..offset].matches('\n').count());
+        let table = DeTable::parse(text).map_err(|error| RecipeError::Syntax {
+            place: line(error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        })?;
+        let mut given = Vec::new();
+        flatten(text, "", table.get_ref(), &mut |name, offset, value| {
+            given.push(Given { place: line(offset), name, value });
+        });
+
+        let task = given.iter().find(|given| given.name == "task").ok_or_else(|| {
+            let kind = &find("task").expect("task is in the register").kind;
+            RecipeError::Missing {
+                place: Place::File(file.to_owned()),
+                key: "task",
+                wanted: kind.to_string(),
+            }
+        })?;
+        // The task is applied twice: first alone, because it decides the defaults of all other keys.
+        let mut recipe = Recipe::default_for(Task::Lm);
+        recipe.apply(std::slice::from_ref(task))?;
+        recipe = Recipe::default_for(recipe.task);
+        recipe.apply(&given)?;
+        Ok(recipe)
+    }
+
+    /// Applies one override, such as `model.hidden=200`. Text needs no quotes.
+    ///
+    /// # Errors
+    /// As [`Recipe::set_all`].
+    pub fn set(&mut self, assignment: &str) -> Result<(), RecipeError> {
+        self.set_all(&[assignment])
+    }
+
+    /// Applies overrides together, so that their order does not matter; of two for one key the last
+    /// counts. `train.steps` takes the place of `train.epochs`, and the other way round.
+    ///
+    /// # Errors
+    /// [`RecipeError`], and the recipe is left as it was: for an override that is not `key=value`, an
+    /// unknown key, a bad value, or an override that has no effect in the resulting recipe.
+    pub fn set_all<S: AsRef<str>>(&mut self, assignments: &[S]) -> Result<(), RecipeError> {
+        let given = assignments.iter().map(|assignment| {
+            let text = assignment.as_ref();
+            let place = Place::Override(text.to_owned());
+            match text.split_once('=') {
+                Some((name, value)) => {
+                    let value = value.trim();
+                    // What is no TOML value is text without its quotes.
+                    let value = value.parse().unwrap_or_else(|_| Value::String(value.to_owned()));
+                    Ok(Given { place, name: name.trim().to_owned(), value })
+                }
+                None => Err(RecipeError::Syntax {
+                    place,
+                    message: "expected key=value, such as model.hidden=200".to_owned(),
+                }),
+            }
+        });
+        let given = given.collect::<Result<Vec<_>, _>>()?;
+        let mut changed = self.clone();
+        changed.apply(&given)?;
+        *self = changed;
+        Ok(())
+    }
+
+    /// Checks every value's range. Recipes read from a file or changed by overrides have passed this.
+    ///
+    /// # Errors
+    /// [`RecipeError`] for the first value out of range, or where not exactly one of `train.epochs` and
+    /// `train.steps` is set.
+    pub fn check(&self) -> Result<(), RecipeError> {
+        for key in KEYS {
+            if let Some(value) = (key.get)(self)
+                && !key.kind.accepts(&value)
+            {
+                return Err(key.refuse(Place::Code, &value));
+            }
+        }
+        let (key, other) = ("train.steps", "train.epochs");
+        match (self.train.steps, self.train.epochs) {
+            (Some(_), Some(_)) => Err(RecipeError::Both { place: Place::Code, key, other }),
+            (None, None) => Err(RecipeError::Missing {
+                place: Place::Code,
+                key,
+                wanted: format!("{key} or {other} to be set"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The recipe as a file from which [`Recipe::from_toml`] reads the same experiment. Keys that have no
+    /// effect next to the others are left out.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        for key in KEYS {
+            let Some(value) = (key.get)(self) else { continue };
+            if key.blocked(self).is_some() {
+                continue;
+            }
+            let (now, name) = key.name.split_once('.').unwrap_or(("", key.name));
+            if now != section {
+                text.push_str(&format!("\n[{now}]\n"));
+                section = now;
+            }
+            text.push_str(&format!("{name} = {value}\n"));
+        }
+        text
+    }
+
+    fn apply(&mut self, given: &[Given]) -> Result<(), RecipeError> {
+        let mut keys = Vec::with_capacity(given.len());
+        for Given { place, name, value } in given {
+            let key = find(name).ok_or_else(|| unknown(place, name))?;
+            if !key.kind.accepts(value) || (key.set)(self, value).is_none() {
+                return Err(key.refuse(place.clone(), value));
+            }
+            match key.name {
+                "train.steps" => self.train.epochs = None,
+                "train.epochs" => self.train.steps = None,
+                _ => {}
+            }
+            keys.push((key, place));
+        }
+        let place_of = |name| keys.iter().rev().find(|(key, _)| key.name == name).map(|(_, place)| place);
+        if let (Some(place), Some(_)) = (place_of("train.steps"), place_of("train.epochs")) {
+            let (key, other) = ("train.steps", "train.epochs");
+            return Err(RecipeError::Both { place: (*place).clone(), key, other });
+        }
+        for (key, place) in keys {
+            if let Some((only, found)) = key.blocked(self) {
+                return Err(RecipeError::NoEffect {
+                    place: place.clone(),
+                    key: key.name,
+                    other: only.key,
+                    found,
+                    wanted: only.value,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A value with its place, as read.
+struct Given {
+    place: Place,
+    name: String,
+    value: Value,
+}
+
+/// Walks the sections of a table down to its values, with dotted names and the offset of each key.
+/// An empty section of an unknown name is visited as if it were a value, or nobody would notice it.
+fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, visit: &mut impl FnMut(String, usize, Value)) {
+    for (key, value) in table {
+        let name = format!("{prefix}{}", key.get_ref());
+        match value.get_ref() {
+            DeValue::Table(inner) if find(&name).is_none() && (!inner.is_empty() || is_section(&name)) => {
+                flatten(text, &format!("{name}."), inner, visit);
+            }
+            // The value has parsed once already; a section header's span is no value, its type is enough.
+            _ => {
+                let value = text[value.span()].parse().unwrap_or_else(|_| Value::Table(toml::Table::new()));
+                visit(name, key.span().start, value);
+            }
+        }
+    }
+}
+
+/// One line of the register.
+struct Key {
+    /// Dotted, as in `--set`.
+    name: &'static str,
+    kind: Kind,
+    /// The key counts only where this holds.
+    only_with: Option<OnlyWith>,
+    get: fn(&Recipe) -> Option<Value>,
+    set: fn(&mut Recipe, &Value) -> Option<()>,
+}
+
+/// "The key counts only where `key` is `value`."
+#[derive(Clone, Copy)]
+struct OnlyWith {
+    key: &'static str,
+    value: &'static str,
+}
+
+impl Key {
+    const fn only_with(mut self, key: &'static str, value: &'static str) -> Key {
+        self.only_with = Some(OnlyWith { key, value });
+        self
+    }
+
+    /// The condition that the recipe does not meet, and the value found instead.
+    fn blocked(&self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
+        let only = self.only_with?;
+        let found = find(only.key).and_then(|key| (key.get)(recipe))?;
+        (found.as_str() != Some(only.value)).then(|| (only, found.to_string()))
+    }
+
+    fn refuse(&self, place: Place, value: &Value) -> RecipeError {
+        RecipeError::Value { place, key: self.name, found: value.to_string(), wanted: self.kind.to_string() }
+    }
+}
+
+macro_rules! key {
+    (@line $name:expr, $kind:expr, $($field:ident).+) => {
+        Key {
+            name: $name,
+            kind: $kind,
+            only_with: None,
+            get: |recipe| Setting::write(&recipe.$($field).+),
+            set: |recipe, value| Setting::read(value).map(|read| recipe.$($field).+ = read),
+        }
+    };
+    ($field:ident, $kind:expr) => { key!(@line stringify!($field), $kind, $field) };
+    ($section:ident.$field:ident, $kind:expr) => {
+        key!(@line concat!(stringify!($section), ".", stringify!($field)), $kind, $section.$field)
+    };
+}
+
+const COUNT: u64 = u32::MAX as u64;
+const SIZE: u64 = 1 << 16;
+
+/// The register of keys, in the order of `docs/recipe.md` and of written recipes.
+const KEYS: &[Key] = &[
+    key!(task, Kind::OneOf(names::<Task>)),
+    key!(seed, Kind::Whole(0, i64::MAX as u64)),
+    key!(data.split, Kind::Shares),
+    key!(data.tokens, Kind::OneOf(names::<Tokens>)),
+    key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", "word"),
+    key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", "word"),
+    key!(model.cell, Kind::OneOf(names::<CellName>)),
+    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", "rnn"),
+    key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", "gru"),
+    key!(model.layers, Kind::Whole(1, 1000)),
+    key!(model.hidden, Kind::Whole(1, SIZE)),
+    key!(model.embedding, Kind::Whole(1, SIZE)),
+    key!(model.forget_bias, Kind::Number(-100.0, 100.0)).only_with("model.cell", "lstm"),
+    key!(train.epochs, Kind::Above(0.0, 1e6)),
+    key!(train.steps, Kind::Whole(1, COUNT)),
+    key!(train.batch, Kind::Whole(1, SIZE)),
+    key!(train.bptt, Kind::Whole(1, SIZE)),
+    key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
+    key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
+    key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", "momentum"),
+    key!(train.clip_norm, Kind::Number(0.0, 1e9)),
+    key!(train.validate_every, Kind::Whole(1, COUNT)),
+    key!(train.checkpoint_seconds, Kind::Whole(1, COUNT)),
+    key!(train.sample_length, Kind::Whole(0, COUNT)),
+    key!(train.log_every, Kind::Whole(1, COUNT)),
+];
+
+fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Names of the keys of a section.
+fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
+    KEYS.iter()
+        .map(|key| key.name)
+        .filter(move |name| name.split_once('.').is_some_and(|(found, _)| found == section))
+}
+
+fn is_section(name: &str) -> bool {
+    keys_of(name).next().is_some()
+}
+
+/// What values a key takes; its text is the type column of `docs/recipe.md`.
+enum Kind {
+    /// A whole number, both ends included.
+    Whole(u64, u64),
+    /// A number, both ends included.
+    Number(f64, f64),
+    /// A number above the first and up to the second.
+    Above(f64, f64),
+    /// One of these names.
+    OneOf(fn() -> Vec<&'static str>),
+    /// Shares of the data: training, validation, test.
+    Shares,
+}
+
+impl Kind {
+    fn accepts(&self, value: &Value) -> bool {
+        match *self {
+            Kind::Whole(from, to) => {
+                value.as_integer().and_then(|n| u64::try_from(n).ok()).is_some_and(|n| from <= n && n <= to)
+            }
+            Kind::Number(from, to) => number(value).is_some_and(|n| from <= n && n <= to),
+            Kind::Above(from, to) => number(value).is_some_and(|n| from < n && n <= to),
+            Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
+            Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
+                let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
+                in_range && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Whole(from, to) if *to >= COUNT => write!(f, "a whole number from {from}"),
+            Kind::Whole(from, to) => write!(f, "a whole number from {from} to {to}"),
+            Kind::Number(from, to) => write!(f, "a number from {from} to {to}"),
+            Kind::Above(from, to) => write!(f, "a number above {from}, up to {to}"),
+            Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
+            Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
+        }
+    }
+}
+
+/// A type that a field of the recipe may have.
+trait Setting: Sized {
+    /// `None`: the value has another type.
+    fn read(value: &Value) -> Option<Self>;
+    /// `None`: the field is unset.
+    fn write(&self) -> Option<Value>;
+}
+
+impl Setting for usize {
+    fn read(value: &Value) -> Option<usize> {
+        value.as_integer().and_then(|number| usize::try_from(number).ok())
+    }
+
+    fn write(&self) -> Option<Value> {
+        (*self as u64).write()
+    }
+}
+
+impl Setting for u64 {
+    fn read(value: &Value) -> Option<u64> {
+        value.as_integer().and_then(|number| u64::try_from(number).ok())
+    }
+
+    /// TOML's whole numbers end at `i64::MAX`; one above becomes text, which every range refuses.
+    fn write(&self) -> Option<Value> {
+        Some(i64::try_from(*self).map_or_else(|_| Value::String(self.to_string()), Value::Integer))
+    }
+}
+
+impl Setting for f64 {
+    fn read(value: &Value) -> Option<f64> {
+        number(value)
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Float(*self))
+    }
+}
+
+impl Setting for [f64; 3] {
+    fn read(value: &Value) -> Option<[f64; 3]> {
+        let numbers: Vec<f64> = value.as_array()?.iter().map(number).collect::<Option<_>>()?;
+        numbers.try_into().ok()
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().copied().map(Value::Float).collect()))
+    }
+}
+
+impl<T: Setting> Setting for Option<T> {
+    fn read(value: &Value) -> Option<Option<T>> {
+        T::read(value).map(Some)
+    }
+
+    fn write(&self) -> Option<Value> {
+        self.as_ref().and_then(T::write)
+    }
+}
+
+impl<T: Named> Setting for T {
+    fn read(value: &Value) -> Option<T> {
+        let name = value.as_str()?;
+        T::ALL.iter().copied().find(|named| named.name() == name)
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::String(self.name().to_owned()))
+    }
+}
+
+fn names<T: Named>() -> Vec<&'static str> {
+    T::ALL.iter().map(|named| named.name()).collect()
+}
+
+/// A number, written with or without a decimal point.
+fn number(value: &Value) -> Option<f64> {
+    value.as_float().or_else(|| value.as_integer().map(|number| number as f64))
+}
+
+fn unknown(place: &Place, name: &str) -> RecipeError {
+    let list = |names: Vec<&str>| format!("the known keys are {}", names.join(", "));
+    let hint = if is_section(name) {
+        list(keys_of(name).collect())
+    } else if let Some(key) = nearest(name) {
+        format!("did you mean {key}?")
+    } else {
+        match name.split_once('.') {
+            Some((section, _)) if is_section(section) => list(keys_of(section).collect()),
+            _ => list(KEYS.iter().map(|key| key.name).collect()),
+        }
+    };
+    RecipeError::UnknownKey { place: place.clone(), key: name.to_owned(), hint }
+}
+
+/// The known key that takes the fewest edits, if they are few. A right name in the wrong section, or
+/// without one, is one edit away.
+fn nearest(name: &str) -> Option<&'static str> {
+    let last = |name: &'_ str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let distance = |key: &str| edits(name, key).min(1 + edits(&last(name), &last(key)));
+    let (edits, key) = KEYS.iter().map(|key| (distance(key.name), key.name)).min()?;
+    (edits <= 2.max(name.len() / 4)).then_some(key)
+}
+
+/// Levenshtein distance: insertions, deletions and replacements that turn one text into the other.
+fn edits(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn repository(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+    }
+
+    fn default() -> Recipe {
+        Recipe::default_for(Task::Lm)
+    }
+
+    #[test]
+    fn the_register_in_the_documentation_lists_these_keys_and_defaults() {
+        let text = fs::read_to_string(repository("docs/recipe.md")).unwrap();
+        let rows = text.lines().filter(|line| line.starts_with("| `"));
+        let documented: Vec<String> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+                assert_eq!(cells.len(), 4, "{row}");
+                let only = KEYS.iter().find(|key| cells[0] == format!("`{}`", key.name));
+                if let Some(OnlyWith { key, value }) = only.and_then(|key| key.only_with) {
+                    let condition = format!("Only with `{key} = \"{value}\"`.");
+                    assert!(cells[3].ends_with(&condition), "{row}\nshould end with {condition}");
+                } else {
+                    assert!(!cells[3].contains("Only with"), "{row}");
+                }
+                cells[..3].join(" | ")
+            })
+            .collect();
+        let known: Vec<String> = KEYS
+            .iter()
+            .map(|key| {
+                let value = (key.get)(&default());
+                let value = value.map_or("unset".to_owned(), |value| format!("`{value}`"));
+                format!("`{}` | {} | {value}", key.name, key.kind)
+            })
+            .collect();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn every_recipe_of_the_project_is_valid() {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(repository("recipes")).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(text.starts_with("# "), "{name} needs a header that says what it is");
+            if let Err(error) = Recipe::from_toml(&text, &name) {
+                panic!("{error}");
+            }
+            names.push(name);
+        }
+        assert!(names.contains(&"char-rnn.toml".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn every_key_changes_the_recipe_and_survives_a_file() {
+        let others = [
+            ("task", "lm", ""),
+            ("seed", "7", ""),
+            ("data.split", "[0.5, 0.25, 0.25]", ""),
+            ("data.tokens", "byte", ""),
+            ("data.min_count", "3", "data.tokens=word"),
+            ("data.vocab_size", "10000", "data.tokens=word"),
+            ("model.cell", "rnn", ""),
+            ("model.activation", "relu", "model.cell=rnn"),
+            ("model.reset", "before", "model.cell=gru"),
+            ("model.layers", "3", ""),
+            ("model.hidden", "200", ""),
+            ("model.embedding", "64", ""),
+            ("model.forget_bias", "0", ""),
+            ("train.epochs", "2.5", ""),
+            ("train.steps", "100", ""),
+            ("train.batch", "20", ""),
+            ("train.bptt", "35", ""),
+            ("train.optimizer", "rmsprop", ""),
+            ("train.learning_rate", "1e-3", ""),
+            ("train.momentum", "0.5", "train.optimizer=momentum"),
+            ("train.clip_norm", "0", ""),
+            ("train.validate_every", "500", ""),
+            ("train.checkpoint_seconds", "5", ""),
+            ("train.sample_length", "0", ""),
+            ("train.log_every", "1", ""),
+        ];
+        assert_eq!(
+            others.map(|(name, ..)| name).to_vec(),
+            KEYS.iter().map(|key| key.name).collect::<Vec<_>>()
+        );
+        for (name, value, needs) in others {
+            let mut before = default();
+            if !needs.is_empty() {
+                before.set(needs).unwrap();
+            }
+            let mut after = before.clone();
+            after.set(&format!("{name}={value}")).unwrap();
+            assert_eq!(after == before, name == "task", "{name}");
+            after.check().unwrap();
+            assert_eq!(Recipe::from_toml(&after.to_toml(), "config.toml").unwrap(), after, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_says_what_differs_from_the_defaults() {
+        let text =
+            "task = 'lm'\nmodel.hidden = 200\n[data]\nsplit = [\n  1, # all\n  0, 0]\n[train]\nsteps = 9\n";
+        let recipe = Recipe::from_toml(text, "a.toml").unwrap();
+        let mut expected = default();
+        expected.model.hidden = 200;
+        expected.data.split = [1.0, 0.0, 0.0];
+        expected.train.steps = Some(9);
+        expected.train.epochs = None;
+        assert_eq!(recipe, expected);
+        assert_eq!(Recipe::from_toml("task = \"lm\"", "a.toml").unwrap(), default());
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_line() {
+        let check = |text: &str, expected: &str| {
+            let error = Recipe::from_toml(&format!("task = \"lm\"\n{text}\n"), "a.toml").unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        };
+        check("[model]\n\nhiden = 3", "a.toml:4: model.hiden is not a known key; did you mean model.hidden?");
+        check("hidden = 3", "a.toml:2: hidden is not a known key; did you mean model.hidden?");
+        check("[train]\nhidden = 3", "a.toml:3: train.hidden is not a known key; did you mean model.hidden?");
+        check("[modle]\nlayers = 3", "a.toml:3: modle.layers is not a known key; did you mean model.layers?");
+        check(
+            "[data]\nwhatever = 3",
+            "a.toml:3: data.whatever is not a known key; \
+             the known keys are data.split, data.tokens, data.min_count, data.vocab_size",
+        );
+        check(
+            "data = 3",
+            "a.toml:2: data is not a known key; \
+             the known keys are data.split, data.tokens, data.min_count, data.vocab_size",
+        );
+        check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
+        check(
+            "[data.split]",
+            "a.toml:2: data.split is {}, expected three shares that add up to 1, the first above 0",
+        );
+        check(
+            "[model]\nhidden = -3",
+            "a.toml:3: model.hidden is -3, expected a whole number from 1 to 65536",
+        );
+        check("model.hidden = 1.5", "a.toml:2: model.hidden is 1.5, expected a whole number from 1 to 65536");
+        check("train.batch = 0", "a.toml:2: train.batch is 0, expected a whole number from 1 to 65536");
+        check("train.batch = '5'", "a.toml:2: train.batch is \"5\", expected a whole number from 1 to 65536");
+        check(
+            "train.learning_rate = nan",
+            "a.toml:2: train.learning_rate is nan, expected a number above 0, up to 1000",
+        );
+        check("model.cell = 'tree'", "a.toml:2: model.cell is \"tree\", expected one of rnn, lstm, gru");
+        check(
+            "data.split = [0.9, 0.2, 0]",
+            "a.toml:2: data.split is [0.9, 0.2, 0], expected three shares that add up to 1, the first above 0",
+        );
+        check(
+            "[model]\ncell = 'lstm'\nreset = 'before'",
+            "a.toml:4: model.reset has no effect with model.cell = \"lstm\"; it is read with gru only",
+        );
+        check(
+            "[train]\nepochs = 3\nsteps = 4",
+            "a.toml:4: train.steps and train.epochs are both set, expected one of them",
+        );
+        check("seed = 1\nseed = 2", "a.toml:3: duplicate key");
+        let check = |text: &str, expected: &str| {
+            assert_eq!(Recipe::from_toml(text, "a.toml").unwrap_err().to_string(), expected);
+        };
+        check("[model]\nhidden = 3", "a.toml: task is missing, expected one of lm");
+        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm");
+    }
+
+    #[test]
+    fn overrides_count_together() {
+        let check = |assignments: &[&str], expected: Result<&str, &str>| {
+            let mut recipe = default();
+            let outcome = recipe.set_all(assignments).map_err(|error| error.to_string());
+            match expected {
+                Ok(line) => {
+                    outcome.unwrap();
+                    assert!(recipe.to_toml().lines().any(|found| found == line), "{}", recipe.to_toml());
+                }
+                Err(message) => {
+                    assert_eq!(outcome.unwrap_err(), message);
+                    assert_eq!(recipe, default(), "a refused override must change nothing");
+                }
+            }
+        };
+        check(&["model.reset=before", "model.cell=gru"], Ok("reset = \"before\""));
+        check(&["model.hidden=5", "model.hidden=6"], Ok("hidden = 6"));
+        check(&[" data.tokens = \"word\" "], Ok("tokens = \"word\""));
+        check(&["train.steps=5"], Ok("steps = 5"));
+        check(
+            &["train.steps=5", "train.epochs=1"],
+            Err("--set train.steps=5: train.steps and train.epochs are both set, expected one of them"),
+        );
+        check(
+            &["model.layers=1", "model.reset=before"],
+            Err("--set model.reset=before: model.reset has no effect with model.cell = \"lstm\"; \
+                 it is read with gru only"),
+        );
+        check(
+            &["model.hiden=3"],
+            Err("--set model.hiden=3: model.hiden is not a known key; did you mean model.hidden?"),
+        );
+        check(
+            &["model.hidden="],
+            Err("--set model.hidden=: model.hidden is \"\", expected a whole number from 1 to 65536"),
+        );
+        check(&["model.hidden"], Err("--set model.hidden: expected key=value, such as model.hidden=200"));
+    }
+
+    #[test]
+    fn an_override_may_take_the_effect_from_a_key_of_the_file() {
+        let mut recipe =
+            Recipe::from_toml("task = 'lm'\nmodel.forget_bias = 2\ntrain.epochs = 3", "a").unwrap();
+        recipe.set_all(&["model.cell=gru", "train.steps=10"]).unwrap();
+        let written = recipe.to_toml();
+        assert!(!written.contains("forget_bias") && !written.contains("epochs"), "{written}");
+        Recipe::from_toml(&written, "config.toml").unwrap();
+    }
+
+    #[test]
+    fn a_recipe_made_in_code_is_checked() {
+        let check = |change: fn(&mut Recipe), expected: &str| {
+            let mut recipe = default();
+            change(&mut recipe);
+            let message = recipe.check().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(message, expected);
+        };
+        check(|_| {}, "");
+        check(|r| r.train.batch = 0, "recipe: train.batch is 0, expected a whole number from 1 to 65536");
+        check(
+            |r| r.train.learning_rate = f64::INFINITY,
+            "recipe: train.learning_rate is inf, expected a number above 0, up to 1000",
+        );
+        check(
+            |r| r.seed = u64::MAX,
+            "recipe: seed is \"18446744073709551615\", expected a whole number from 0",
+        );
+        check(
+            |r| r.train.steps = Some(1),
+            "recipe: train.steps and train.epochs are both set, expected one of them",
+        );
+        check(
+            |r| r.train.epochs = None,
+            "recipe: train.steps is missing, expected train.steps or train.epochs to be set",
+        );
+    }
+
+    #[test]
+    fn the_recurrence_carries_its_variant() {
+        let check = |assignments: &[&str], expected: Cell| {
+            let mut recipe = default();
+            recipe.set_all(assignments).unwrap();
+            assert_eq!(recipe.model.recurrence(), expected);
+        };
+        check(&[], Cell::Lstm);
+        check(&["model.cell=rnn", "model.activation=relu"], Cell::Rnn(Activation::Relu));
+        check(&["model.cell=gru", "model.reset=before"], Cell::Gru(Reset::Before));
+    }
+}

@@ -1,0 +1,472 @@
+//! A stack of recurrent layers as a Burn module.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use carousel_kernels::{Batch, Layer, Layout};
+
+use crate::cell::Cell;
+use crate::fused::{self, TapePool};
+use crate::init::{Init, Initializer};
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::portable;
+use crate::ragged::Ragged;
+use crate::state::{LayerState, State};
+use crate::stepper::Stepper;
+
+/// Which ways the layers of a stack walk through time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first step to the last.
+    #[default]
+    Forward,
+    /// From each sequence's last real step to its first.
+    Reverse,
+    /// Both; the outputs stand beside each other, forward first, and feed the next layer together.
+    Both,
+}
+
+impl Direction {
+    fn kernels(self) -> &'static [carousel_kernels::Direction] {
+        use carousel_kernels::Direction::{Forward, Reverse};
+        match self {
+            Direction::Forward => &[Forward],
+            Direction::Reverse => &[Reverse],
+            Direction::Both => &[Forward, Reverse],
+        }
+    }
+}
+
+/// Which implementation runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Path {
+    /// The fused kernels for 32-bit floats in CPU memory, Burn's operations for everything else.
+    #[default]
+    Auto,
+    /// Always Burn's operations.
+    Portable,
+}
+
+impl Path {
+    /// Whether the kernels run for this input and this parameter.
+    pub(crate) fn is_fused(self, x: &Tensor<2>, weight: &Tensor<2>) -> bool {
+        self == Path::Auto && fused::supports(x) && fused::supports(weight)
+    }
+}
+
+/// Why a stack or a model could not be made.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum ConfigError {
+    /// A size is zero.
+    #[error("{what} is 0, expected at least 1")]
+    Zero {
+        /// Which size.
+        what: &'static str,
+    },
+    /// The forget bias is not a finite number.
+    #[error("forget_bias is {found}, expected a finite number")]
+    ForgetBias {
+        /// What was given.
+        found: f64,
+    },
+}
+
+/// Sizes and options of a [`Recurrent`].
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use carousel::cell::Cell;
+/// use carousel::recurrent::{Direction, RecurrentConfig};
+///
+/// let device = Device::default();
+/// let stack = RecurrentConfig::new(Cell::Lstm, 3, 8)
+///     .with_layers(2)
+///     .with_direction(Direction::Both)
+///     .init(&device)?;
+/// let x = Tensor::<3>::ones([4, 5, 3], &device); // 4 sequences of 5 steps
+/// let (y, state) = stack.forward(x, None);
+/// assert_eq!(y.dims(), [4, 5, 16]);
+/// assert_eq!(state.h().dims(), [4, 4, 8]); // 2 layers, 2 directions
+/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RecurrentConfig {
+    cell: Cell,
+    input: usize,
+    hidden: usize,
+    layers: usize,
+    direction: Direction,
+    init: Init,
+    forget_bias: f64,
+    seed: u64,
+}
+
+impl RecurrentConfig {
+    /// One forward layer of `cell` from `input` to `hidden` values a step.
+    pub fn new(cell: Cell, input: usize, hidden: usize) -> RecurrentConfig {
+        RecurrentConfig {
+            cell,
+            input,
+            hidden,
+            layers: 1,
+            direction: Direction::default(),
+            init: Init::default(),
+            forget_bias: 1.0,
+            seed: 0,
+        }
+    }
+
+    /// How many layers, each reading the outputs of the one below. Default 1.
+    pub fn with_layers(self, layers: usize) -> RecurrentConfig {
+        RecurrentConfig { layers, ..self }
+    }
+
+    /// Which ways through time. Default [`Direction::Forward`].
+    pub fn with_direction(self, direction: Direction) -> RecurrentConfig {
+        RecurrentConfig { direction, ..self }
+    }
+
+    /// How weights are drawn. Default [`Init::Uniform`].
+    pub fn with_init(self, init: Init) -> RecurrentConfig {
+        RecurrentConfig { init, ..self }
+    }
+
+    /// What an LSTM's forget gate starts with (Jozefowicz et al. 2015): `bias_ih` holds this value there and
+    /// `bias_hh` zero. Default 1. Other cells have no forget gate and ignore it.
+    pub fn with_forget_bias(self, forget_bias: f64) -> RecurrentConfig {
+        RecurrentConfig { forget_bias, ..self }
+    }
+
+    /// The seed the weights are drawn from. Default 0.
+    pub fn with_seed(self, seed: u64) -> RecurrentConfig {
+        RecurrentConfig { seed, ..self }
+    }
+
+    /// Makes the stack. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a size is zero or the forget bias is not finite.
+    pub fn init(&self, device: &Device) -> Result<Recurrent, ConfigError> {
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the stack with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](RecurrentConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<Recurrent, ConfigError> {
+        for (what, size) in [("input", self.input), ("hidden", self.hidden), ("layers", self.layers)] {
+            if size == 0 {
+                return Err(ConfigError::Zero { what });
+            }
+        }
+        if !self.forget_bias.is_finite() {
+            return Err(ConfigError::ForgetBias { found: self.forget_bias });
+        }
+        let recurrent = |weights| Recurrent {
+            weights,
+            cell: self.cell,
+            input: self.input,
+            hidden: self.hidden,
+            layers: self.layers,
+            direction: self.direction,
+            path: Path::Auto,
+        };
+        let frame = recurrent(Vec::new());
+        let weights = (0..self.layers)
+            .flat_map(|layer| frame.kernel_layers(layer))
+            .map(|layer| self.draw(&layer, random, device))
+            .collect();
+        Ok(recurrent(weights))
+    }
+
+    fn draw(&self, layer: &Layer, random: &mut Initializer, device: &Device) -> RecurrentWeights {
+        let (input, hidden, gates) = (layer.input, layer.hidden, layer.cell.gates());
+        let rows = gates * hidden;
+        let (weight_ih, weight_hh, mut bias_ih, mut bias_hh) = match self.init {
+            Init::Uniform => {
+                let bound = 1.0 / (hidden as f64).sqrt();
+                let mut draw = |count| random.uniform(count, bound);
+                (draw(rows * input), draw(rows * hidden), draw(rows), draw(rows))
+            }
+            Init::XavierOrthogonal => {
+                let bound = (6.0 / (input + hidden) as f64).sqrt();
+                let weight_ih = random.uniform(rows * input, bound);
+                let weight_hh = (0..gates).flat_map(|_| random.orthogonal(hidden)).collect();
+                (weight_ih, weight_hh, vec![0.0; rows], vec![0.0; rows])
+            }
+        };
+        if layer.cell == Cell::Lstm {
+            bias_ih[hidden..2 * hidden].fill(self.forget_bias as f32);
+            bias_hh[hidden..2 * hidden].fill(0.0);
+        }
+        RecurrentWeights {
+            weight_ih: parameter(weight_ih, [rows, input], device),
+            weight_hh: parameter(weight_hh, [rows, hidden], device),
+            bias_ih: parameter(bias_ih, [rows], device),
+            bias_hh: parameter(bias_hh, [rows], device),
+            tapes: TapePool::default(),
+        }
+    }
+}
+
+/// The parameters of one layer in one direction, in PyTorch's layout: gates i f g o of an LSTM, r z n of a GRU.
+#[derive(Module, Debug)]
+pub struct RecurrentWeights {
+    /// `[G·H, I]`.
+    pub weight_ih: Param<Tensor<2>>,
+    /// `[G·H, H]`.
+    pub weight_hh: Param<Tensor<2>>,
+    /// `[G·H]`.
+    pub bias_ih: Param<Tensor<1>>,
+    /// `[G·H]`.
+    pub bias_hh: Param<Tensor<1>>,
+    #[module(skip)]
+    pub(crate) tapes: TapePool,
+}
+
+/// What a layer computes on.
+pub(crate) struct LayerInput<'a> {
+    pub(crate) batch: &'a Arc<Batch>,
+    /// Rows in the order of `x_layout`, `I` values each.
+    pub(crate) x: Tensor<2>,
+    /// [`Layout::Padded`] only where all sequences are equally long.
+    pub(crate) x_layout: Layout,
+    pub(crate) y_layout: Layout,
+}
+
+/// What a layer computes: the outputs of all its directions side by side, and each direction's last state.
+pub(crate) struct LayerOutput {
+    pub(crate) y: Tensor<2>,
+    pub(crate) last: Vec<LayerState>,
+}
+
+/// What a stack reads and writes: a [`Ragged`] batch, or a `Tensor<3>` `[B, T, I]` of equally long sequences.
+pub trait Sequence: sealed::Sealed {}
+
+impl Sequence for Ragged {}
+impl Sequence for Tensor<3> {}
+
+mod sealed {
+    use super::{Arc, Batch, Layout, Ragged, Tensor};
+
+    pub trait Sealed: Sized {
+        /// Rows, the sequences they belong to, and how they stand.
+        fn into_rows(self) -> (Tensor<2>, Arc<Batch>, Layout);
+        fn from_rows(rows: Tensor<2>, batch: Arc<Batch>) -> Self;
+    }
+
+    impl Sealed for Ragged {
+        fn into_rows(self) -> (Tensor<2>, Arc<Batch>, Layout) {
+            (self.frames(), self.batch().clone(), Layout::Packed)
+        }
+
+        fn from_rows(rows: Tensor<2>, batch: Arc<Batch>) -> Ragged {
+            Ragged::new(rows, batch).expect("a layer writes as many rows as it reads")
+        }
+    }
+
+    impl Sealed for Tensor<3> {
+        fn into_rows(self) -> (Tensor<2>, Arc<Batch>, Layout) {
+            let [sequences, time, width] = self.dims();
+            let batch = Arc::new(Batch::full(sequences, time));
+            // Burn's reshape reads a zero as "this dimension as it was".
+            let rows = match sequences * time {
+                0 => Tensor::zeros([0, width], &self.device()),
+                rows => self.reshape([rows, width]),
+            };
+            (rows, batch, Layout::Padded)
+        }
+
+        fn from_rows(rows: Tensor<2>, batch: Arc<Batch>) -> Tensor<3> {
+            let shape = [batch.sequences(), batch.time(), rows.dims()[1]];
+            if batch.frames() == 0 { Tensor::zeros(shape, &rows.device()) } else { rows.reshape(shape) }
+        }
+    }
+}
+
+/// A stack of recurrent layers.
+#[derive(Module, Debug)]
+pub struct Recurrent {
+    /// Layer 0 forward, layer 0 reverse, layer 1 forward, …
+    weights: Vec<RecurrentWeights>,
+    #[module(skip)]
+    cell: Cell,
+    #[module(skip)]
+    input: usize,
+    #[module(skip)]
+    hidden: usize,
+    #[module(skip)]
+    layers: usize,
+    #[module(skip)]
+    direction: Direction,
+    #[module(skip)]
+    path: Path,
+}
+
+impl Recurrent {
+    /// Runs the stack over sequences, from `state` or from zero. Returns the last layer's output at every step,
+    /// in the form the input had (`O` is `H`, or `2·H` in both directions), and the state after each sequence's
+    /// last real step.
+    ///
+    /// # Panics
+    /// When the input has another width than the stack, or the state other sizes.
+    #[must_use]
+    pub fn forward<S: Sequence>(&self, x: S, state: Option<State>) -> (S, State) {
+        let (rows, batch, layout) = x.into_rows();
+        let (rows, state) = self.run(rows, &batch, layout, state);
+        (S::from_rows(rows, batch), state)
+    }
+
+    fn run(
+        &self,
+        mut x: Tensor<2>,
+        batch: &Arc<Batch>,
+        layout: Layout,
+        state: Option<State>,
+    ) -> (Tensor<2>, State) {
+        let width = x.dims()[1];
+        assert!(width == self.input, "the input has {width} values a step, expected {}", self.input);
+        if let Some(state) = &state {
+            self.check_state(state, batch.sequences());
+        }
+        let directions = self.direction.kernels().len();
+        let mut last = Vec::with_capacity(self.weights.len());
+        for layer in 0..self.layers {
+            let first = layer * directions;
+            let run: Vec<_> =
+                self.kernel_layers(layer).zip(&self.weights[first..first + directions]).collect();
+            let initial = state.as_ref().map(|state| &state.layers[first..first + directions]);
+            // Between the layers rows stand step after step, the order in which the kernels walk.
+            let x_layout = if layer == 0 { layout } else { Layout::Packed };
+            let y_layout = if layer + 1 == self.layers { layout } else { Layout::Packed };
+            let is_fused = self.path.is_fused(&x, &self.weights[first].weight_ih);
+            let implementation = if is_fused { fused::layer } else { portable::layer };
+            let output = implementation(LayerInput { batch, x, x_layout, y_layout }, &run, initial);
+            x = output.y;
+            last.extend(output.last);
+        }
+        (x, State { layers: last })
+    }
+
+    fn check_state(&self, state: &State, sequences: usize) {
+        let expected = self.weights.len();
+        let found = state.layers.len();
+        assert!(
+            found == expected,
+            "the state has {found} entries (layers · directions), expected {expected}"
+        );
+        let directions = self.direction.kernels().len();
+        for (index, entry) in state.layers.iter().enumerate() {
+            let layer = index / directions;
+            let [found_sequences, found_hidden] = entry.h.dims();
+            assert!(
+                found_sequences == sequences,
+                "layer {layer}: state has {found_sequences} sequences, expected {sequences}"
+            );
+            assert!(
+                found_hidden == self.hidden,
+                "layer {layer}: state has {found_hidden} units, expected {}",
+                self.hidden
+            );
+            assert!(
+                entry.c.is_some() == self.cell.has_cell_state(),
+                "layer {layer}: the state of an lstm has cell values and no other; the cell is {}",
+                self.cell.name()
+            );
+        }
+    }
+
+    /// The sizes of a layer, one entry a direction.
+    fn kernel_layers(&self, layer: usize) -> impl Iterator<Item = Layer> + use<> {
+        let directions = self.direction.kernels();
+        let (cell, hidden) = (self.cell, self.hidden);
+        let input = if layer == 0 { self.input } else { hidden * directions.len() };
+        directions.iter().map(move |&direction| Layer { cell, direction, input, hidden })
+    }
+
+    /// Chooses the implementation.
+    #[must_use]
+    pub fn with_path(mut self, path: Path) -> Recurrent {
+        self.path = path;
+        self
+    }
+
+    /// For feeding `batch` sequences one step at a time; `None` unless the stack walks forward only.
+    ///
+    /// The stepper holds a copy of the weights as they are now.
+    #[must_use]
+    pub fn stepper(&self, batch: usize) -> Option<Stepper> {
+        (self.direction == Direction::Forward && batch > 0).then(|| {
+            let layers: Vec<Layer> = (0..self.layers).flat_map(|layer| self.kernel_layers(layer)).collect();
+            Stepper::new(&layers, &self.weights, batch)
+        })
+    }
+
+    /// The parameters, layer 0 forward, layer 0 reverse, layer 1 forward, …
+    #[must_use]
+    pub fn weights(&self) -> &[RecurrentWeights] {
+        &self.weights
+    }
+
+    /// The cell.
+    #[must_use]
+    pub fn cell(&self) -> Cell {
+        self.cell
+    }
+
+    /// `O`, the width of the outputs.
+    #[must_use]
+    pub fn output_width(&self) -> usize {
+        self.hidden * self.direction.kernels().len()
+    }
+
+    /// PyTorch's ending of the names of each entry of `weights`: `_l0`, `_l0_reverse`, `_l1`, …
+    fn endings(&self) -> Vec<String> {
+        use carousel_kernels::Direction::Reverse;
+        // PyTorch knows no stack that only walks backward; its single direction bears the plain name there.
+        let both = self.direction == Direction::Both;
+        (0..self.layers)
+            .flat_map(|layer| self.kernel_layers(layer).map(move |sizes| (layer, sizes.direction)))
+            .map(|(layer, direction)| {
+                let reverse = if both && direction == Reverse { "_reverse" } else { "" };
+                format!("_l{layer}{reverse}")
+            })
+            .collect()
+    }
+}
+
+/// Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …
+impl NamedParameters for Recurrent {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        self.endings()
+            .into_iter()
+            .zip(&self.weights)
+            .flat_map(|(ending, weights)| {
+                [
+                    (format!("weight_ih{ending}"), Parameter::Matrix(&weights.weight_ih)),
+                    (format!("weight_hh{ending}"), Parameter::Matrix(&weights.weight_hh)),
+                    (format!("bias_ih{ending}"), Parameter::Vector(&weights.bias_ih)),
+                    (format!("bias_hh{ending}"), Parameter::Vector(&weights.bias_hh)),
+                ]
+            })
+            .collect()
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        self.endings()
+            .into_iter()
+            .zip(&mut self.weights)
+            .flat_map(|(ending, weights)| {
+                [
+                    (format!("weight_ih{ending}"), ParameterMut::Matrix(&mut weights.weight_ih)),
+                    (format!("weight_hh{ending}"), ParameterMut::Matrix(&mut weights.weight_hh)),
+                    (format!("bias_ih{ending}"), ParameterMut::Vector(&mut weights.bias_ih)),
+                    (format!("bias_hh{ending}"), ParameterMut::Vector(&mut weights.bias_hh)),
+                ]
+            })
+            .collect()
+    }
+}

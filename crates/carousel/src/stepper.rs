@@ -1,0 +1,108 @@
+//! One step at a time, for text that is made or read as it comes.
+
+use carousel_kernels as kernels;
+use kernels::{Layer, ShapeError};
+
+use crate::fused::with_slice;
+use crate::recurrent::RecurrentWeights;
+use crate::state::State;
+
+/// Runs a forward stack on the CPU one step at a time and keeps its state. [`step`](Stepper::step) allocates
+/// nothing. Made by [`Recurrent::stepper`](crate::recurrent::Recurrent::stepper).
+///
+/// ```
+/// use burn::tensor::Device;
+/// use carousel::cell::Cell;
+/// use carousel::recurrent::RecurrentConfig;
+///
+/// let stack = RecurrentConfig::new(Cell::Lstm, 3, 8).init(&Device::default())?;
+/// let mut stepper = stack.stepper(1).expect("the stack walks forward");
+/// let first = stepper.step(&[0.1, 0.2, 0.3])?.to_vec();
+/// let second = stepper.step(&[0.1, 0.2, 0.3])?.to_vec();
+/// assert_ne!(first, second); // the state moved on
+/// stepper.reset();
+/// assert_eq!(first, stepper.step(&[0.1, 0.2, 0.3])?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Stepper {
+    inner: kernels::Stepper,
+    layers: usize,
+    batch: usize,
+}
+
+impl std::fmt::Debug for Stepper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Stepper({} layers, {} sequences)", self.layers, self.batch)
+    }
+}
+
+impl Stepper {
+    pub(crate) fn new(layers: &[Layer], weights: &[RecurrentWeights], batch: usize) -> Stepper {
+        let copies: Vec<[Vec<f32>; 4]> = weights
+            .iter()
+            .map(|weights| {
+                [
+                    with_slice(&weights.weight_ih.val(), <[f32]>::to_vec),
+                    with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
+                    with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
+                    with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
+                ]
+            })
+            .collect();
+        let layers: Vec<_> = layers
+            .iter()
+            .zip(&copies)
+            .map(|(&layer, [input, recurrent, bias_input, bias_recurrent])| {
+                (layer, kernels::Weights { input, recurrent, bias_input, bias_recurrent })
+            })
+            .collect();
+        let inner = kernels::Stepper::new(&layers, batch)
+            .expect("the stack was made with sizes that fit and walks forward");
+        Stepper { inner, layers: layers.len(), batch }
+    }
+
+    /// One step of all sequences: `x` `[B, I]` in, the last layer's output `[B, H]` out.
+    ///
+    /// # Errors
+    /// [`ShapeError::Elements`] when `x` has not `B·I` elements.
+    pub fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
+        self.inner.step(x)
+    }
+
+    /// Continues from `state` instead.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the state's sizes are not the stepper's.
+    pub fn set_state(&mut self, state: &State) -> Result<(), ShapeError> {
+        let found = state.layers.len();
+        if found != self.layers {
+            return Err(ShapeError::Elements { what: "state (layers)", found, expected: self.layers });
+        }
+        for (layer, entry) in state.layers.iter().enumerate() {
+            if entry.c.is_some() != self.inner.state(layer).c.is_some() {
+                return Err(ShapeError::State { what: "the state of an lstm has cell values and no other" });
+            }
+            with_slice(&entry.h, |h| match &entry.c {
+                Some(c) => {
+                    with_slice(c, |c| self.inner.set_state(layer, kernels::State { h: Some(h), c: Some(c) }))
+                }
+                None => self.inner.set_state(layer, kernels::State { h: Some(h), c: None }),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A layer's hidden values and, for an LSTM, cell values, `[B, H]` each.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    #[must_use]
+    pub fn state(&self, layer: usize) -> kernels::State<'_> {
+        self.inner.state(layer)
+    }
+
+    /// Starts again from zero.
+    pub fn reset(&mut self) {
+        self.inner.reset();
+    }
+}

@@ -1,0 +1,107 @@
+//! The `carousel` command.
+//!
+//! Results go to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 bad usage.
+
+mod eval;
+mod output;
+mod progress;
+mod report;
+mod sample;
+mod sources;
+mod train;
+
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const OVERVIEW: &str = "\
+Examples:
+  carousel train                             a small model of built-in text
+  carousel train --data my.txt               the same model of your own text
+  carousel sample runs/lm-001 --prompt 'fn ' let it write
+  carousel eval runs/lm-001 --data other.txt measure it
+
+Results go to stdout, messages and progress to stderr. With --json the last
+line of stdout is one JSON object. Exit status: 0 done, 1 failed, 2 bad usage.
+`carousel help train` says more about training.";
+
+/// Recurrent neural networks: train them, measure them, let them write
+#[derive(Parser)]
+#[command(name = "carousel", version, after_help = OVERVIEW)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Train(train::TrainArgs),
+    Eval(eval::EvalArgs),
+    Sample(sample::SampleArgs),
+}
+
+/// Where and how a verb computes.
+#[derive(Args)]
+struct MachineArgs {
+    /// Threads to compute with [default: all cores]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    threads: Option<NonZeroUsize>,
+
+    /// Device to compute on; only cpu so far
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value = "cpu",
+        hide_possible_values = true,
+        help_heading = "Machine"
+    )]
+    device: Device,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Device {
+    Cpu,
+}
+
+impl MachineArgs {
+    fn apply(&self) {
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        match self.device {
+            Device::Cpu => carousel_kernels::set_threads(self.threads.unwrap_or_else(cores).get()),
+        }
+    }
+}
+
+/// What was asked for cannot be meant: exit status 2 instead of 1.
+#[derive(Debug)]
+struct BadUsage(String);
+
+impl std::fmt::Display for BadUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadUsage {}
+
+impl BadUsage {
+    fn from(error: impl std::fmt::Display) -> BadUsage {
+        BadUsage(error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Train(args) => train::run(&args),
+        Verb::Eval(args) => eval::run(&args),
+        Verb::Sample(args) => sample::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::message(format_args!("error: {error:#}"));
+            ExitCode::from(if error.is::<BadUsage>() { 2 } else { 1 })
+        }
+    }
+}

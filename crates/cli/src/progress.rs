@@ -1,0 +1,216 @@
+//! Draws training events on stderr: in place on a terminal, as plain lines in a pipe.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use carousel::report::{Reading, thousands};
+use carousel::train::Event;
+
+use crate::output::visible;
+
+/// Between two lines about steps in a pipe.
+const QUIET: Duration = Duration::from_secs(20);
+/// Between two drawings on a terminal.
+const FRAME: Duration = Duration::from_millis(100);
+/// Characters of the bar. With it, the longest line stays within 80 columns.
+const BAR: usize = 24;
+/// Lines and characters shown of a sample.
+const SAMPLE: (usize, usize) = (6, 72);
+
+const ERASE_BELOW: &str = "\x1b[J";
+/// A terminal narrower than the lines cuts them instead of breaking them, so that "two lines up" stays true.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
+
+/// What training looks like while it runs.
+pub(crate) struct Progress {
+    reading: Reading,
+    style: Style,
+    /// When the last step was shown.
+    shown: Option<Instant>,
+    /// Lines on the terminal that the next drawing replaces.
+    live: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Style {
+    /// Moves the cursor, and dims what is secondary.
+    Terminal,
+    /// Moves the cursor; `NO_COLOR` is set.
+    Monochrome,
+    /// Lines, one after the other.
+    Plain,
+}
+
+impl Progress {
+    pub(crate) fn new(reading: Reading) -> Progress {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let style = match io::stderr().is_terminal() && !dumb {
+            true if set("NO_COLOR") => Style::Monochrome,
+            true => Style::Terminal,
+            false => Style::Plain,
+        };
+        Progress { reading, style, shown: None, live: 0 }
+    }
+
+    pub(crate) fn draw(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Started {
+                parameters,
+                vocabulary,
+                train_tokens,
+                valid_tokens,
+                steps,
+                resumed_at,
+                note,
+            } => {
+                if let Some(note) = note {
+                    self.line(&format!("warning: {note}"));
+                }
+                self.line(&format!(
+                    "{} parameters, vocabulary of {}",
+                    thousands(*parameters as u64),
+                    thousands(*vocabulary as u64)
+                ));
+                self.line(&format!(
+                    "{} tokens to learn from, {} to validate on, {} steps",
+                    thousands(*train_tokens as u64),
+                    thousands(*valid_tokens as u64),
+                    thousands(*steps)
+                ));
+                if let Some(note) = note {
+                    self.line(&format!("warning: {note}"));
+                }
+                if let Some(step) = resumed_at {
+                    self.line(&format!("resumed after step {}", thousands(*step)));
+                }
+            }
+            Event::Step {
+                step, steps, epoch, loss, gradient_norm, tokens_per_second, seconds_left, ..
+            } => {
+                let wait = if self.style == Style::Plain { QUIET } else { FRAME };
+                if step < steps && self.shown.is_some_and(|shown| shown.elapsed() < wait) {
+                    return;
+                }
+                self.shown = Some(Instant::now());
+                let place = format!("step {}/{}  epoch {epoch:.1}", thousands(*step), thousands(*steps));
+                let values = format!(
+                    "loss {loss:.3}  {}  gradient norm {gradient_norm:.2}  {} tokens/s",
+                    self.read(*loss),
+                    rounded(*tokens_per_second)
+                );
+                let left = format!("{} left", duration(*seconds_left));
+                if self.style == Style::Plain {
+                    self.line(&format!("{place}  {values}  {left}"));
+                } else {
+                    let share = *step as f64 / (*steps).max(1) as f64;
+                    let done = ((share * BAR as f64) as usize).min(BAR);
+                    let bar = format!("{}{}", "━".repeat(done), self.dim(&"─".repeat(BAR - done)));
+                    self.replace(&[format!("{bar} {:3.0} %  {place}  {left}", share * 100.0), values]);
+                }
+            }
+            Event::Validated { step, epoch, loss, best } => {
+                let best = if *best { "  best so far" } else { "" };
+                self.line(&format!(
+                    "step {}  epoch {epoch:.1}  validation loss {loss:.3}  {}{best}",
+                    thousands(*step),
+                    self.read(*loss)
+                ));
+            }
+            Event::Sampled { text, .. } => {
+                for line in visible(text).trim().lines().take(SAMPLE.0) {
+                    let shown: String = line.replace('\t', "    ").chars().take(SAMPLE.1).collect();
+                    self.line(&self.dim(format!("  │ {shown}").trim_end()));
+                }
+            }
+            // On a terminal the two lines in place are worth more than a list of saves.
+            Event::Saved { path, .. } if self.style == Style::Plain => {
+                self.line(&format!("saved {}", path.display()));
+            }
+            Event::Saved { .. } => {}
+        }
+    }
+
+    /// Takes the lines in place away, so that something else can be printed.
+    pub(crate) fn clear(&mut self) {
+        self.replace(&[]);
+    }
+
+    fn read(&self, loss: f64) -> String {
+        let value = self.reading.of(loss);
+        match self.reading {
+            Reading::Perplexity => format!("perplexity {value:.1}"),
+            Reading::BitsPerCharacter | Reading::BitsPerByte => format!("{value:.2} {}", self.reading.unit()),
+        }
+    }
+
+    fn dim(&self, text: &str) -> String {
+        if self.style == Style::Terminal { format!("\x1b[2m{text}\x1b[22m") } else { text.to_owned() }
+    }
+
+    /// Prints a line that stays.
+    fn line(&mut self, text: &str) {
+        self.clear();
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// Draws lines over the ones drawn last.
+    fn replace(&mut self, lines: &[String]) {
+        let mut drawing = String::new();
+        if self.live > 0 {
+            drawing.push_str(&format!("\r\x1b[{}A{ERASE_BELOW}", self.live));
+        }
+        for line in lines {
+            drawing.push_str(&format!("{NO_WRAP}{line}{WRAP}\n"));
+        }
+        self.live = lines.len();
+        let mut stderr = io::stderr().lock();
+        let _ = stderr.write_all(drawing.as_bytes()).and_then(|()| stderr.flush());
+    }
+}
+
+/// `41234.5` as `41.2k`.
+pub(crate) fn rounded(number: f64) -> String {
+    match number {
+        n if n >= 1e6 => format!("{:.1}M", n / 1e6),
+        n if n >= 1e4 => format!("{:.1}k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+/// `112.3` seconds as `1m52s`.
+pub(crate) fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "unknown".to_owned();
+    }
+    let seconds = seconds.max(0.0).round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
+        (hours, minutes, _) => format!("{hours}h{minutes:02}m"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let check = |seconds: f64, expected: &str| assert_eq!(duration(seconds), expected);
+        check(0.4, "0s");
+        check(59.6, "1m00s");
+        check(112.3, "1m52s");
+        check(3600.0 * 12.0 + 300.0, "12h05m");
+        check(f64::INFINITY, "unknown");
+    }
+
+    #[test]
+    fn speeds_read_well() {
+        let check = |number: f64, expected: &str| assert_eq!(rounded(number), expected);
+        check(950.4, "950");
+        check(41_234.5, "41.2k");
+        check(2_500_000.0, "2.5M");
+    }
+}

@@ -1,0 +1,313 @@
+//! `carousel train`: learns a model, draws how it goes, and leaves a run folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::Context;
+use carousel::decode::sampling::{Sampling, sample};
+use carousel::recipe::{Named, Recipe};
+use carousel::report::thousands;
+use carousel::run::{RunError, RunFolder};
+use carousel::train::{Control, Event, Sources, Start, Summary, language_model};
+use clap::Args;
+use serde_json::json;
+
+use crate::output::{self, Form, message};
+use crate::progress::{Progress, duration, rounded};
+use crate::sources::SourceList;
+use crate::{BadUsage, MachineArgs, report};
+
+/// What `train` does when it is told nothing: about three minutes on two cores.
+const DEFAULT_RECIPE: &str = include_str!("../../../recipes/default.toml");
+
+/// Tokens of the text that is printed when training is done.
+const LAST_SAMPLE: usize = 400;
+
+const EXAMPLES: &str = "\
+Examples:
+  carousel train                              this project's own sources
+  carousel train --data my.txt --out runs/my  the same model on your own text
+  carousel train --data my.txt --set model.cell=gru --set train.epochs=5
+  carousel train recipes/NAME.toml --data train.txt --valid valid.txt
+  carousel train --resume --out runs/lm-001   continue where it stopped
+
+A recipe is a TOML file, and its keys are the --set keys: docs/recipe.md lists
+them. It names no data, and stands before --data. Data is files, or folders of
+them, of UTF-8 text; of anything with data.tokens=byte. They may be compressed
+as .gz. Without --valid and --test, parts of --data are held out, as data.split
+says.
+
+The run folder holds config.toml, metrics.jsonl, report.html, the best weights
+as model.safetensors, and checkpoints: one every two minutes and one at the
+end. Ctrl-C finishes the step, saves, and prints the command that resumes. To
+train a run for longer, raise train.steps or train.epochs in its config.toml
+and resume it.";
+
+/// Train a model, on built-in text if no other is given
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct TrainArgs {
+    /// Task lm (language model), or a recipe [default: lm]
+    #[arg(value_name = "lm|RECIPE.toml", conflicts_with = "resume")]
+    recipe: Option<PathBuf>,
+
+    /// Text to learn from [default: built in]
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "resume")]
+    data: Vec<PathBuf>,
+
+    /// Text to validate on [default: a part of --data]
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "resume")]
+    valid: Vec<PathBuf>,
+
+    /// Text to test on at the end [default: a part of --data]
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "resume")]
+    test: Vec<PathBuf>,
+
+    /// Folder of the run [default: next free runs/lm-NNN]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Change one key of the recipe; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", conflicts_with = "resume")]
+    set: Vec<String>,
+
+    /// Where the random choices start; short for --set seed=N
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    seed: Option<u64>,
+
+    /// Continue the run in --out with its own recipe and data
+    #[arg(long, requires = "out")]
+    resume: bool,
+
+    /// Print one JSON object instead of a sample
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// A run that is ready to be trained.
+struct Prepared {
+    folder: RunFolder,
+    recipe: Recipe,
+    sources: Sources,
+    learned_from: String,
+    start: Start,
+}
+
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    args.machine.apply();
+    let stop = stop_on_interrupt()?;
+    let prepared = if args.resume { reopen(args)? } else { prepare(args)? };
+    let Prepared { folder, recipe, sources, learned_from, start } = &prepared;
+    let path = folder.path();
+    let fresh = matches!(start, Start::New);
+
+    let recurrence = recipe.model.cell.name().to_uppercase();
+    let tokens = recipe.data.tokens.name();
+    let verb = if fresh { "training" } else { "resuming" };
+    message(format_args!("{verb} {}: {tokens} model, {recurrence}, on {learned_from}", path.display()));
+
+    let began = Instant::now();
+    let mut started = false;
+    let mut progress = Progress::new(report::reading(recipe.data.tokens));
+    let trained = language_model(folder, recipe, sources, *start, &mut |event: &Event<'_>| {
+        started = true;
+        progress.draw(event);
+        if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
+    });
+    progress.clear();
+    let summary = match trained {
+        Ok(summary) => summary,
+        Err(error) => {
+            if fresh && !started {
+                // Nothing was trained: a folder left behind would only be in the way of the next try.
+                let _ = fs::remove_dir_all(path);
+            }
+            return Err(error).with_context(|| format!("could not train {}", path.display()));
+        }
+    };
+
+    report::write(folder, recipe, &summary, learned_from)?;
+    describe(args, path, recipe, &summary, began.elapsed().as_secs_f64());
+    match Form::from_flag(args.json) {
+        Form::Json => output::json(&json_summary(path, recipe, &summary)),
+        Form::Text if summary.stopped => Ok(()),
+        Form::Text => print_sample(path, recipe.seed),
+    }
+}
+
+fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
+    let recipe = read_recipe(args)?;
+    let path = args.out.clone().unwrap_or_else(next_free_run);
+    let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
+    let folder = RunFolder::create(&path).map_err(|error| match error {
+        RunError::Exists { .. } => anyhow::Error::new(BadUsage::from(error)),
+        _ => error.into(),
+    })?;
+    folder.write_recipe(&recipe)?;
+    list.save(&folder)?;
+    Ok(Prepared { folder, recipe, sources, learned_from: list.describe(), start: Start::New })
+}
+
+fn reopen(args: &TrainArgs) -> anyhow::Result<Prepared> {
+    let folder = RunFolder::open(args.out.as_deref().unwrap_or(Path::new(".")))?;
+    let recipe = folder.read_recipe()?;
+    let (list, sources) = SourceList::reread(&folder)?;
+    Ok(Prepared { folder, recipe, sources, learned_from: list.describe(), start: Start::Resume })
+}
+
+fn read_recipe(args: &TrainArgs) -> anyhow::Result<Recipe> {
+    let is_toml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml");
+    let default = || (DEFAULT_RECIPE.to_owned(), "recipes/default.toml".to_owned());
+    let (text, name) = match &args.recipe {
+        None if args.data.last().is_some_and(is_toml) => {
+            // `--data text.txt my.toml` would train on the recipe as if it were text.
+            let path = args.data.last().map(|path| path.display().to_string()).unwrap_or_default();
+            let message = format!(
+                "--data takes all paths that follow it, {path} too: write a recipe before --data, \
+                 or `train lm` to learn from that file"
+            );
+            return Err(BadUsage(message).into());
+        }
+        Some(path) if is_toml(path) => {
+            let name = path.display().to_string();
+            (fs::read_to_string(path).with_context(|| format!("could not read {name}"))?, name)
+        }
+        None => default(),
+        Some(task) if task == Path::new("lm") => default(),
+        Some(other) => {
+            let message = format!("{} is no task, expected lm or a recipe file (.toml)", other.display());
+            return Err(BadUsage(message).into());
+        }
+    };
+    let mut recipe = Recipe::from_toml(&text, &name).map_err(BadUsage::from)?;
+    let seed = args.seed.map(|seed| format!("seed={seed}"));
+    let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
+    recipe.set_all(&assignments).map_err(BadUsage::from)?;
+    Ok(recipe)
+}
+
+fn next_free_run() -> PathBuf {
+    (1..)
+        .map(|number| PathBuf::from(format!("runs/lm-{number:03}")))
+        .find(|path| !path.exists())
+        .unwrap_or_default()
+}
+
+/// The first Ctrl-C, or a polite kill, asks the training to stop after its step; the second ends the program.
+fn stop_on_interrupt() -> anyhow::Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        message(format_args!("\nstopping after this step, then saving; Ctrl-C again stops at once"));
+    })
+    .context("could not listen for Ctrl-C")?;
+    Ok(&STOP)
+}
+
+/// Tells on stderr how it went and where the run lies.
+fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, seconds: f64) {
+    let reading = report::reading(recipe.data.tokens);
+    let verb = if summary.stopped { "stopped" } else { "done" };
+    message(format_args!(
+        "{verb} after {} steps ({:.1} epochs) in {}, {} tokens/s",
+        thousands(summary.steps),
+        summary.epochs,
+        duration(seconds),
+        rounded(summary.tokens_per_second)
+    ));
+    let losses = [
+        ("training", Some(summary.train_loss)),
+        ("validation", summary.valid_loss),
+        ("test", summary.test_loss),
+    ];
+    for (name, loss) in losses {
+        if let Some(loss) = loss {
+            message(format_args!("  {name:<11} loss {loss:.3}  {:.2} {}", reading.of(loss), reading.unit()));
+        }
+    }
+    message(format_args!("  {:<11} {}", "run", path.display()));
+    message(format_args!("  {:<11} {}", "report", path.join("report.html").display()));
+    if summary.stopped {
+        message(format_args!("resume with:\n  {}", resume_command(args, path)));
+    }
+}
+
+/// The command as the user would type it again, in the same folder.
+fn resume_command(args: &TrainArgs, path: &Path) -> String {
+    let program = std::env::args_os().next().unwrap_or_else(|| "carousel".into());
+    let mut words = vec![program.to_string_lossy().into_owned(), "train".into(), "--resume".into()];
+    words.extend(["--out".into(), path.display().to_string()]);
+    if let Some(threads) = args.machine.threads {
+        words.extend(["--threads".into(), threads.to_string()]);
+    }
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "/._-+:=@".contains(character);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+fn json_summary(path: &Path, recipe: &Recipe, summary: &Summary) -> serde_json::Value {
+    let reading = report::reading(recipe.data.tokens);
+    let bits = match reading {
+        carousel::report::Reading::Perplexity => None,
+        _ => summary.valid_loss.map(|loss| reading.of(loss)),
+    };
+    json!({
+        "run": path,
+        "steps": summary.steps,
+        "epochs": summary.epochs,
+        "train_loss": summary.train_loss,
+        "valid_loss": summary.valid_loss,
+        "test_loss": summary.test_loss,
+        "perplexity": summary.valid_loss.map(f64::exp),
+        "bits_per_char": bits,
+        "tokens_per_second": summary.tokens_per_second,
+        "parameters": summary.parameters,
+        "stopped": summary.stopped,
+    })
+}
+
+fn print_sample(run: &Path, seed: u64) -> anyhow::Result<()> {
+    message(format_args!("it writes:"));
+    let sampling = Sampling { temperature: 0.8, top_k: None, top_p: None, seed };
+    let mut written = Ok(());
+    let text = sample(run, "", LAST_SAMPLE, &sampling, &mut |text| {
+        if written.is_ok() {
+            written = output::generated(text);
+        }
+    })?;
+    written?;
+    if text.ends_with('\n') { Ok(()) } else { output::result("\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_recipe_is_valid() {
+        Recipe::from_toml(DEFAULT_RECIPE, "recipes/default.toml").expect("it must be");
+    }
+
+    #[test]
+    fn words_survive_a_shell() {
+        let check = |word: &str, expected: &str| assert_eq!(quoted(word), expected);
+        check("runs/lm-001", "runs/lm-001");
+        check("my runs/a", "'my runs/a'");
+        check("it's", r"'it'\''s'");
+        check("", "''");
+    }
+}

@@ -1,0 +1,379 @@
+//! The output layer fused with softmax cross-entropy.
+//!
+//! Rows are taken in blocks: the logits of one block are made, turned into a loss and a gradient, and
+//! multiplied on, while they are in the cache. All logits never exist at once, which at a vocabulary of
+//! 10,000 saves hundreds of megabytes.
+
+use crate::disjoint::{Buffer, Pieces, Tile, TileMut};
+use crate::gemm::{FrameRows, GateColumns, Product, Start, column_sums, tiles, weight_gradient};
+use crate::gemm::{with_rows, with_vectors};
+use crate::pack::{self, Panels};
+use crate::shape::{ShapeError, expect};
+use crate::simd::{Dispatch, Job, Lanes, Level};
+use crate::team;
+use std::sync::{Mutex, PoisonError};
+
+/// Weights of the output layer: `logits = x · weightᵀ + bias`.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    /// `[V, H]`
+    pub weight: &'a [f32],
+    /// `[V]`
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Gradients of [`Output`], overwritten.
+#[derive(Debug)]
+pub struct OutputGradients<'a> {
+    /// Of `x`, `[N, H]`.
+    pub x: &'a mut [f32],
+    /// Of the weight, `[V, H]`.
+    pub weight: &'a mut [f32],
+    /// Of the bias, `[V]`.
+    pub bias: Option<&'a mut [f32]>,
+}
+
+/// A target that counts in neither the loss nor the gradients.
+pub const IGNORE: u32 = u32::MAX;
+
+/// The loss over all rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// Sum of `-ln p(target)`, in nats.
+    pub nats: f64,
+    /// Rows whose target counts.
+    pub count: usize,
+    /// Of these, rows whose target has the largest logit.
+    pub correct: usize,
+}
+
+/// Floats of logits that one block holds: about what the second-level caches take.
+const BLOCK_FLOATS: usize = 1 << 19;
+
+/// Buffers kept from call to call.
+#[derive(Default)]
+struct Scratch {
+    /// `x` has `[H, V]` panels, its gradient `[V, H]` ones.
+    forward: Buffer,
+    back: Buffer,
+    bias: Buffer,
+    logits: Buffer,
+    starts: Vec<usize>,
+    rows: Vec<RowLoss>,
+}
+
+/// One row's share of the loss.
+#[derive(Clone, Copy, Default)]
+struct RowLoss {
+    nats: f32,
+    correct: bool,
+}
+
+static SCRATCH: Mutex<Vec<Scratch>> = Mutex::new(Vec::new());
+
+/// Takes scratch from the pool and gives it back.
+fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
+    let pool = || SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut scratch = pool().pop().unwrap_or_default();
+    let result = f(&mut scratch);
+    pool().push(scratch);
+    result
+}
+
+/// Checks the sizes; returns `(N, V)`.
+fn check(output: &Output<'_>, hidden: usize, x: &[f32]) -> Result<(usize, usize), ShapeError> {
+    if hidden == 0 {
+        return Err(ShapeError::Zero { what: "hidden size" });
+    }
+    let (rows, vocabulary) = (x.len() / hidden, output.weight.len() / hidden);
+    if vocabulary == 0 {
+        return Err(ShapeError::Zero { what: "vocabulary" });
+    }
+    expect("input of the output layer", x.len(), rows * hidden)?;
+    expect("output weight", output.weight.len(), vocabulary * hidden)?;
+    if let Some(bias) = output.bias {
+        expect("output bias", bias.len(), vocabulary)?;
+    }
+    Ok((rows, vocabulary))
+}
+
+fn check_targets(targets: &[u32], rows: usize, vocabulary: usize) -> Result<(), ShapeError> {
+    expect("targets", targets.len(), rows)?;
+    match targets.iter().find(|&&t| t != IGNORE && t as usize >= vocabulary) {
+        Some(&found) => Err(ShapeError::Index { what: "a target", found: found as usize, limit: vocabulary }),
+        None => Ok(()),
+    }
+}
+
+/// The loss of rows `x`, `[N, H]`, against `targets`, `[N]` ([`IGNORE`] does not count).
+///
+/// # Errors
+/// [`ShapeError`] when a buffer does not fit or a target is not below `V`.
+pub fn cross_entropy(
+    output: Output<'_>,
+    hidden: usize,
+    x: &[f32],
+    targets: &[u32],
+) -> Result<Loss, ShapeError> {
+    let (rows, vocabulary) = check(&output, hidden, x)?;
+    check_targets(targets, rows, vocabulary)?;
+    let pass = Pass { output, hidden, vocabulary, x, goal: Goal::Loss { targets, gradients: None } };
+    Ok(with_scratch(|scratch| Level::current().dispatch(WithScratch(pass, scratch))))
+}
+
+/// The loss, and the gradients of `scale · nats`: with `scale = 1 / count` those of the mean.
+///
+/// # Errors
+/// [`ShapeError`] when a buffer does not fit or a target is not below `V`; nothing is written then.
+pub fn cross_entropy_backward(
+    output: Output<'_>,
+    hidden: usize,
+    x: &[f32],
+    targets: &[u32],
+    scale: f32,
+    gradients: OutputGradients<'_>,
+) -> Result<Loss, ShapeError> {
+    let (rows, vocabulary) = check(&output, hidden, x)?;
+    check_targets(targets, rows, vocabulary)?;
+    expect("gradient of the output layer's input", gradients.x.len(), x.len())?;
+    expect("gradient of the output weight", gradients.weight.len(), output.weight.len())?;
+    if let Some(bias) = &gradients.bias {
+        expect("gradient of the output bias", bias.len(), vocabulary)?;
+    }
+    let goal = Goal::Loss { targets, gradients: Some((scale, gradients)) };
+    let pass = Pass { output, hidden, vocabulary, x, goal };
+    Ok(with_scratch(|scratch| Level::current().dispatch(WithScratch(pass, scratch))))
+}
+
+/// The logits themselves, `[N, V]`.
+///
+/// # Errors
+/// [`ShapeError`] when a buffer does not fit.
+pub fn logits(output: Output<'_>, hidden: usize, x: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+    let (rows, vocabulary) = check(&output, hidden, x)?;
+    expect("logits", out.len(), rows * vocabulary)?;
+    let pass = Pass { output, hidden, vocabulary, x, goal: Goal::Logits(out) };
+    with_scratch(|scratch| Level::current().dispatch(WithScratch(pass, scratch)));
+    Ok(())
+}
+
+enum Goal<'a> {
+    Logits(&'a mut [f32]),
+    Loss { targets: &'a [u32], gradients: Option<(f32, OutputGradients<'a>)> },
+}
+
+struct Pass<'a> {
+    output: Output<'a>,
+    hidden: usize,
+    vocabulary: usize,
+    x: &'a [f32],
+    goal: Goal<'a>,
+}
+
+struct WithScratch<'a>(Pass<'a>, &'a mut Scratch);
+
+/// `rows · panels`, with `start` on top, for one worker's rows of a block.
+fn multiply_rows<S: Lanes>(
+    simd: S,
+    (a, a_stride): (&[f32], usize),
+    (panels, packed): (Panels, &[f32]),
+    bias: Option<&[f32]>,
+    (out, out_stride, width): (&mut [f32], usize, usize),
+) {
+    let rows = out.len() / out_stride;
+    for p in 0..panels.count() {
+        let (panel, nv) = (panels.panel(packed, p), panels.vectors_of(p));
+        let first = p * panels.width * S::N;
+        let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
+        let columns = first..(first + nv * S::N).min(width);
+        for (row, m) in tiles(rows, S::tile_rows(nv)) {
+            with_rows!(m, M => with_vectors!(nv, NV => {
+                let mut starts = [0; M];
+                for (i, start) in starts.iter_mut().enumerate() {
+                    *start = (row + i) * a_stride;
+                }
+                let target = &mut out[row * out_stride..];
+                simd.call(Product::<M, NV> {
+                    a: Tile::of(a, &starts, panels.depth),
+                    depth: panels.depth,
+                    panel,
+                    start,
+                    out: TileMut::of(target, out_stride, &columns),
+                });
+            }));
+        }
+    }
+}
+
+impl Dispatch for WithScratch<'_> {
+    type Output = Loss;
+
+    fn run<S: Lanes>(self, simd: S) -> Loss {
+        let Pass { output, hidden, vocabulary, x, mut goal } = self.0;
+        let scratch = self.1;
+        let rows = x.len() / hidden;
+        let panels =
+            |depth, columns: usize| Panels { lanes: S::N, width: 4, vectors: columns.div_ceil(S::N), depth };
+        let forward = panels(hidden, vocabulary);
+        let wants_back = matches!(goal, Goal::Loss { gradients: Some(_), .. });
+        // Depth counts the padded vocabulary: padded logits become zero gradients.
+        let padded = forward.vectors * S::N;
+        let back = panels(padded, hidden);
+        let threads = team::threads().min(1 + rows * vocabulary * hidden / 50_000);
+        {
+            let to_logits = forward.pieces(&mut scratch.forward, threads);
+            let to_x = wants_back.then(|| back.pieces(&mut scratch.back, threads));
+            team::run_on(threads, |worker| {
+                pack::by_unit(forward, &to_logits, worker, output.weight, 1, vocabulary);
+                if let Some(to_x) = &to_x {
+                    pack::by_column(back, to_x, worker, output.weight, (1, 1), vocabulary, hidden);
+                }
+            });
+        }
+        let bias = output.bias.map(|from| {
+            let bias = scratch.bias.ensure(padded);
+            bias.fill(0.0);
+            bias[..vocabulary].copy_from_slice(from);
+            &*bias
+        });
+        let stride = padded.next_multiple_of(16) + 16;
+        let block = (BLOCK_FLOATS / stride).clamp(32, 4096).min(rows.max(1));
+        let mut loss = Loss::default();
+        if rows == 0
+            && let Goal::Loss { gradients: Some((_, gradients)), .. } = &mut goal
+        {
+            gradients.weight.fill(0.0);
+            if let Some(bias) = &mut gradients.bias {
+                bias.fill(0.0);
+            }
+        }
+        for from in (0..rows).step_by(block) {
+            let count = block.min(rows - from);
+            let x = &x[from * hidden..][..count * hidden];
+            let (targets, mut gradients) = match &mut goal {
+                Goal::Logits(out) => {
+                    let out = &mut out[from * vocabulary..][..count * vocabulary];
+                    let pieces = Pieces::new(out, vocabulary, threads);
+                    team::run_on(threads, |worker| {
+                        let (row, out) = pieces.take(worker);
+                        let a = (&x[row * hidden..], hidden);
+                        let b = (forward, scratch.forward.as_ref());
+                        multiply_rows(simd, a, b, bias, (out, vocabulary, vocabulary));
+                    });
+                    continue;
+                }
+                Goal::Loss { targets, gradients } => (&targets[from..][..count], gradients.as_mut()),
+            };
+            let scale = gradients.as_ref().map(|(scale, _)| *scale);
+            let logits = scratch.logits.ensure(block * stride);
+            scratch.rows.resize(block, RowLoss::default());
+            {
+                let dx = gradients
+                    .as_mut()
+                    .map(|(_, g)| Pieces::new(&mut g.x[from * hidden..][..count * hidden], hidden, threads));
+                let logits = Pieces::new(&mut logits[..count * stride], stride, threads);
+                let row_losses = Pieces::new(&mut scratch.rows[..count], 1, threads);
+                let (packed, packed_back) = (scratch.forward.as_ref(), scratch.back.as_ref());
+                team::run_on(threads, |worker| {
+                    let (row, logits) = logits.take(worker);
+                    let own = logits.len() / stride;
+                    let a = (&x[row * hidden..], hidden);
+                    multiply_rows(simd, a, (forward, packed), bias, (logits, stride, padded));
+                    let (_, row_losses) = row_losses.take(worker);
+                    for (i, line) in logits.chunks_exact_mut(stride).enumerate() {
+                        row_losses[i] = simd.call(Softmax {
+                            logits: &mut line[..padded],
+                            vocabulary,
+                            target: targets[row + i],
+                            scale,
+                        });
+                    }
+                    if let Some(dx) = &dx {
+                        let (_, dx) = dx.take(worker);
+                        debug_assert_eq!(dx.len(), own * hidden);
+                        multiply_rows(
+                            simd,
+                            (logits, stride),
+                            (back, packed_back),
+                            None,
+                            (dx, hidden, hidden),
+                        );
+                    }
+                });
+            }
+            for (row, &target) in scratch.rows.iter().zip(targets) {
+                if target != IGNORE {
+                    loss.nats += f64::from(row.nats);
+                    loss.count += 1;
+                    loss.correct += usize::from(row.correct);
+                }
+            }
+            if let Some((_, gradients)) = gradients {
+                let d = GateColumns { data: logits, stride, frames: count, gates: 1 };
+                scratch.starts.clear();
+                scratch.starts.extend((0..count).map(|row| row * hidden));
+                let b = FrameRows { data: x, starts: &scratch.starts, width: hidden };
+                let add = from > 0;
+                let weight = Pieces::new(gradients.weight, S::N * hidden, threads);
+                let bias = gradients.bias.as_deref_mut().map(|bias| Pieces::new(bias, S::N, threads));
+                team::run_on(threads, |worker| {
+                    weight_gradient(simd, d, 0, b, &weight, add, worker);
+                    if let Some(bias) = &bias {
+                        column_sums(simd, d, 0, bias, add, worker);
+                    }
+                });
+            }
+        }
+        loss
+    }
+}
+
+/// One row: logits to loss and, with a scale, to the gradient in place.
+struct Softmax<'a> {
+    logits: &'a mut [f32],
+    vocabulary: usize,
+    target: u32,
+    scale: Option<f32>,
+}
+
+impl<S: Lanes> Job<S> for Softmax<'_> {
+    type Output = RowLoss;
+
+    #[inline(always)]
+    fn run(self, simd: S) -> RowLoss {
+        let Softmax { logits, vocabulary, target, scale } = self;
+        if target == IGNORE {
+            if scale.is_some() {
+                logits.fill(0.0);
+            }
+            return RowLoss::default();
+        }
+        // Padding must win no maximum and add nothing to the sum.
+        logits[vocabulary..].fill(f32::NEG_INFINITY);
+        let mut top = simd.splat(f32::NEG_INFINITY);
+        for lanes in logits.chunks_exact(S::N) {
+            top = simd.max(simd.load(lanes), top);
+        }
+        let mut all = [0.0; 16];
+        simd.store(&mut all, top);
+        let top = all[..S::N].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let at_target = logits[target as usize];
+        let shift = simd.splat(top);
+        let mut sum = simd.splat(0.0);
+        for lanes in logits.chunks_exact_mut(S::N) {
+            let e = simd.exp_negative(simd.sub(simd.load(lanes), shift));
+            simd.store(lanes, e);
+            sum = simd.add(sum, e);
+        }
+        simd.store(&mut all, sum);
+        let sum: f32 = all[..S::N].iter().sum();
+        if let Some(scale) = scale {
+            let factor = simd.splat(scale / sum);
+            for lanes in logits.chunks_exact_mut(S::N) {
+                simd.store(lanes, simd.mul(simd.load(lanes), factor));
+            }
+            logits[target as usize] -= scale;
+        }
+        RowLoss { nats: sum.ln() + (top - at_target), correct: at_target >= top }
+    }
+}

@@ -1,0 +1,325 @@
+//! Optimisers over flat slices: one pass over memory, in place, by the whole team.
+//!
+//! Every element depends on its own history alone, so results are equal to the bit for every number of
+//! threads. Formulas and defaults are PyTorch's.
+
+use crate::disjoint::Pieces;
+use crate::shape::{ShapeError, expect};
+use crate::simd::{Dispatch, Job, Lanes, Level};
+use crate::team;
+
+/// Floats that a worker takes at a time.
+const CHUNK: usize = 4096;
+
+/// Adam (Kingma and Ba 2015), with decoupled weight decay (AdamW, Loshchilov and Hutter 2019).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Step size.
+    pub learning_rate: f32,
+    /// Decay of the mean of gradients.
+    pub beta1: f32,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f32,
+    /// Keeps the divisor from zero.
+    pub epsilon: f32,
+    /// Share of each weight, times the learning rate, taken off every step.
+    pub weight_decay: f32,
+}
+
+impl Default for Adam {
+    fn default() -> Adam {
+        Adam { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+/// Stochastic gradient descent with momentum (Polyak 1964).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    /// Step size.
+    pub learning_rate: f32,
+    /// Share of the last step's velocity that is kept; 0 is plain gradient descent.
+    pub momentum: f32,
+    /// Added to the gradient, times the weight.
+    pub weight_decay: f32,
+}
+
+/// RMSprop (Tieleman and Hinton 2012).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RmsProp {
+    /// Step size.
+    pub learning_rate: f32,
+    /// Decay of the mean of squared gradients.
+    pub alpha: f32,
+    /// Keeps the divisor from zero.
+    pub epsilon: f32,
+}
+
+impl Adam {
+    /// One step. `step` counts from 1; gradients are multiplied by `gradient_scale` first (1, or what
+    /// clipping asks for); `first` and `second` are the running means, zero at the start.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a slice is not as long as `parameters`.
+    pub fn step(
+        &self,
+        step: u64,
+        gradient_scale: f32,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        expect("gradients", gradients.len(), parameters.len())?;
+        expect("first moments", first.len(), parameters.len())?;
+        expect("second moments", second.len(), parameters.len())?;
+        // In f64, because 1 - 0.999^step loses its digits in f32.
+        let unbias = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
+        let (unbias1, unbias2) = (unbias(self.beta1), unbias(self.beta2));
+        let rule = AdamRule {
+            scale: gradient_scale,
+            keep: 1.0 - self.learning_rate * self.weight_decay,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            rate: (f64::from(self.learning_rate) / unbias1) as f32,
+            root: (1.0 / unbias2.sqrt()) as f32,
+            epsilon: self.epsilon,
+        };
+        update(rule, parameters, gradients, [first, second]);
+        Ok(())
+    }
+}
+
+impl Sgd {
+    /// One step; `velocity`, zero at the start, is needed with momentum only.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a slice is not as long as `parameters`, or momentum has no velocity.
+    pub fn step(
+        &self,
+        gradient_scale: f32,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        velocity: Option<&mut [f32]>,
+    ) -> Result<(), ShapeError> {
+        expect("gradients", gradients.len(), parameters.len())?;
+        let rule = SgdRule {
+            scale: gradient_scale,
+            rate: self.learning_rate,
+            momentum: self.momentum,
+            decay: self.weight_decay,
+        };
+        match velocity {
+            Some(velocity) => {
+                expect("velocity", velocity.len(), parameters.len())?;
+                update(rule, parameters, gradients, [velocity]);
+            }
+            None if self.momentum == 0.0 => update(rule, parameters, gradients, []),
+            None => return Err(ShapeError::State { what: "momentum needs a velocity" }),
+        }
+        Ok(())
+    }
+}
+
+impl RmsProp {
+    /// One step; `square`, zero at the start, is the running mean of squared gradients.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a slice is not as long as `parameters`.
+    pub fn step(
+        &self,
+        gradient_scale: f32,
+        parameters: &mut [f32],
+        gradients: &[f32],
+        square: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        expect("gradients", gradients.len(), parameters.len())?;
+        expect("mean squares", square.len(), parameters.len())?;
+        let rule = RmsPropRule {
+            scale: gradient_scale,
+            rate: self.learning_rate,
+            alpha: self.alpha,
+            epsilon: self.epsilon,
+        };
+        update(rule, parameters, gradients, [square]);
+        Ok(())
+    }
+}
+
+/// The sum of squares, for clipping by the global norm. Chunks are fixed by the length, so the bits are
+/// the same for every number of threads.
+#[must_use]
+pub fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut sums = vec![0.0f64; values.len().div_ceil(CHUNK)];
+    let workers = team::threads().min(sums.len().div_ceil(16)).max(1);
+    let pieces = Pieces::new(&mut sums, 1, workers);
+    team::run_on(workers, |worker| {
+        let (first, sums) = pieces.take(worker);
+        for (k, sum) in sums.iter_mut().enumerate() {
+            let start = (first + k) * CHUNK;
+            let chunk = &values[start..(start + CHUNK).min(values.len())];
+            *sum = Level::current().dispatch(Squares(chunk));
+        }
+    });
+    sums.iter().sum()
+}
+
+struct Squares<'a>(&'a [f32]);
+
+impl Dispatch for Squares<'_> {
+    type Output = f64;
+    fn run<S: Lanes>(self, simd: S) -> f64 {
+        simd.call(self)
+    }
+}
+
+impl<S: Lanes> Job<S> for Squares<'_> {
+    type Output = f64;
+    #[inline(always)]
+    fn run(self, simd: S) -> f64 {
+        let mut sums = [simd.splat(0.0); 4];
+        for (k, lanes) in self.0.chunks(S::N).enumerate() {
+            let v = if lanes.len() == S::N { simd.load(lanes) } else { simd.load_part(lanes) };
+            sums[k % 4] = simd.fma(v, v, sums[k % 4]);
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            let mut lanes = [0.0; 16];
+            simd.store(&mut lanes, sum);
+            total += lanes[..S::N].iter().map(|&v| f64::from(v)).sum::<f64>();
+        }
+        total
+    }
+}
+
+/// One optimiser's arithmetic on a vector, with `K` running values an element.
+trait Rule<const K: usize>: Copy + Sync {
+    fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, state: [S::V; K]) -> (S::V, [S::V; K]);
+}
+
+#[derive(Clone, Copy)]
+struct AdamRule {
+    scale: f32,
+    keep: f32,
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    root: f32,
+    epsilon: f32,
+}
+
+impl Rule<2> for AdamRule {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, [m, v]: [S::V; 2]) -> (S::V, [S::V; 2]) {
+        let g = simd.mul(g, simd.splat(self.scale));
+        let m = simd.fma(simd.splat(1.0 - self.beta1), simd.sub(g, m), m);
+        let v = simd.fma(simd.splat(self.beta2), v, simd.mul(simd.mul(simd.splat(1.0 - self.beta2), g), g));
+        let divisor = simd.fma(simd.sqrt(v), simd.splat(self.root), simd.splat(self.epsilon));
+        let p = simd.mul(p, simd.splat(self.keep));
+        (simd.fnma(simd.splat(self.rate), simd.div(m, divisor), p), [m, v])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct SgdRule {
+    scale: f32,
+    rate: f32,
+    momentum: f32,
+    decay: f32,
+}
+
+impl SgdRule {
+    #[inline(always)]
+    fn gradient<S: Lanes>(self, simd: S, p: S::V, g: S::V) -> S::V {
+        simd.fma(p, simd.splat(self.decay), simd.mul(g, simd.splat(self.scale)))
+    }
+}
+
+impl Rule<0> for SgdRule {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, _: [S::V; 0]) -> (S::V, [S::V; 0]) {
+        (simd.fnma(simd.splat(self.rate), self.gradient(simd, p, g), p), [])
+    }
+}
+
+impl Rule<1> for SgdRule {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, [v]: [S::V; 1]) -> (S::V, [S::V; 1]) {
+        let v = simd.fma(simd.splat(self.momentum), v, self.gradient(simd, p, g));
+        (simd.fnma(simd.splat(self.rate), v, p), [v])
+    }
+}
+
+#[derive(Clone, Copy)]
+struct RmsPropRule {
+    scale: f32,
+    rate: f32,
+    alpha: f32,
+    epsilon: f32,
+}
+
+impl Rule<1> for RmsPropRule {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, [s]: [S::V; 1]) -> (S::V, [S::V; 1]) {
+        let g = simd.mul(g, simd.splat(self.scale));
+        let fresh = simd.mul(simd.mul(simd.splat(1.0 - self.alpha), g), g);
+        let s = simd.fma(simd.splat(self.alpha), s, fresh);
+        let divisor = simd.add(simd.sqrt(s), simd.splat(self.epsilon));
+        (simd.fnma(simd.splat(self.rate), simd.div(g, divisor), p), [s])
+    }
+}
+
+/// Applies a rule to every element.
+fn update<R: Rule<K>, const K: usize>(
+    rule: R,
+    parameters: &mut [f32],
+    gradients: &[f32],
+    state: [&mut [f32]; K],
+) {
+    let workers = team::threads().min(parameters.len().div_ceil(16 * CHUNK)).max(1);
+    let parameters = Pieces::new(parameters, CHUNK, workers);
+    let state = state.map(|state| Pieces::new(state, CHUNK, workers));
+    let level = Level::current();
+    team::run_on(workers, |worker| {
+        let (first, parameters) = parameters.take(worker);
+        let gradients = &gradients[first * CHUNK..][..parameters.len()];
+        let state = state.each_ref().map(|state| state.take(worker).1);
+        level.dispatch(Apply { rule, parameters, gradients, state });
+    });
+}
+
+struct Apply<'a, R, const K: usize> {
+    rule: R,
+    parameters: &'a mut [f32],
+    gradients: &'a [f32],
+    state: [&'a mut [f32]; K],
+}
+
+impl<R: Rule<K>, const K: usize> Dispatch for Apply<'_, R, K> {
+    type Output = ();
+    fn run<S: Lanes>(self, simd: S) {
+        simd.call(self);
+    }
+}
+
+impl<S: Lanes, R: Rule<K>, const K: usize> Job<S> for Apply<'_, R, K> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let count = self.parameters.len();
+        let whole = count / S::N * S::N;
+        for at in (0..count).step_by(S::N) {
+            let end = (at + S::N).min(count);
+            let load = |from: &[f32]| if at < whole { simd.load(from) } else { simd.load_part(from) };
+            let mut state = [simd.splat(0.0); K];
+            for k in 0..K {
+                state[k] = load(&self.state[k][at..end]);
+            }
+            let (p, g) = (load(&self.parameters[at..end]), load(&self.gradients[at..end]));
+            let (p, state) = self.rule.apply(simd, p, g, state);
+            simd.store_part(&mut self.parameters[at..end], p);
+            for k in 0..K {
+                simd.store_part(&mut self.state[k][at..end], state[k]);
+            }
+        }
+    }
+}
