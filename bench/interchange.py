@@ -59,10 +59,9 @@ def carousel(binary, *arguments):
 
 
 def replace_model(run, model):
-    """Puts a model's parameters into every place of a run folder that holds a model."""
-    weights = {name: parameter.detach().contiguous() for name, parameter in model.state_dict().items()}
-    for path in [run / "model.safetensors", *run.glob("checkpoints/*/model.safetensors")]:
-        save_file(weights, path)
+    """Puts PyTorch's weights in the place of the run's own."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, run / "model.safetensors")
 
 
 def main():

@@ -4,6 +4,12 @@
 //! [Burn](https://burn.dev). Start with [`recurrent::RecurrentConfig`] for a layer in your own model, or
 //! with [`models::language_model`] for a whole one. ARCHITECTURE.md maps the rooms.
 
+#![forbid(unsafe_code)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}
+
 pub mod cell;
 pub mod data;
 pub mod decode;

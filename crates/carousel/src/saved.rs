@@ -10,6 +10,7 @@ use crate::parameters::{LoadError, NamedParameters};
 use crate::recipe::Recipe;
 use crate::recurrent::ConfigError;
 use crate::run::{RunError, RunFolder};
+use crate::train::checkpoint::{CheckpointError, MODEL, read_tensors};
 
 /// Why a run's model could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +24,9 @@ pub enum OpenError {
     /// The weights are of another model.
     #[error("the weights do not fit the run's config.toml: {0}")]
     Load(#[from] LoadError),
-    /// The best weights cannot be trusted, and others were not asked for.
-    #[error("the best checkpoint cannot be used: {0}")]
-    Damaged(String),
+    /// The file of the weights does not do.
+    #[error(transparent)]
+    Weights(#[from] CheckpointError),
 }
 
 /// A trained language model with all that is needed to use it.
@@ -34,25 +35,30 @@ pub struct SavedLanguageModel {
     pub recipe: Recipe,
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
-    /// The model, with the weights of the best checkpoint, on a device without gradients.
+    /// The model, on a device without gradients.
     pub model: LanguageModel,
 }
 
 impl SavedLanguageModel {
-    /// Opens the best checkpoint of the run in a folder.
+    /// Opens the run in a folder, with the weights in its `model.safetensors`: those of the best checkpoint,
+    /// or what was put in their place, as from PyTorch. `config.toml`, `vocab.json` and that file are all it
+    /// needs. A run that was stopped before its first validation has no best one yet; its latest checkpoint
+    /// serves then.
     ///
     /// # Errors
-    /// [`OpenError`] when the folder holds no run, or its best checkpoint is missing or damaged.
+    /// [`OpenError`] when the folder holds no run, or its weights are missing, damaged or of another model.
     pub fn open(path: &Path) -> Result<SavedLanguageModel, OpenError> {
         let run = RunFolder::open(path)?;
         let recipe = run.read_recipe()?;
         let tokenizer = Tokenizer::new(run.read_vocab()?);
         let mut model = config(&recipe, tokenizer.vocab().len()).init(&Device::default())?;
-        let loaded = run.load_best()?;
-        if let Some(note) = loaded.note {
-            return Err(OpenError::Damaged(note));
+        // The file at the top is what a run ships: it may have come from elsewhere, without checkpoints.
+        let shipped = path.join(MODEL);
+        if shipped.exists() {
+            model.load(&read_tensors(&shipped)?)?;
+        } else {
+            model.load(&run.load_latest()?.checkpoint.model)?;
         }
-        model.load(&loaded.checkpoint.model)?;
         Ok(SavedLanguageModel { recipe, tokenizer, model })
     }
 }

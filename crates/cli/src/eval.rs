@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use carousel::report::thousands;
 use clap::Args;
 use serde_json::json;
@@ -39,8 +38,7 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let documents = carousel::data::read_documents(&args.data)?;
-    let measured = carousel::train::evaluate(&args.run, &documents)
-        .with_context(|| format!("could not evaluate {}", args.run.display()))?;
+    let measured = carousel::train::evaluate(&args.run, &documents)?;
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json!({
             "run": args.run,

@@ -100,8 +100,19 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::message(format_args!("error: {error:#}"));
+            output::message(format_args!("error: {}", explain(&error)));
             ExitCode::from(if error.is::<BadUsage>() { 2 } else { 1 })
         }
     }
+}
+
+/// The error and its causes in one line. Library errors quote their cause already: it is not said twice.
+fn explain(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }

@@ -57,6 +57,11 @@ fn build(
         1 => "one layer".to_owned(),
         layers => format!("{layers} layers"),
     };
+    let token = match recipe.data.tokens {
+        Tokens::Byte => "byte",
+        Tokens::Char => "character",
+        Tokens::Word => "word",
+    };
     let mut figures = Vec::new();
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));
     for (name, loss) in [("validation", summary.valid_loss), ("test", summary.test_loss)] {
@@ -73,9 +78,7 @@ fn build(
     TrainingReport {
         title: folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned(),
         subtitle: format!(
-            "A {} model: {} of {} with {} units, trained on {learned_from}.",
-            recipe.data.tokens.name(),
-            layers,
+            "A {token} model: {layers} of {} with {} units, trained on {learned_from}.",
             recipe.model.cell.name().to_uppercase(),
             recipe.model.hidden
         ),

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use carousel::decode::sampling::{Sampling, sample};
 use clap::Args;
 use serde_json::json;
@@ -34,7 +33,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 500, allow_negative_numbers = true)]
     length: usize,
 
-    /// Low: safe; high: wild; 0: always the likeliest
+    /// Low is safe, high wild, 0 the likeliest
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true, value_parser = temperature)]
     temperature: f64,
 
@@ -89,8 +88,7 @@ pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
             written = prompt.take().map_or(Ok(()), output::generated).and_then(|()| output::generated(text));
         }
     };
-    let text = sample(&args.run, &args.prompt, args.length, &sampling, &mut show)
-        .with_context(|| format!("could not sample from {}", args.run.display()))?;
+    let text = sample(&args.run, &args.prompt, args.length, &sampling, &mut show)?;
     written?;
     match form {
         Form::Json => output::json(&json!({

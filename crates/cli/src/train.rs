@@ -124,10 +124,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         Ok(summary) => summary,
         Err(error) => {
             if fresh && !started {
-                // Nothing was trained: a folder left behind would only be in the way of the next try.
-                let _ = fs::remove_dir_all(path);
+                remove_unstarted(folder);
             }
-            return Err(error).with_context(|| format!("could not train {}", path.display()));
+            return Err(error.into());
         }
     };
 
@@ -148,8 +147,11 @@ fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
         RunError::Exists { .. } => anyhow::Error::new(BadUsage::from(error)),
         _ => error.into(),
     })?;
-    folder.write_recipe(&recipe)?;
-    list.save(&folder)?;
+    let written = folder.write_recipe(&recipe).map_err(Into::into).and_then(|()| list.save(&folder));
+    if written.is_err() {
+        remove_unstarted(&folder);
+    }
+    written?;
     Ok(Prepared { folder, recipe, sources, learned_from: list.describe(), start: Start::New })
 }
 
@@ -158,6 +160,11 @@ fn reopen(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = folder.read_recipe()?;
     let (list, sources) = SourceList::reread(&folder)?;
     Ok(Prepared { folder, recipe, sources, learned_from: list.describe(), start: Start::Resume })
+}
+
+/// Takes back the folder of a run in which nothing was trained: it would be in the way of the next try.
+fn remove_unstarted(folder: &RunFolder) {
+    let _ = fs::remove_dir_all(folder.path());
 }
 
 fn read_recipe(args: &TrainArgs) -> anyhow::Result<Recipe> {

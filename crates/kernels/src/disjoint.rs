@@ -262,7 +262,7 @@ impl<'a> Part<'a> {
         let last = rank + (M - 1) * gap;
         if geometry.split == Split::Ranks {
             // Only this worker's ranks: all the others' rows are out of reach.
-            assert!(rank % geometry.workers == self.worker && gap % geometry.workers == 0);
+            assert!(rank % geometry.workers == self.worker && gap.is_multiple_of(geometry.workers));
         }
         let mut starts = [0; M];
         if let (Some(step), Some(map)) = (step, rows.map) {

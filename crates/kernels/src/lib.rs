@@ -15,6 +15,8 @@
 //! chain of multiply-adds in a fixed order, whoever computes it.
 
 #![deny(unsafe_code)]
+// Tiles are walked by row and vector, over several arrays at once.
+#![allow(clippy::needless_range_loop)]
 
 mod cell;
 #[allow(unsafe_code)]

@@ -1,5 +1,7 @@
 //! The fused kernels against the reference, at every level this machine has, for every number of threads.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use carousel_kernels::*;

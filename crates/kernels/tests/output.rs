@@ -1,5 +1,7 @@
 //! Output layer, embedding and optimisers: against plain f64 arithmetic, at every level and thread count.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use carousel_kernels::loss::{IGNORE, Output, OutputGradients};

@@ -1,5 +1,7 @@
 //! The reference against finite differences: every cell, every input of the gradient, ragged and not.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use carousel_kernels::reference::{self, State, Weights};

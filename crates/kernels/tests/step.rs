@@ -1,5 +1,7 @@
 //! The stepper against the sequence call, over a thousand steps, and without allocating.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use carousel_kernels::*;

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::{Corpus, Coverage, Limits, Tokenizer, Vocab, Window, Windows};
+use crate::data::{Corpus, Coverage, Document, Limits, Tokenizer, Vocab, Window, Windows};
 use crate::decode::sampling::{Sampling, write};
 use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
@@ -42,8 +42,7 @@ pub fn language_model(
 ) -> Result<Summary, TrainError> {
     let tokenizer = match start {
         Start::New => {
-            let share =
-                if sources.valid.is_empty() || sources.test.is_empty() { recipe.data.split[0] } else { 1.0 };
+            let share = shares(recipe, sources)[0];
             let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share };
             let vocab = Vocab::build(recipe.data.tokens, &sources.train, limits)?;
             run.write_vocab(&vocab)?;
@@ -145,19 +144,22 @@ struct Parts {
 impl Parts {
     fn read(tokenizer: &Tokenizer, recipe: &Recipe, sources: &Sources) -> Result<Parts, TrainError> {
         let all = tokenizer.corpus(&sources.train)?;
-        let [train, valid, test] = all.split(recipe.data.split);
-        let given = |documents: &[_], held_out: Corpus| -> Result<_, TrainError> {
+        let [train, valid, test] = all.split(shares(recipe, sources));
+        let part = |documents: &[Document], held_out: Corpus| -> Result<Option<Corpus>, TrainError> {
             let part = if documents.is_empty() { held_out } else { tokenizer.corpus(documents)? };
             Ok(Some(part).filter(|part| Windows::new(part, 1, 1, Coverage::All).is_ok()))
         };
-        // Nothing is held out for what the user brings separately.
-        let both = !sources.valid.is_empty() && !sources.test.is_empty();
-        Ok(Parts {
-            train: if both { all } else { train },
-            valid: given(&sources.valid, valid)?,
-            test: given(&sources.test, test)?,
-        })
+        Ok(Parts { train, valid: part(&sources.valid, valid)?, test: part(&sources.test, test)? })
     }
+}
+
+/// The shares of the training text for training, validation and test. Nothing is held out for what was
+/// given separately.
+fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
+    let [train, valid, test] = recipe.data.split;
+    let held_out = |share: f64, given: &[Document]| if given.is_empty() { share } else { 0.0 };
+    let (kept_valid, kept_test) = (held_out(valid, &sources.valid), held_out(test, &sources.test));
+    [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
 }
 
 /// Where a run is; `state.json` of a checkpoint.
