@@ -9,6 +9,9 @@
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 mod readme {}
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/course.md")]
+mod course {}
 
 pub mod cell;
 pub mod data;

@@ -5,7 +5,7 @@
 //!
 //! Gate order and weight layout are PyTorch's: i f g o for the LSTM, r z n for the GRU; `weight_ih` is
 //! `[G·H, I]`, `weight_hh` is `[G·H, H]`. Equations stand above the code in `cell/`; the specification in
-//! plain loops is [`reference`].
+//! plain loops is [`mod@reference`].
 //!
 //! What is deliberately absent: this crate names no tensor library, reads no file, looks at no
 //! environment variable, and prints nothing. `unsafe` lives in `simd/`, `team.rs` and `disjoint.rs`.
