@@ -14,7 +14,7 @@
 //! Backward of an output leaves its gradient in a place it shares with the layer and gives the handle a dummy
 //! gradient. Burn runs the handle after all its children that take part; what is not there by then is zero.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, NoCheckpointing};
@@ -25,9 +25,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, DispatchDevice, Flex, GradientCheckpointingStrategy};
 use burn::module::Param;
 use burn::tensor::{DType, Shape, Tensor, TensorData};
-use carousel_kernels::{self as kernels, Batch, Layer, Layout, Tape};
+use carousel_kernels::{self as kernels, Batch, Layer, Layout};
 
-use crate::recurrent::{LayerInput, LayerOutput, RecurrentWeights};
+use crate::layer::{LayerInput, LayerOutput, PooledTape, RecurrentWeights, lock};
 use crate::state::LayerState;
 
 /// A tensor on Burn's autodiff layer over the CPU.
@@ -186,40 +186,7 @@ where
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 // --- the recurrent layer ------------------------------------------------------------------------------------
-
-/// Tapes that wait for the next forward pass, so that a second training step allocates none.
-#[derive(Clone, Default)]
-pub(crate) struct TapePool(Arc<Mutex<Vec<Tape>>>);
-
-impl std::fmt::Debug for TapePool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TapePool({} waiting)", lock(&self.0).len())
-    }
-}
-
-impl TapePool {
-    fn take(&self) -> PooledTape {
-        let tape = lock(&self.0).pop().unwrap_or_default();
-        PooledTape { tape, pool: self.clone() }
-    }
-}
-
-/// A tape that goes back to its pool when dropped, after its backward pass or without one.
-struct PooledTape {
-    tape: Tape,
-    pool: TapePool,
-}
-
-impl Drop for PooledTape {
-    fn drop(&mut self) {
-        lock(&self.pool.0).push(std::mem::take(&mut self.tape));
-    }
-}
 
 /// What one direction reads, dense.
 struct DirectionInputs {
@@ -710,7 +677,7 @@ mod tests {
     }
 
     fn waiting(stack: &Recurrent) -> Vec<usize> {
-        stack.weights().iter().map(|weights| lock(&weights.tapes.0).len()).collect()
+        stack.weights().iter().map(|weights| weights.tapes.waiting()).collect()
     }
 
     #[test]

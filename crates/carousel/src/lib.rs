@@ -19,6 +19,7 @@ pub mod decode;
 pub mod embedding;
 pub mod fused;
 pub mod init;
+mod layer;
 pub mod models;
 pub mod output;
 pub mod parameters;

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use carousel_kernels::{Batch, Direction, Layer, Layout};
 
 use crate::cell::{self, Recurrence};
-use crate::recurrent::{LayerInput, LayerOutput, RecurrentWeights};
+use crate::layer::{LayerInput, LayerOutput, RecurrentWeights};
 use crate::state::{LayerState, index_tensor};
 
 /// One layer in all its directions.

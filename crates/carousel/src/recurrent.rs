@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel_kernels::{Batch, Layer, Layout};
 
 use crate::cell::Cell;
-use crate::fused::{self, TapePool};
+use crate::fused;
 use crate::init::{Init, Initializer};
+pub use crate::layer::RecurrentWeights;
+use crate::layer::{LayerInput, TapePool};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
 use crate::ragged::Ragged;
-use crate::state::{LayerState, State};
+use crate::state::State;
 use crate::stepper::Stepper;
 
 /// Which ways the layers of a stack walk through time.
@@ -210,37 +212,6 @@ impl RecurrentConfig {
             tapes: TapePool::default(),
         }
     }
-}
-
-/// The parameters of one layer in one direction, in PyTorch's layout: gates i f g o of an LSTM, r z n of a GRU.
-#[derive(Module, Debug)]
-pub struct RecurrentWeights {
-    /// `[G·H, I]`.
-    pub weight_ih: Param<Tensor<2>>,
-    /// `[G·H, H]`.
-    pub weight_hh: Param<Tensor<2>>,
-    /// `[G·H]`.
-    pub bias_ih: Param<Tensor<1>>,
-    /// `[G·H]`.
-    pub bias_hh: Param<Tensor<1>>,
-    #[module(skip)]
-    pub(crate) tapes: TapePool,
-}
-
-/// What a layer computes on.
-pub(crate) struct LayerInput<'a> {
-    pub(crate) batch: &'a Arc<Batch>,
-    /// Rows in the order of `x_layout`, `I` values each.
-    pub(crate) x: Tensor<2>,
-    /// [`Layout::Padded`] only where all sequences are equally long.
-    pub(crate) x_layout: Layout,
-    pub(crate) y_layout: Layout,
-}
-
-/// What a layer computes: the outputs of all its directions side by side, and each direction's last state.
-pub(crate) struct LayerOutput {
-    pub(crate) y: Tensor<2>,
-    pub(crate) last: Vec<LayerState>,
 }
 
 /// What a stack reads and writes: a [`Ragged`] batch, or a `Tensor<3>` `[B, T, I]` of equally long sequences.

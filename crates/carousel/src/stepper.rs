@@ -4,7 +4,7 @@ use carousel_kernels as kernels;
 use kernels::{Layer, ShapeError};
 
 use crate::fused::with_slice;
-use crate::recurrent::RecurrentWeights;
+use crate::layer::RecurrentWeights;
 use crate::state::State;
 
 /// Runs a forward stack on the CPU one step at a time and keeps its state. [`step`](Stepper::step) allocates

@@ -199,3 +199,24 @@ fn help_names_every_verb_and_nothing_else() {
         assert_eq!(long, [""; 0], "{verb}: wider than a terminal");
     }
 }
+
+#[test]
+fn every_number_of_threads_gives_the_same_bits() {
+    let home = Home::new();
+    for cell in ["lstm", "gru", "rnn"] {
+        // Large enough for a team to share the work.
+        let train = |threads: usize| {
+            let run = format!("{cell}-{threads}");
+            home.carousel(&format!(
+                "train tiny.toml --data text.txt --out {run} --threads {threads} --set model.cell={cell} \
+                 --set model.layers=2 --set model.hidden=96 --set train.batch=16 --set train.steps=12"
+            ))
+            .succeeds();
+            home.bytes(&format!("{run}/model.safetensors"))
+        };
+        let one = train(1);
+        for threads in [2, 3, 8] {
+            assert!(train(threads) == one, "{cell}: {threads} threads");
+        }
+    }
+}

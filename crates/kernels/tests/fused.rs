@@ -5,28 +5,7 @@
 mod common;
 
 use carousel_kernels::*;
-use common::{CELLS, Numbers, Problem, compare};
-use std::sync::{Mutex, MutexGuard};
-
-/// Level and threads belong to the process, so tests that set them take turns.
-static SETTINGS: Mutex<()> = Mutex::new(());
-
-fn settings() -> MutexGuard<'static, ()> {
-    SETTINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Runs `check` at every level with every number of threads.
-fn everywhere(mut check: impl FnMut(Level, usize)) {
-    let _turn = settings();
-    for &level in Level::available() {
-        assert!(level.force());
-        for threads in [1, 2, 3, 8] {
-            set_threads(threads);
-            check(level, threads);
-        }
-        println!("checked at {level:?}");
-    }
-}
+use common::{CELLS, Numbers, Problem, compare, everywhere, settings};
 
 fn layers(hidden: usize, input: usize) -> impl Iterator<Item = Layer> {
     CELLS.into_iter().flat_map(move |cell| {

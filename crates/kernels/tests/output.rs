@@ -6,22 +6,7 @@ mod common;
 
 use carousel_kernels::loss::{IGNORE, Output, OutputGradients};
 use carousel_kernels::*;
-use common::{Numbers, close, wide};
-use std::sync::Mutex;
-
-static SETTINGS: Mutex<()> = Mutex::new(());
-
-fn everywhere(mut check: impl FnMut(Level, usize)) {
-    let _turn = SETTINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for &level in Level::available() {
-        assert!(level.force());
-        for threads in [1, 2, 3, 8] {
-            set_threads(threads);
-            check(level, threads);
-        }
-        println!("checked at {level:?}");
-    }
-}
+use common::{Numbers, close, everywhere, wide};
 
 /// Loss, dx, dweight, dbias in f64.
 fn naive(

@@ -3,6 +3,7 @@
 
 use carousel_kernels::reference;
 use carousel_kernels::*;
+use std::sync::{Mutex, MutexGuard};
 
 pub mod fixtures;
 
@@ -215,5 +216,25 @@ pub fn compare(
     ];
     for (name, found, expected) in pairs {
         close(&format!("{what}: {name}"), found, expected, tolerance);
+    }
+}
+
+/// Level and threads belong to the process, so tests that set them take turns.
+static SETTINGS: Mutex<()> = Mutex::new(());
+
+pub fn settings() -> MutexGuard<'static, ()> {
+    SETTINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Runs `check` at every level with every number of threads.
+pub fn everywhere(mut check: impl FnMut(Level, usize)) {
+    let _turn = settings();
+    for &level in Level::available() {
+        assert!(level.force());
+        for threads in [1, 2, 3, 8] {
+            set_threads(threads);
+            check(level, threads);
+        }
+        println!("checked at {level:?}");
     }
 }

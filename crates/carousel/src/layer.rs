@@ -1,0 +1,80 @@
+//! What one layer of a stack reads and gives, shared by the two implementations ([`fused`](crate::fused) and
+//! `portable`).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use carousel_kernels::{Batch, Layout, Tape};
+
+use crate::state::LayerState;
+
+/// The parameters of one layer in one direction, in PyTorch's layout: gates i f g o of an LSTM, r z n of a GRU.
+#[derive(Module, Debug)]
+pub struct RecurrentWeights {
+    /// `[G·H, I]`.
+    pub weight_ih: Param<Tensor<2>>,
+    /// `[G·H, H]`.
+    pub weight_hh: Param<Tensor<2>>,
+    /// `[G·H]`.
+    pub bias_ih: Param<Tensor<1>>,
+    /// `[G·H]`.
+    pub bias_hh: Param<Tensor<1>>,
+    #[module(skip)]
+    pub(crate) tapes: TapePool,
+}
+
+/// What a layer computes on.
+pub(crate) struct LayerInput<'a> {
+    pub(crate) batch: &'a Arc<Batch>,
+    /// Rows in the order of `x_layout`, `I` values each.
+    pub(crate) x: Tensor<2>,
+    /// [`Layout::Padded`] only where all sequences are equally long.
+    pub(crate) x_layout: Layout,
+    pub(crate) y_layout: Layout,
+}
+
+/// What a layer computes: the outputs of all its directions side by side, and each direction's last state.
+pub(crate) struct LayerOutput {
+    pub(crate) y: Tensor<2>,
+    pub(crate) last: Vec<LayerState>,
+}
+
+/// Tapes that wait for the next forward pass, so that a second training step allocates none.
+#[derive(Clone, Default)]
+pub(crate) struct TapePool(Arc<Mutex<Vec<Tape>>>);
+
+impl std::fmt::Debug for TapePool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TapePool({} waiting)", self.waiting())
+    }
+}
+
+impl TapePool {
+    /// How many tapes wait.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    pub(crate) fn take(&self) -> PooledTape {
+        let tape = lock(&self.0).pop().unwrap_or_default();
+        PooledTape { tape, pool: self.clone() }
+    }
+}
+
+/// A tape that goes back to its pool when dropped, after its backward pass or without one.
+pub(crate) struct PooledTape {
+    pub(crate) tape: Tape,
+    pool: TapePool,
+}
+
+impl Drop for PooledTape {
+    fn drop(&mut self) {
+        lock(&self.pool.0).push(std::mem::take(&mut self.tape));
+    }
+}
+
+/// A lock whose holder never leaves it half-changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
