@@ -26,11 +26,11 @@ use std::marker::PhantomData;
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
 /// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
 /// let mut stepper = Stepper::new(&[(layer, weights)], 1)?;
-/// let first = stepper.step(&[1.0, -1.0])?.to_vec();
-/// let second = stepper.step(&[1.0, -1.0])?.to_vec();
+/// let first = stepper.step(&[1.0, 0.5])?.to_vec();
+/// let second = stepper.step(&[1.0, 0.5])?.to_vec();
 /// assert_ne!(first, second); // it remembers
 /// stepper.reset();
-/// assert_eq!(stepper.step(&[1.0, -1.0])?, first);
+/// assert_eq!(stepper.step(&[1.0, 0.5])?, first);
 /// # Ok::<(), ShapeError>(())
 /// ```
 pub struct Stepper {
