@@ -9,6 +9,7 @@
 //! the open step alone, and [`Part::publish`] closes it behind a barrier. Where ranks are dealt, nobody
 //! reads another's row, and no barrier is needed.
 
+use crate::shape::{Batch, Direction, Layout};
 use crate::team::{Worker, share};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -165,6 +166,40 @@ impl Geometry<'_> {
     }
 }
 
+/// Where in a caller's buffer each frame's row starts. No two rows overlap: a [`Batch`] gives every frame a
+/// row of its own, and a row's columns end within the stride.
+#[derive(Default)]
+pub(crate) struct FrameMap {
+    starts: Vec<usize>,
+    width: usize,
+}
+
+impl FrameMap {
+    /// Maps the frames of a batch, walked in `direction`, onto `width` columns from `offset` on in rows of
+    /// `stride` floats.
+    pub(crate) fn set(
+        &mut self,
+        batch: &Batch,
+        direction: Direction,
+        (layout, stride, offset): (Layout, usize, usize),
+        width: usize,
+    ) {
+        assert!(offset.checked_add(width).is_some_and(|end| end <= stride));
+        assert!(batch.rows(layout).checked_mul(stride).is_some());
+        self.width = width;
+        self.starts.clear();
+        for step in 0..batch.steps() {
+            for rank in 0..batch.alive(step) {
+                self.starts.push(batch.row(layout, direction, step, rank) * stride + offset);
+            }
+        }
+    }
+
+    pub(crate) fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+}
+
 /// Where in a buffer the rows of a matrix lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
@@ -177,7 +212,7 @@ pub(crate) struct Rows<'a> {
     /// Real columns; the last group may be cut short.
     pub(crate) columns: usize,
     /// Start of each frame in the buffer, where frames do not follow each other.
-    pub(crate) map: Option<&'a [usize]>,
+    pub(crate) map: Option<&'a FrameMap>,
 }
 
 /// A buffer that a team writes together.
@@ -199,7 +234,8 @@ impl<'a> Matrix<'a> {
     pub(crate) fn new(data: &'a mut [f32], geometry: Geometry<'a>, rows: Rows<'a>) -> Matrix<'a> {
         assert!(rows.columns <= rows.stride || rows.map.is_some());
         if let Some(map) = rows.map {
-            assert_eq!(map.len(), geometry.starts[geometry.starts.len() - 1]);
+            assert_eq!(map.starts.len(), geometry.starts[geometry.starts.len() - 1]);
+            assert!(rows.columns <= map.width);
         }
         Matrix {
             data: data.as_mut_ptr(),
@@ -268,7 +304,7 @@ impl<'a> Part<'a> {
         if let (Some(step), Some(map)) = (step, rows.map) {
             assert!(last < geometry.alive(step));
             for (i, start) in starts.iter_mut().enumerate() {
-                *start = map[geometry.starts[step] + rank + i * gap];
+                *start = map.starts[geometry.starts[step] + rank + i * gap];
                 assert!(*start + rows.columns <= self.matrix.length);
             }
         } else {

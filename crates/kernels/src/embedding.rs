@@ -44,12 +44,12 @@ pub fn scatter(vocabulary: usize, width: usize, ids: &[u32], dy: &[f32]) -> Resu
     check(vocabulary, width, ids)?;
     expect("gradient of embedded tokens", dy.len(), ids.len() * width)?;
     // Positions sorted by token; the sort is stable, so occurrences stay in order.
-    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
-    order.sort_by_key(|&position| ids[position as usize]);
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|&position| ids[position]);
     let mut rows = Vec::new();
     let mut first = Vec::new();
     for (k, &position) in order.iter().enumerate() {
-        let id = ids[position as usize];
+        let id = ids[position];
         if rows.last() != Some(&id) {
             rows.push(id);
             first.push(k);
@@ -63,7 +63,7 @@ pub fn scatter(vocabulary: usize, width: usize, ids: &[u32], dy: &[f32]) -> Resu
         let (row, values) = pieces.take(worker);
         for (k, sum) in values.chunks_exact_mut(width).enumerate() {
             for &position in &order[first[row + k]..first[row + k + 1]] {
-                for (sum, d) in sum.iter_mut().zip(&dy[position as usize * width..]) {
+                for (sum, d) in sum.iter_mut().zip(&dy[position * width..]) {
                     *sum += d;
                 }
             }

@@ -12,7 +12,7 @@
 //! weights are packed once a pass.
 
 use crate::cell::{Backward, Forward, Kernel};
-use crate::disjoint::{Geometry, Matrix, Part, Rows, Split, Tile, TileMut, Walk};
+use crate::disjoint::{FrameMap, Geometry, Matrix, Part, Rows, Split, Tile, TileMut, Walk};
 use crate::gemm::{BLOCK, Product, Start, tiles, with_rows, with_vectors};
 use crate::pack::Panels;
 use crate::shape::Batch;
@@ -79,7 +79,7 @@ pub(crate) struct ForwardPass<'a, K> {
     pub(crate) c: &'a mut [f32],
     pub(crate) extra: &'a mut [f32],
     pub(crate) y: &'a mut [f32],
-    pub(crate) y_starts: &'a [usize],
+    pub(crate) y_map: &'a FrameMap,
     pub(crate) kernel: PhantomData<K>,
 }
 
@@ -135,7 +135,7 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
             map: None,
         };
         let absent = Rows { lead: units.lead, stride: 0, group: 0, columns: 0, map: None };
-        let y_rows = Rows { columns: self.hidden, map: Some(self.y_starts), ..frames };
+        let y_rows = Rows { columns: self.hidden, map: Some(self.y_map), ..frames };
         let gates = Matrix::new(self.gates, geometry, gate_rows);
         let h = Matrix::new(self.h, geometry, units);
         let c = Matrix::new(self.c, geometry, if traits.cell_state { units } else { absent });
@@ -557,7 +557,7 @@ pub(crate) struct InputGradient<'a> {
     pub(crate) gates: &'a [f32],
     pub(crate) input: usize,
     pub(crate) dx: &'a mut [f32],
-    pub(crate) dx_starts: &'a [usize],
+    pub(crate) dx_map: &'a FrameMap,
     /// Add to what `dx` holds.
     pub(crate) accumulate: bool,
 }
@@ -574,7 +574,7 @@ impl Dispatch for InputGradient<'_> {
             workers: team::threads().min(self.batch.sequences().max(1)),
         };
         let rows =
-            Rows { lead: 0, stride: 0, group: width * lanes, columns: self.input, map: Some(self.dx_starts) };
+            Rows { lead: 0, stride: 0, group: width * lanes, columns: self.input, map: Some(self.dx_map) };
         let dx = Matrix::new(self.dx, geometry, rows);
         let start = if self.accumulate { Start::Output } else { Start::Zero };
         team::run_on(geometry.workers, |worker| {

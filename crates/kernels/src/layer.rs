@@ -7,7 +7,7 @@ use crate::grid::{BackwardPass, ForwardPass, InputGradient, Packed};
 use crate::pack::{self, Panels};
 use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
-use crate::tape::{Pass, Sizes, Tape, frame_starts};
+use crate::tape::{Pass, Sizes, Tape};
 use crate::team;
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
@@ -100,9 +100,17 @@ fn check_frames(
     width: usize,
     (length, layout, stride, offset): (usize, Layout, usize, usize),
 ) -> Result<(), ShapeError> {
-    expect(what, length, batch.rows(layout) * stride)?;
-    if offset + width > stride {
-        return Err(ShapeError::Elements { what, found: stride, expected: offset + width });
+    let Some(floats) = batch.rows(layout).checked_mul(stride) else {
+        return Err(ShapeError::TooLarge { what });
+    };
+    expect(what, length, floats)?;
+    if offset.checked_add(width).is_none_or(|end| end > stride) {
+        let room = stride.saturating_sub(offset);
+        return Err(ShapeError::Elements {
+            what: "a row's part from the offset on",
+            found: room,
+            expected: width,
+        });
     }
     Ok(())
 }
@@ -113,6 +121,10 @@ pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), Sh
     }
     if layer.hidden == 0 {
         return Err(ShapeError::Zero { what: "hidden size" });
+    }
+    let rows = layer.cell.gates().checked_mul(layer.hidden);
+    if rows.and_then(|rows| rows.checked_mul(layer.input.max(layer.hidden))).is_none() {
+        return Err(ShapeError::TooLarge { what: "the size of the weights" });
     }
     let (input, recurrent, bias) = layer.weight_lengths();
     expect("input weight", weights.input.len(), input)?;
@@ -222,11 +234,12 @@ fn run_forward(
     tape: &mut Tape,
 ) {
     let level = Level::current();
-    tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
-    frame_starts(&mut tape.places.x, batch, layer.direction, (x.layout, x.stride, x.offset));
-    frame_starts(&mut tape.places.y, batch, layer.direction, (y.layout, y.stride, y.offset));
+    // Full only when all went well: a panic on the way must not leave a tape that looks usable.
+    tape.pass = None;
+    tape.places.x.set(batch, layer.direction, (x.layout, x.stride, x.offset), layer.input);
+    tape.places.y.set(batch, layer.direction, (y.layout, y.stride, y.offset), layer.hidden);
     clear_padding(batch, layer.hidden, y.data, (y.layout, y.stride, y.offset));
-    let job = ForwardJob { layer, batch, weights, x: x.data, initial, y: y.data, last, tape };
+    let job = ForwardJob { layer, batch, weights, x: x.data, initial, y: y.data, last, tape: &mut *tape };
     match layer.cell {
         Cell::Rnn(Activation::Tanh) => level.dispatch(job.with::<rnn::Tanh>()),
         Cell::Rnn(Activation::Relu) => level.dispatch(job.with::<rnn::Relu>()),
@@ -234,6 +247,7 @@ fn run_forward(
         Cell::Gru(Reset::After) => level.dispatch(job.with::<gru::After>()),
         Cell::Gru(Reset::Before) => level.dispatch(job.with::<gru::Before>()),
     }
+    tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
 }
 
 /// Zeroes the rows past each sequence's end.
@@ -320,7 +334,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             sizes,
             hidden,
             x,
-            x_starts: &tape.places.x,
+            x_starts: tape.places.x.starts(),
             input: Packed { panels: panels[0], data: input.as_ref() },
             recurrent: [
                 Packed { panels: panels[1], data: first.as_ref() },
@@ -332,7 +346,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             c,
             extra: tape.extra.ensure(if traits.extra { f * sizes.unit_stride } else { 0 }),
             y,
-            y_starts: &tape.places.y,
+            y_map: &tape.places.y,
             kernel: PhantomData,
         }
         .run(simd);
@@ -474,9 +488,9 @@ pub fn backward(
     }
     let Some(pass) = tape.pass.take() else { return Err(ShapeError::Tape) };
 
-    frame_starts(&mut tape.places.x, batch, layer.direction, (x.layout, x.stride, x.offset));
+    tape.places.x.set(batch, layer.direction, (x.layout, x.stride, x.offset), layer.input);
     if let Some(dy) = &dy {
-        frame_starts(&mut tape.places.y, batch, layer.direction, (dy.layout, dy.stride, dy.offset));
+        tape.places.y.set(batch, layer.direction, (dy.layout, dy.stride, dy.offset), layer.hidden);
     }
     let job =
         BackwardJob { layer, batch, weights, x, dy: dy.map(|dy| dy.data), dlast, dinitial, gradients, tape };
@@ -560,7 +574,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
                 Packed { panels: panels[1], data: second.as_ref() },
             ],
             dy,
-            dy_starts: &tape.places.y,
+            dy_starts: tape.places.y.starts(),
             h: tape.h.as_ref(),
             c: tape.c.as_ref(),
             extra: tape.extra.as_ref(),
@@ -595,7 +609,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             3 => GateColumns { data: tape.recurrent.as_ref(), ..seen_by_input },
             _ => seen_by_input,
         };
-        let inputs = FrameRows { data: x.data, starts: &places.x, width: layer.input };
+        let inputs = FrameRows { data: x.data, starts: places.x.starts(), width: layer.input };
         let states = FrameRows { data: tape.h.as_ref(), starts: &places.previous, width: hidden };
         // With the reset before the product, the candidate's weights saw `r * h`.
         let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
@@ -618,7 +632,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
 
         if let Some(dx) = dx {
             let place = (dx.layout, dx.stride, dx.offset);
-            frame_starts(&mut places.x, batch, layer.direction, place);
+            places.x.set(batch, layer.direction, place, layer.input);
             if !accumulate {
                 clear_padding(batch, layer.input, dx.data, place);
             }
@@ -629,7 +643,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
                 gates: tape.gates.as_ref(),
                 input: layer.input,
                 dx: dx.data,
-                dx_starts: &places.x,
+                dx_map: &places.x,
                 accumulate,
             }
             .run(simd);

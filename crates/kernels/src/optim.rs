@@ -59,7 +59,7 @@ impl Adam {
     /// clipping asks for); `first` and `second` are the running means, zero at the start.
     ///
     /// # Errors
-    /// [`ShapeError`] when a slice is not as long as `parameters`.
+    /// [`ShapeError`] when a slice is not as long as `parameters`, or `step` is 0.
     pub fn step(
         &self,
         step: u64,
@@ -69,6 +69,9 @@ impl Adam {
         first: &mut [f32],
         second: &mut [f32],
     ) -> Result<(), ShapeError> {
+        if step == 0 {
+            return Err(ShapeError::Zero { what: "the step of Adam" });
+        }
         expect("gradients", gradients.len(), parameters.len())?;
         expect("first moments", first.len(), parameters.len())?;
         expect("second moments", second.len(), parameters.len())?;
@@ -152,12 +155,13 @@ pub fn sum_of_squares(values: &[f32]) -> f64 {
     let mut sums = vec![0.0f64; values.len().div_ceil(CHUNK)];
     let workers = team::threads().min(sums.len().div_ceil(16)).max(1);
     let pieces = Pieces::new(&mut sums, 1, workers);
+    let level = Level::current();
     team::run_on(workers, |worker| {
         let (first, sums) = pieces.take(worker);
         for (k, sum) in sums.iter_mut().enumerate() {
             let start = (first + k) * CHUNK;
             let chunk = &values[start..(start + CHUNK).min(values.len())];
-            *sum = Level::current().dispatch(Squares(chunk));
+            *sum = level.dispatch(Squares(chunk));
         }
     });
     sums.iter().sum()

@@ -148,6 +148,11 @@ pub enum ShapeError {
         /// The limit it must stay below.
         limit: usize,
     },
+    /// A size whose buffers no memory could hold.
+    TooLarge {
+        /// Which size.
+        what: &'static str,
+    },
     /// A tape was made by a forward pass over something else.
     Tape,
 }
@@ -166,6 +171,7 @@ impl fmt::Display for ShapeError {
             ShapeError::Index { what, found, limit } => {
                 write!(f, "{what} is {found}, expected less than {limit}")
             }
+            ShapeError::TooLarge { what } => write!(f, "{what} is too large for any memory"),
             ShapeError::Tape => {
                 f.write_str("the tape belongs to another forward pass (layer or batch differ)")
             }
@@ -199,8 +205,12 @@ impl Batch {
     /// buffers.
     ///
     /// # Errors
-    /// [`ShapeError::Length`] when a length exceeds `time`.
+    /// [`ShapeError::Length`] when a length exceeds `time`, [`ShapeError::TooLarge`] when a padded buffer of
+    /// that many rows cannot exist.
     pub fn ragged(lengths: &[usize], time: usize) -> Result<Batch, ShapeError> {
+        if lengths.len().checked_mul(time).is_none() {
+            return Err(ShapeError::TooLarge { what: "the padded batch" });
+        }
         if let Some(sequence) = lengths.iter().position(|&length| length > time) {
             return Err(ShapeError::Length { sequence, found: lengths[sequence], time });
         }
@@ -222,13 +232,18 @@ impl Batch {
     }
 
     /// `sequences` sequences of `time` steps each.
+    ///
+    /// # Panics
+    /// When so many steps cannot exist.
     #[must_use]
     pub fn full(sequences: usize, time: usize) -> Batch {
+        assert!(sequences.checked_mul(time).is_some(), "the batch is too large for any memory");
+        let steps = if sequences == 0 { 0 } else { time };
         Batch {
             lengths: vec![time; sequences],
             time,
             order: (0..sequences).collect(),
-            starts: (0..=time).map(|t| t * sequences).collect(),
+            starts: (0..=steps).map(|t| t * sequences).collect(),
         }
     }
 

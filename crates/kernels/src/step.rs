@@ -81,6 +81,9 @@ impl Stepper {
                 expect("input of a layer in the stack", layer.input, below.layer.hidden)?;
             }
             let sizes = Sizes::new(layer, level);
+            if batch.checked_mul(sizes.gate_stride + sizes.unit_stride).is_none() {
+                return Err(ShapeError::TooLarge { what: "number of streams" });
+            }
             let (mut packed, mut bias) = <([Buffer; 3], Buffer)>::default();
             let panels = match layer.cell {
                 Cell::Rnn(_) => pack_forward::<rnn::Tanh>(layer, *weights, sizes, &mut packed, &mut bias),

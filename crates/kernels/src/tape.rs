@@ -1,8 +1,8 @@
 //! What forward leaves for backward, and scratch that is reused from call to call.
 
-use crate::disjoint::Buffer;
+use crate::disjoint::{Buffer, FrameMap};
 use crate::pack::Panels;
-use crate::shape::{Batch, Direction, Layer};
+use crate::shape::{Batch, Layer};
 use crate::simd::Level;
 
 /// What one forward pass leaves for its backward pass: gate values, states, packed weights.
@@ -40,10 +40,10 @@ pub(crate) struct Pass {
 /// Where the rows of each frame lie.
 #[derive(Default)]
 pub(crate) struct Places {
-    /// Start of each frame's input row.
-    pub(crate) x: Vec<usize>,
-    /// Start of each frame's output (or output gradient) row.
-    pub(crate) y: Vec<usize>,
+    /// Each frame's input row.
+    pub(crate) x: FrameMap,
+    /// Each frame's output (or output gradient) row.
+    pub(crate) y: FrameMap,
     /// Start of each frame's last state in `h`.
     pub(crate) previous: Vec<usize>,
     /// Start of each frame's row in `extra`.
@@ -99,21 +99,5 @@ impl Tape {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.pass.is_some()
-    }
-}
-
-/// The start of each frame's row in a buffer of rows of `stride` floats, walked in `direction`.
-pub(crate) fn frame_starts(
-    to: &mut Vec<usize>,
-    batch: &Batch,
-    direction: Direction,
-    frames: (crate::shape::Layout, usize, usize),
-) {
-    let (layout, stride, offset) = frames;
-    to.clear();
-    for t in 0..batch.steps() {
-        for rank in 0..batch.alive(t) {
-            to.push(batch.row(layout, direction, t, rank) * stride + offset);
-        }
     }
 }

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a wait burns a processor before it sleeps.
@@ -132,6 +132,23 @@ pub(crate) fn share(count: usize, index: usize, workers: usize) -> std::ops::Ran
 }
 
 type Task = Box<dyn FnOnce() + Send>;
+type Outcome = std::thread::Result<()>;
+
+/// A run's job without its lifetime. A pointer, not a reference: a task's box may outlive the job by the
+/// moment between its last signal and its end.
+#[derive(Clone, Copy)]
+struct Erased(*const (dyn Fn(usize) -> Outcome + Sync));
+
+// SAFETY: what it points to is `Sync`.
+unsafe impl Send for Erased {}
+
+impl Erased {
+    fn play(self, index: usize) {
+        // SAFETY: `run_on` waits for the signal that follows this call before anything the job borrows
+        // ends; its own part cannot unwind past that wait, because it catches panics.
+        let _ = unsafe { (*self.0)(index) };
+    }
+}
 
 /// A thread that waits for tasks.
 struct Helper {
@@ -173,6 +190,7 @@ impl Helper {
 static TEAM: Mutex<Vec<Helper>> = Mutex::new(Vec::new());
 /// 0: as many as the machine has.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
+static CORES: OnceLock<usize> = OnceLock::new();
 
 /// How many threads the kernels use from now on, the caller's included.
 ///
@@ -187,12 +205,17 @@ pub fn set_threads(threads: usize) {
 #[must_use]
 pub fn threads() -> usize {
     match THREADS.load(Ordering::Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS),
+        0 => *CORES.get_or_init(|| {
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_THREADS)
+        }),
         threads => threads,
     }
 }
 
 /// Runs `job` once on each of `workers` workers at the same time and returns when all are done.
+///
+/// # Panics
+/// When a worker panics, or the system refuses to start a thread; nothing has run then.
 pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
     let meeting = Meeting::new(workers);
     if workers == 1 {
@@ -207,7 +230,7 @@ pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
     let done = Arc::new(Signal::default());
     let play = |index: usize| {
         let worker = Worker { index, meeting: &meeting, round: Cell::new(0) };
-        let result = catch_unwind(AssertUnwindSafe(|| job(&worker)));
+        let result: Outcome = catch_unwind(AssertUnwindSafe(|| job(&worker)));
         if result.is_err() {
             // Lets the others out of the barrier, for good; they see the flag and stop as well.
             if !meeting.failed.swap(true, Ordering::AcqRel) {
@@ -217,16 +240,14 @@ pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
         }
         result
     };
-    let play_erased: &(dyn Fn(usize) -> std::thread::Result<()> + Sync) = &play;
-    // SAFETY: only the lifetime changes. Every posted task signals `done` after its last use of
-    // `play_erased`, and this function waits for all of them below before anything it borrows ends; the
-    // caller's own part cannot unwind past that wait because `play` catches panics.
-    let play_erased: &'static (dyn Fn(usize) -> std::thread::Result<()> + Sync) =
-        unsafe { std::mem::transmute(play_erased) };
+    let play_here: &(dyn Fn(usize) -> Outcome + Sync) = &play;
+    // SAFETY: only the lifetime changes, and only a pointer is kept; see `Erased`.
+    let play_here: &'static (dyn Fn(usize) -> Outcome + Sync) = unsafe { std::mem::transmute(play_here) };
+    let erased = Erased(play_here);
     for index in 1..workers {
         let done = Arc::clone(&done);
         helpers[index - 1].post(Box::new(move || {
-            let _ = play_erased(index);
+            erased.play(index);
             done.bump();
         }));
     }

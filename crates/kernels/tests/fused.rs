@@ -191,6 +191,46 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
+fn sizes_that_wrap_around_are_refused() {
+    let layer =
+        Layer { cell: Cell::Rnn(Activation::Tanh), direction: Direction::Forward, input: 1, hidden: 1 };
+    let batch = Batch::full(1, 1);
+    let weights = Weights { input: &[1.0], recurrent: &[1.0], bias_input: &[0.0], bias_recurrent: &[0.0] };
+    let check = |offset| {
+        let mut y = [0.0];
+        let x = Frames { data: &[1.0], layout: Layout::Packed, stride: 1, offset: 0 };
+        let y = FramesMut { data: &mut y, layout: Layout::Packed, stride: 1, offset };
+        let error =
+            forward(&layer, &batch, weights, x, State::default(), y, StateMut::default(), None).unwrap_err();
+        assert_eq!(error.to_string(), "a row's part from the offset on has 0 elements, expected 1");
+    };
+    check(usize::MAX);
+    check(1);
+    let error = Batch::ragged(&[3, 1, 1], usize::MAX / 2).unwrap_err();
+    assert_eq!(error.to_string(), "the padded batch is too large for any memory");
+    let wide = Layer { input: usize::MAX / 2, hidden: 4, ..layer };
+    let error = Stepper::new(&[(wide, weights)], 1).err().unwrap();
+    assert_eq!(error.to_string(), "the size of the weights is too large for any memory");
+}
+
+#[test]
+fn nothing_at_all_is_a_batch_too() {
+    let _turn = settings();
+    for cell in CELLS {
+        for batch in [
+            Batch::full(0, 5),
+            Batch::ragged(&[], 5).unwrap(),
+            Batch::full(3, 0),
+            Batch::ragged(&[0, 0], 4).unwrap(),
+        ] {
+            let layer = Layer { cell, direction: Direction::Forward, input: 3, hidden: 4 };
+            let problem = Problem::random(layer, batch, 6);
+            compare("empty", &problem.fused(&mut Tape::default()), &problem.reference(), 1e-6);
+        }
+    }
+}
+
+#[test]
 fn a_tape_serves_one_backward_pass() {
     let _turn = settings();
     let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
