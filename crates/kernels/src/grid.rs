@@ -37,8 +37,10 @@ impl<'a> Packed<'a> {
 
 /// Multiply-adds below which one more worker costs more than it brings, a step.
 const WORK_PER_WORKER: usize = 50_000;
-/// Recurrent weights, in floats, above which each worker keeps to its own part of them.
-const LARGE_WEIGHTS: usize = 2 << 20;
+/// Recurrent weights, in floats, above which each worker keeps to its own part of them: half a megabyte,
+/// what a second-level cache holds beside everything else. Dealing ranks would stream all of them through
+/// every worker's cache at every step.
+const LARGE_WEIGHTS: usize = 1 << 17;
 
 /// How the recurrence of a batch is dealt to the team.
 pub(crate) fn geometry<'a>(batch: &'a Batch, sizes: &Sizes, groups: usize) -> Geometry<'a> {
