@@ -1,7 +1,7 @@
 //! Products over all frames, on the same micro-kernel as the recurrence.
 //!
-//! DESIGN chose a library here; the micro-kernel turned out to serve these products too, and gives what a
-//! library cannot promise: one order of summation for every number of threads, every level forced in tests.
+//! A library would do for the products alone. The micro-kernel gives what it cannot promise: one order of
+//! summation for every number of threads, and every level forced in tests.
 
 use crate::disjoint::{Pieces, Tile, TileMut};
 use crate::simd::{Job, Lanes, multiply, multiply_packed};
