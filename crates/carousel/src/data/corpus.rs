@@ -137,12 +137,13 @@ pub(super) fn share_of(total: usize, share: f64) -> usize {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write;
 
     use super::*;
 
-    fn corpus(documents: &[usize]) -> Corpus {
+    /// Documents of these lengths. Every token is its own position, so that what is read tells where.
+    pub(in crate::data) fn corpus(documents: &[usize]) -> Corpus {
         let mut corpus = Corpus::default();
         for &length in documents {
             let start = corpus.tokens.len() as u32;

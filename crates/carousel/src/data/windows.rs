@@ -169,16 +169,7 @@ impl<'a> Windows<'a> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    /// Every token is its own position, so that inputs tell what was read.
-    fn corpus(documents: &[usize]) -> Corpus {
-        let mut corpus = Corpus::default();
-        for &length in documents {
-            let start = corpus.tokens.len() as u32;
-            corpus.push(&(start..start + length as u32).collect::<Vec<_>>());
-        }
-        corpus
-    }
+    use crate::data::corpus::tests::corpus;
 
     /// `(stream, first input, length, carried, last)` of every segment.
     fn describe(window: &Window) -> Vec<(usize, u32, usize, bool, bool)> {

@@ -1,6 +1,6 @@
 //! Trains a language model: truncated backpropagation through time with carried state.
 
-use std::path::PathBuf;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,13 @@ pub fn language_model(
         resumed_at: (start == Start::Resume).then_some(progress.step),
         note,
     };
-    let mut stop = on_event(&first) == Control::Stop;
+    let stop = Cell::new(false);
+    let mut tell = |event: &Event<'_>| {
+        if on_event(event) == Control::Stop {
+            stop.set(true);
+        }
+    };
+    tell(&first);
     let mut training = Training {
         run,
         recipe,
@@ -111,11 +117,11 @@ pub fn language_model(
     if start == Start::Resume {
         training.saved_step = Some(training.progress.step);
     }
-    while training.progress.step < steps && !stop {
+    while training.progress.step < steps && !stop.get() {
         training.step()?;
-        training.tell(on_event, &mut stop)?;
+        training.follow_up(&mut tell)?;
     }
-    training.finish(on_event)?;
+    training.finish(&mut tell)?;
     let stopped = training.progress.step < steps;
     let test_loss = match parts.test {
         Some(test) if !stopped => Some(training.test(&test)?),
@@ -203,6 +209,9 @@ impl Clock {
     }
 }
 
+/// Passes an event on; a wish to stop is noted where the loop looks.
+type Tell<'a> = &'a mut dyn FnMut(&Event<'_>);
+
 struct Training<'a> {
     run: &'a RunFolder,
     recipe: &'a Recipe,
@@ -271,34 +280,26 @@ impl Training<'_> {
     }
 
     /// Logs, validates and saves when their time has come.
-    fn tell(
-        &mut self,
-        on_event: &mut dyn FnMut(&Event<'_>) -> Control,
-        stop: &mut bool,
-    ) -> Result<(), TrainError> {
+    fn follow_up(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
         let step = self.progress.step;
         let last = step == self.steps;
         if self.progress.log_steps >= self.recipe.train.log_every || last {
-            self.log(on_event, stop)?;
+            self.log(tell)?;
         }
         let due = match self.recipe.train.validate_every {
             Some(every) => step.is_multiple_of(every as u64),
             None => self.progress.window == self.windows.len(),
         };
         if due || last {
-            self.validate(on_event, stop)?;
+            self.validate(tell)?;
         }
         if self.saved.elapsed() >= Duration::from_secs(self.recipe.train.checkpoint_seconds) {
-            self.save(Keep { best: false }, on_event)?;
+            self.save(Keep { best: false }, tell)?;
         }
         Ok(())
     }
 
-    fn log(
-        &mut self,
-        on_event: &mut dyn FnMut(&Event<'_>) -> Control,
-        stop: &mut bool,
-    ) -> Result<(), TrainError> {
+    fn log(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
         let epoch = self.epochs();
         let p = &mut self.progress;
         let loss = p.log_nats / p.log_tokens.max(1) as f64;
@@ -319,7 +320,7 @@ impl Training<'_> {
             tokens_per_second,
             seconds_left: tokens_left / self.clock.rate(),
         };
-        *stop |= on_event(&event) == Control::Stop;
+        tell(&event);
         self.run.append_metrics(&json!({
             "kind": "train",
             "step": p.step,
@@ -334,11 +335,7 @@ impl Training<'_> {
     }
 
     /// Measures the model, lets it write, and saves it where it is the best so far.
-    fn validate(
-        &mut self,
-        on_event: &mut dyn FnMut(&Event<'_>) -> Control,
-        stop: &mut bool,
-    ) -> Result<(), TrainError> {
+    fn validate(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
         let (step, epoch) = (self.progress.step, self.epochs());
         let mut best = false;
         if let Some(valid) = &self.valid {
@@ -349,7 +346,7 @@ impl Training<'_> {
                 self.progress.best = Some(loss);
             }
             self.progress.validated = Some((step, loss));
-            *stop |= on_event(&Event::Validated { step, epoch, loss, best }) == Control::Stop;
+            tell(&Event::Validated { step, epoch, loss, best });
             let line = json!({"kind": "valid", "step": step, "epoch": epoch, "loss": loss});
             self.run.append_metrics(&line)?;
         }
@@ -363,29 +360,25 @@ impl Training<'_> {
             };
             let length = self.recipe.train.sample_length;
             let text = write(&self.model, &self.tokenizer, "", length, &sampling, &mut |_| {});
-            *stop |= on_event(&Event::Sampled { step, text: &text }) == Control::Stop;
+            tell(&Event::Sampled { step, text: &text });
             self.run.append_metrics(&json!({"kind": "sample", "step": step, "text": text}))?;
         }
         if best {
-            self.save(Keep { best: true }, on_event)?;
+            self.save(Keep { best: true }, tell)?;
         }
         Ok(())
     }
 
     /// The last checkpoint, where the last step has none yet.
-    fn finish(&mut self, on_event: &mut dyn FnMut(&Event<'_>) -> Control) -> Result<(), TrainError> {
+    fn finish(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
         if self.saved_step != Some(self.progress.step) {
             // Without validation the last one is what there is to use.
-            self.save(Keep { best: self.valid.is_none() }, on_event)?;
+            self.save(Keep { best: self.valid.is_none() }, tell)?;
         }
         Ok(())
     }
 
-    fn save(
-        &mut self,
-        keep: Keep,
-        on_event: &mut dyn FnMut(&Event<'_>) -> Control,
-    ) -> Result<PathBuf, TrainError> {
+    fn save(&mut self, keep: Keep, tell: Tell<'_>) -> Result<(), TrainError> {
         let step = self.progress.step;
         let state = serde_json::to_value(&self.progress)
             .map_err(|error| TrainError::State { reason: error.to_string() })?;
@@ -399,8 +392,8 @@ impl Training<'_> {
         let path = self.run.save(&checkpoint, keep)?;
         self.saved = Instant::now();
         self.saved_step = Some(step);
-        on_event(&Event::Saved { step, path: &path });
-        Ok(path)
+        tell(&Event::Saved { step, path: &path });
+        Ok(())
     }
 
     /// The test loss of the best checkpoint.
