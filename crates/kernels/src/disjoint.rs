@@ -56,6 +56,7 @@ pub(crate) enum Split {
 }
 
 /// `M` rows to read, at any places, all of one width.
+#[derive(Clone, Copy)]
 pub(crate) struct Tile<'a, const M: usize> {
     rows: [*const f32; M],
     width: usize,
@@ -119,10 +120,27 @@ impl<const M: usize> TileMut<'_, M> {
         TileMut { rows, width: columns.len(), lifetime: PhantomData }
     }
 
+    /// The same rows' columns from `first` on, at most `count` of them; none past the width.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, first: usize, count: usize) -> TileMut<'_, M> {
+        let first = first.min(self.width);
+        let mut rows = self.rows;
+        for row in &mut rows {
+            // SAFETY: `first` is inside the row.
+            *row = unsafe { row.add(first) };
+        }
+        TileMut { rows, width: count.min(self.width - first), lifetime: PhantomData }
+    }
+
     /// Rows without columns.
     pub(crate) fn empty() -> TileMut<'static, M> {
         let none = std::ptr::NonNull::<f32>::dangling().as_ptr();
         TileMut { rows: [none; M], width: 0, lifetime: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn width(&self) -> usize {
+        self.width
     }
 
     #[inline(always)]
@@ -157,12 +175,54 @@ impl Geometry<'_> {
         }
     }
 
+    /// `M` ranks from `first` on, `gap` apart.
+    ///
+    /// # Panics
+    /// When ranks are dealt and these are not the worker's.
+    #[inline(always)]
+    pub(crate) fn ranks<const M: usize>(&self, worker: &Worker<'_>, first: usize, gap: usize) -> Ranks<M> {
+        assert!(worker.workers() == self.workers && gap > 0);
+        if self.split == Split::Ranks {
+            // Only this worker's ranks: all the others' rows are out of reach.
+            assert!(first % self.workers == worker.index() && gap.is_multiple_of(self.workers));
+        }
+        Ranks { first, gap, worker: worker.index(), workers: self.workers, split: self.split }
+    }
+
     /// The first rank a worker computes, and the distance to its next.
     pub(crate) fn own_ranks(&self, worker: &Worker<'_>) -> (usize, usize) {
         match self.split {
             Split::Ranks => (worker.index(), self.workers),
             Split::Units => (0, 1),
         }
+    }
+}
+
+/// `M` ranks, `gap` apart, that a worker may touch: checked once for all the matrices of a geometry.
+#[derive(Clone, Copy)]
+pub(crate) struct Ranks<const M: usize> {
+    first: usize,
+    gap: usize,
+    worker: usize,
+    workers: usize,
+    split: Split,
+}
+
+/// One frame of a rank that a worker may touch.
+#[derive(Clone, Copy)]
+pub(crate) struct OwnFrame {
+    pub(crate) step: usize,
+    pub(crate) rank: Ranks<1>,
+}
+
+impl OwnFrame {
+    fn place(&self) -> (usize, usize) {
+        (self.step, self.rank.first)
+    }
+
+    /// The frame's place in packed order.
+    pub(crate) fn index(&self, geometry: &Geometry<'_>) -> usize {
+        geometry.starts[self.step] + self.rank.first
     }
 }
 
@@ -200,9 +260,19 @@ impl FrameMap {
     }
 }
 
+/// Which steps of a matrix have rows of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// All, behind the leading rows.
+    All,
+    /// The last two: even steps behind the leading rows, odd ones in their place.
+    Two,
+}
+
 /// Where in a buffer the rows of a matrix lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
+    pub(crate) keep: Keep,
     /// Rows before the first frame, one a rank: the state before the first step.
     pub(crate) lead: usize,
     /// Floats from row to row.
@@ -213,6 +283,11 @@ pub(crate) struct Rows<'a> {
     pub(crate) columns: usize,
     /// Start of each frame in the buffer, where frames do not follow each other.
     pub(crate) map: Option<&'a FrameMap>,
+}
+
+/// The row of a rank's `step` where only two steps are kept; a rank's last step stays until the end.
+pub(crate) fn kept_row(lead: usize, step: usize, rank: usize) -> usize {
+    if step.is_multiple_of(2) { lead + rank } else { rank }
 }
 
 /// A buffer that a team writes together.
@@ -291,15 +366,16 @@ pub(crate) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Element offsets of `M` ranks' rows, each `gap` ranks apart, at `step` (`None`: the leading rows).
+    /// Element offsets of the ranks' rows at `step` (`None`: the leading rows).
     #[inline(always)]
-    fn starts<const M: usize>(&self, step: Option<usize>, rank: usize, gap: usize) -> [usize; M] {
+    fn starts<const M: usize>(&self, step: Option<usize>, ranks: Ranks<M>) -> [usize; M] {
         let Matrix { geometry, rows, .. } = self.matrix;
+        assert!(
+            ranks.worker == self.worker && ranks.workers == geometry.workers && ranks.split == geometry.split,
+            "ranks of another worker"
+        );
+        let (rank, gap) = (ranks.first, ranks.gap);
         let last = rank + (M - 1) * gap;
-        if geometry.split == Split::Ranks {
-            // Only this worker's ranks: all the others' rows are out of reach.
-            assert!(rank % geometry.workers == self.worker && gap.is_multiple_of(geometry.workers));
-        }
         let mut starts = [0; M];
         if let (Some(step), Some(map)) = (step, rows.map) {
             assert!(last < geometry.alive(step));
@@ -315,7 +391,10 @@ impl<'a> Part<'a> {
                 }
                 Some(step) => {
                     assert!(last < geometry.alive(step));
-                    rows.lead + geometry.starts[step] + rank
+                    match rows.keep {
+                        Keep::All => rows.lead + geometry.starts[step] + rank,
+                        Keep::Two => kept_row(rows.lead, step, rank),
+                    }
                 }
             };
             for (i, start) in starts.iter_mut().enumerate() {
@@ -326,33 +405,31 @@ impl<'a> Part<'a> {
         starts
     }
 
-    /// This worker's columns of `groups`, to write, in `M` rows `gap` apart (`gap >= 1`).
+    /// This worker's columns of `groups`, to write, in the ranks' rows.
     #[inline(always)]
     pub(crate) fn own<const M: usize>(
         &mut self,
         step: Option<usize>,
-        rank: usize,
-        gap: usize,
+        ranks: Ranks<M>,
         groups: &Range<usize>,
     ) -> TileMut<'_, M> {
-        let (columns, starts) = self.check_own(step, rank, gap, groups);
+        let (columns, starts) = self.check_own(step, ranks, groups);
         TileMut { rows: self.pointers(&starts, &columns), width: columns.len(), lifetime: PhantomData }
     }
 
-    /// This worker's columns of `groups`, to write, in any `M` different frames `(step, rank)`.
+    /// This worker's columns of `groups`, to write, in any `M` different frames.
     #[inline(always)]
     pub(crate) fn own_frames<const M: usize>(
         &mut self,
-        frames: &[(usize, usize); M],
+        frames: &[OwnFrame; M],
         groups: &Range<usize>,
     ) -> TileMut<'_, M> {
         let mut rows = [self.matrix.data; M];
         let mut width = 0;
-        for (i, &(step, rank)) in frames.iter().enumerate() {
+        for (i, frame) in frames.iter().enumerate() {
             // Frames in increasing order differ from each other.
-            assert!(i == 0 || frames[i - 1] < frames[i]);
-            let (columns, start) =
-                self.check_own::<1>(Some(step), rank, self.matrix.geometry.workers, groups);
+            assert!(i == 0 || frames[i - 1].place() < frame.place());
+            let (columns, start) = self.check_own(Some(frame.step), frame.rank, groups);
             [rows[i]] = self.pointers(&start, &columns);
             width = columns.len();
         }
@@ -363,36 +440,34 @@ impl<'a> Part<'a> {
     fn check_own<const M: usize>(
         &self,
         step: Option<usize>,
-        rank: usize,
-        gap: usize,
+        ranks: Ranks<M>,
         groups: &Range<usize>,
     ) -> (Range<usize>, [usize; M]) {
         let rows = &self.matrix.rows;
         let columns = groups.start * rows.group..(groups.end * rows.group).min(rows.columns);
         assert!(columns.start >= self.columns.start && columns.end <= self.columns.end);
-        assert!(columns.start <= columns.end && gap > 0);
+        assert!(columns.start <= columns.end);
         if let Some((_, open)) = self.open {
             assert!(step.is_some_and(|step| step as isize == open), "only the open step is written");
         }
-        (columns, self.starts(step, rank, gap))
+        (columns, self.starts(step, ranks))
     }
 
-    /// This worker's columns of `groups` in the same ranks at two different steps: one to read, one to
-    /// write.
+    /// This worker's columns of `groups` in the same ranks at two steps that follow each other: one to
+    /// read, one to write.
     #[inline(always)]
     pub(crate) fn own_pair<const M: usize>(
         &mut self,
         (read, write): (Option<usize>, Option<usize>),
-        rank: usize,
-        gap: usize,
+        ranks: Ranks<M>,
         groups: &Range<usize>,
     ) -> (Tile<'_, M>, TileMut<'_, M>) {
-        assert!(read != write);
-        let (columns, starts) = self.check_own(read, rank, gap, groups);
+        assert!(write.is_some_and(|write| write.checked_sub(1) == read), "the step before is read");
+        let (columns, starts) = self.check_own(read, ranks, groups);
         let rows = self.pointers(&starts, &columns);
         let read =
             Tile { rows: rows.map(<*mut f32>::cast_const), width: columns.len(), lifetime: PhantomData };
-        (read, self.own(write, rank, gap, groups))
+        (read, self.own(write, ranks, groups))
     }
 
     #[inline(always)]
@@ -405,20 +480,38 @@ impl<'a> Part<'a> {
         rows
     }
 
+    /// Whole rows of the step before the open one, whoever wrote them (under `Split::Ranks` of own ranks
+    /// only), and this worker's columns of `groups` in the open step.
+    #[inline(always)]
+    pub(crate) fn past_and_own<const M: usize>(
+        &mut self,
+        step: usize,
+        ranks: Ranks<M>,
+        groups: &Range<usize>,
+    ) -> (Tile<'_, M>, TileMut<'_, M>) {
+        assert!(matches!(self.open, Some((Walk::Up, open)) if open == step as isize));
+        let columns = 0..self.matrix.rows.columns;
+        let starts = self.starts(step.checked_sub(1), ranks);
+        let rows = self.pointers(&starts, &columns).map(<*mut f32>::cast_const);
+        let past = Tile { rows, width: columns.len(), lifetime: PhantomData };
+        (past, self.own(Some(step), ranks, groups))
+    }
+
     /// Whole rows of a closed step, whoever wrote them. Under `Split::Ranks` of own ranks only.
     ///
     /// They outlive the borrow of the part: a closed step is never opened again.
     #[inline(always)]
-    pub(crate) fn closed<const M: usize>(&self, step: Option<usize>, rank: usize, gap: usize) -> Tile<'a, M> {
+    pub(crate) fn closed<const M: usize>(&self, step: Option<usize>, ranks: Ranks<M>) -> Tile<'a, M> {
         let closed = match (self.open, step) {
             (Some((Walk::Up, open)), Some(step)) => (step as isize) < open,
             (Some((Walk::Down, open)), Some(step)) => step as isize > open,
             (Some((Walk::Up, _)), None) => true,
             (Some((Walk::Down, _)), None) | (None, _) => false,
         };
-        assert!(closed && gap > 0, "the step is not closed");
+        assert!(closed, "the step is not closed");
+        assert!(self.matrix.rows.keep == Keep::All, "a step that is not kept may be opened again");
         let columns = 0..self.matrix.rows.columns;
-        let rows = self.pointers(&self.starts(step, rank, gap), &columns).map(<*mut f32>::cast_const);
+        let rows = self.pointers(&self.starts(step, ranks), &columns).map(<*mut f32>::cast_const);
         Tile { rows, width: columns.len(), lifetime: PhantomData }
     }
 

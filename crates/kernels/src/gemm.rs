@@ -4,7 +4,7 @@
 //! summation for every number of threads, and every level forced in tests.
 
 use crate::disjoint::{Pieces, Tile, TileMut};
-use crate::simd::{Job, Lanes, multiply, multiply_packed};
+use crate::simd::{Job, Lanes, multiply, multiply_columns};
 use crate::team::{Worker, with_scratch};
 
 /// Rows of A that a block keeps in the second-level cache while all panels pass over them.
@@ -126,24 +126,30 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Product<'_, M, NV> {
 /// A row of `NV` vectors, cut short where `from` ends.
 #[inline(always)]
 pub(crate) fn load_row<S: Lanes, const NV: usize>(simd: S, from: &[f32], to: &mut [S::V; NV]) {
-    for j in 0..NV {
-        to[j] = if from.len() >= (j + 1) * S::N {
-            simd.load(&from[j * S::N..])
-        } else {
-            simd.load_part(&from[(j * S::N).min(from.len())..])
-        };
+    if from.len() >= NV * S::N {
+        for j in 0..NV {
+            to[j] = simd.load(&from[j * S::N..]);
+        }
+    } else {
+        for j in 0..NV {
+            let part = &from[(j * S::N).min(from.len())..];
+            to[j] = simd.load_part(&part[..part.len().min(S::N)]);
+        }
     }
 }
 
 /// The opposite of [`load_row`].
 #[inline(always)]
 pub(crate) fn store_row<S: Lanes, const NV: usize>(simd: S, to: &mut [f32], from: &[S::V; NV]) {
-    for j in 0..NV {
-        if to.len() >= (j + 1) * S::N {
+    if to.len() >= NV * S::N {
+        for j in 0..NV {
             simd.store(&mut to[j * S::N..], from[j]);
-        } else {
+        }
+    } else {
+        for j in 0..NV {
             let start = (j * S::N).min(to.len());
-            simd.store_part(&mut to[start..], from[j]);
+            let end = (start + S::N).min(to.len());
+            simd.store_part(&mut to[start..end], from[j]);
         }
     }
 }
@@ -173,64 +179,94 @@ pub(crate) struct FrameRows<'a> {
     pub(crate) width: usize,
 }
 
-/// One worker's share of `out[H, width] = dᵀ · b`, for one gate's columns `d` of the gate gradients; added
-/// to what is there with `add`.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn weight_gradient<S: Lanes>(
+/// Where the gradients of one gate's weights and bias go.
+pub(crate) struct GateGradient<'a> {
+    /// Rows of the width of `b`, pieces of one unit group.
+    pub(crate) weight: &'a Pieces<'a>,
+    /// Pieces of one unit group.
+    pub(crate) bias: Option<&'a Pieces<'a>>,
+}
+
+/// One worker's share of `out[H, width] = dᵀ · b` for the gates from `first` on, `d` being a gate's columns
+/// of the gate gradients, and of the sums of those columns over all frames; both added to what is there
+/// with `add`.
+///
+/// Frames are taken in chunks, which depend on the shape alone and keep the rounding of sums small.
+pub(crate) fn weight_gradients<S: Lanes>(
     simd: S,
     d: GateColumns<'_>,
-    gate: usize,
+    first: usize,
     b: FrameRows<'_>,
-    out: &Pieces<'_>,
+    out: &[GateGradient<'_>],
     add: bool,
     worker: &Worker<'_>,
 ) {
-    let (first_group, out) = out.take(worker);
-    let rows = out.len() / b.width;
+    let mut own: [(usize, &mut [f32], &mut [f32]); MOST_GATES] =
+        std::array::from_fn(|_| (0, [].as_mut_slice(), [].as_mut_slice()));
+    for (own, out) in own.iter_mut().zip(out) {
+        let (group, weight) = out.weight.take(worker);
+        *own = (group, weight, out.bias.map_or([].as_mut_slice(), |bias| bias.take(worker).1));
+    }
+    let own = &mut own[..out.len()];
     if d.frames == 0 && !add {
-        out.fill(0.0);
+        for (_, weight, bias) in own {
+            weight.fill(0.0);
+            bias.fill(0.0);
+        }
+        return;
     }
     let vectors = b.width.div_ceil(S::N);
-    let block_groups = (BLOCK / S::N).max(1);
-    with_scratch(DEPTH * (vectors * S::N + BLOCK + S::N), |scratch| {
+    let block_rows = (BLOCK / S::N).max(1) * S::N;
+    with_scratch(DEPTH * (vectors * S::N + block_rows), |scratch| {
         let (packed_b, packed_a) = scratch.split_at_mut(DEPTH * vectors * S::N);
         let mut from = 0;
         while from < d.frames {
             // Two even passes rather than a full one and a sliver.
             let left = d.frames - from;
             let depth = if left > DEPTH && left < 2 * DEPTH { left.div_ceil(2) } else { left.min(DEPTH) };
-            pack_rows::<S>(b, from, depth, packed_b);
-            let mut row = 0;
-            while row < rows {
-                let block = (block_groups * S::N).min(rows - row);
-                pack_columns::<S>(d, gate, first_group + row / S::N, block, from, depth, packed_a);
-                let mut column = 0;
-                while column < vectors {
-                    let nv = 4.min(vectors - column);
-                    let panel = &packed_b[column * S::N * depth..][..nv * S::N * depth];
-                    let mut a = &packed_a[..];
-                    for group in (0..block).step_by(S::N) {
-                        for (offset, m) in tiles(S::N.min(block - group), S::tile_rows(4)) {
-                            let (tile, rest) = a.split_at(m * depth);
-                            a = rest;
-                            let at = (row + group + offset) * b.width + column * S::N;
-                            let to = &mut out[at..];
-                            with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
-                                a: tile, depth, panel, stride: b.width,
-                                width: (NV * S::N).min(b.width - column * S::N), add: add || from > 0, out: to,
-                            })));
+            let add = add || from > 0;
+            simd.call(PackRows { b, from, depth, to: packed_b });
+            for (gate, (group, weight, bias)) in own.iter_mut().enumerate() {
+                let rows = weight.len() / b.width;
+                for row in (0..rows).step_by(block_rows) {
+                    let block = block_rows.min(rows - row);
+                    for (lane, to) in (0..block).step_by(S::N).zip(packed_a.chunks_mut(depth * S::N)) {
+                        let at = row + lane;
+                        simd.call(PackColumns {
+                            d,
+                            column: d.column(S::N, first + gate, *group + at / S::N),
+                            from,
+                            depth,
+                            to,
+                            sum: bias.get_mut(at..(at + S::N).min(rows)).unwrap_or_default(),
+                            add,
+                        });
+                    }
+                    for column in (0..vectors).step_by(4) {
+                        let nv = 4.min(vectors - column);
+                        let panel = &packed_b[column * S::N * depth..][..nv * S::N * depth];
+                        let width = (nv * S::N).min(b.width - column * S::N);
+                        for (lane, a) in (0..block).step_by(S::N).zip(packed_a.chunks(depth * S::N)) {
+                            for (offset, m) in tiles(S::N.min(block - lane), S::tile_rows(4)) {
+                                let out = &mut weight[(row + lane + offset) * b.width + column * S::N..];
+                                let a = &a[offset..];
+                                with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
+                                    a, depth, panel, stride: b.width, width, add, out,
+                                })));
+                            }
                         }
                     }
-                    column += nv;
                 }
-                row += block;
             }
             from += depth;
         }
     });
 }
 
-/// `out[M rows, width] (+)= aᵀ · panel`, with `a` packed `[depth][M]`.
+/// No cell has more gates.
+const MOST_GATES: usize = 4;
+
+/// `out[M rows, width] (+)= aᵀ · panel`, with `a` packed `[depth][N]`, its first `M` columns meant.
 struct Accumulate<'a, const M: usize, const NV: usize> {
     a: &'a [f32],
     depth: usize,
@@ -246,96 +282,79 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Accumulate<'_, M, NV>
     #[inline(always)]
     fn run(self, simd: S) {
         let mut acc = [[simd.splat(0.0); NV]; M];
-        if self.add {
-            for (i, row) in acc.iter_mut().enumerate() {
-                load_row(simd, &self.out[i * self.stride..][..self.width], row);
+        multiply_columns(simd, self.a, self.depth, self.panel, &mut acc);
+        for (i, row) in acc.iter_mut().enumerate() {
+            let out = &mut self.out[i * self.stride..][..self.width];
+            if self.add {
+                // Added last, so that the sums need not wait for these loads.
+                let mut before = [simd.splat(0.0); NV];
+                load_row(simd, out, &mut before);
+                for j in 0..NV {
+                    row[j] = simd.add(before[j], row[j]);
+                }
             }
-        }
-        multiply_packed(simd, self.a, self.depth, self.panel, &mut acc);
-        for (i, row) in acc.iter().enumerate() {
-            store_row(simd, &mut self.out[i * self.stride..][..self.width], row);
+            store_row(simd, out, row);
         }
     }
 }
 
 /// Frames `from..from + depth` of `b` as panels of four vectors.
-fn pack_rows<S: Lanes>(b: FrameRows<'_>, from: usize, depth: usize, to: &mut [f32]) {
-    let vectors = b.width.div_ceil(S::N);
-    let mut column = 0;
-    while column < vectors {
-        let row = 4.min(vectors - column) * S::N;
-        let real = row.min(b.width - column * S::N);
-        let panel = &mut to[column * S::N * depth..][..row * depth];
-        for (line, &start) in panel.chunks_exact_mut(row).zip(&b.starts[from..]) {
-            line[..real].copy_from_slice(&b.data[start + column * S::N..][..real]);
-            line[real..].fill(0.0);
-        }
-        column += row / S::N;
-    }
-}
-
-/// `rows` units of one gate, from unit group `group` on, as tiles `[depth][M]`.
-fn pack_columns<S: Lanes>(
-    d: GateColumns<'_>,
-    gate: usize,
-    group: usize,
-    rows: usize,
+struct PackRows<'a> {
+    b: FrameRows<'a>,
     from: usize,
     depth: usize,
-    to: &mut [f32],
-) {
-    let mut to = to;
-    for first in (0..rows).step_by(S::N) {
-        let column = d.column(S::N, gate, group + first / S::N);
-        for (offset, m) in tiles(S::N.min(rows - first), S::tile_rows(4)) {
-            let (tile, rest) = to.split_at_mut(m * depth);
-            with_rows!(m, M => {
-                for (k, line) in tile.chunks_exact_mut(M).enumerate() {
-                    line.copy_from_slice(&d.data[(from + k) * d.stride + column + offset..][..M]);
-                }
-            });
-            to = rest;
-        }
-    }
+    to: &'a mut [f32],
 }
 
-/// One worker's share of the sums of one gate's columns over all frames, `[H]`.
-///
-/// Frames are summed in chunks of 128 and the chunks then, which keeps rounding small on long batches and
-/// depends on the shape alone.
-pub(crate) fn column_sums<S: Lanes>(
-    simd: S,
-    d: GateColumns<'_>,
-    gate: usize,
-    out: &Pieces<'_>,
-    add: bool,
-    worker: &Worker<'_>,
-) {
-    let (first_group, out) = out.take(worker);
-    for (group, out) in out.chunks_mut(S::N).enumerate() {
-        simd.call(ColumnSum { d, column: d.column(S::N, gate, first_group + group), out, add });
-    }
-}
-
-struct ColumnSum<'a> {
-    d: GateColumns<'a>,
-    column: usize,
-    out: &'a mut [f32],
-    add: bool,
-}
-
-impl<S: Lanes> Job<S> for ColumnSum<'_> {
+impl<S: Lanes> Job<S> for PackRows<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let mut total = if self.add { simd.load_part(self.out) } else { simd.splat(0.0) };
-        for chunk in (0..self.d.frames).step_by(128) {
-            let mut sum = simd.splat(0.0);
-            for frame in chunk..(chunk + 128).min(self.d.frames) {
-                sum = simd.add(sum, simd.load(&self.d.data[frame * self.d.stride + self.column..]));
-            }
-            total = simd.add(total, sum);
+        let PackRows { b, from, depth, to } = self;
+        let vectors = b.width.div_ceil(S::N);
+        for (column, panel) in (0..vectors).step_by(4).zip(to.chunks_mut(4 * S::N * depth)) {
+            let nv = 4.min(vectors - column);
+            let panel = &mut panel[..nv * S::N * depth];
+            with_vectors!(nv, NV => {
+                for (line, &start) in panel.chunks_exact_mut(NV * S::N).zip(&b.starts[from..]) {
+                    let row = &b.data[start..][..b.width][column * S::N..];
+                    let mut vectors = [simd.splat(0.0); NV];
+                    load_row(simd, row, &mut vectors);
+                    store_row(simd, line, &vectors);
+                }
+            });
         }
-        store_row(simd, self.out, &[total]);
+    }
+}
+
+/// One unit group of one gate as `[depth][N]`, and its sum over these frames.
+struct PackColumns<'a> {
+    d: GateColumns<'a>,
+    column: usize,
+    from: usize,
+    depth: usize,
+    to: &'a mut [f32],
+    /// As long as there are real units, or empty where no sum is wanted.
+    sum: &'a mut [f32],
+    add: bool,
+}
+
+impl<S: Lanes> Job<S> for PackColumns<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let PackColumns { d, column, from, depth, to, sum, add } = self;
+        let mut total = simd.splat(0.0);
+        for (k, line) in to.chunks_exact_mut(S::N).take(depth).enumerate() {
+            let v = simd.load(&d.data[(from + k) * d.stride + column..]);
+            simd.store(line, v);
+            total = simd.add(total, v);
+        }
+        if !sum.is_empty() {
+            if add {
+                total = simd.add(simd.load_part(sum), total);
+            }
+            store_row(simd, sum, &[total]);
+        }
     }
 }

@@ -11,9 +11,11 @@
 //! The same panel of weights serves every step: that is the recurrence's weight sharing, and why the
 //! weights are packed once a pass.
 
-use crate::cell::{Backward, Forward, Kernel};
-use crate::disjoint::{FrameMap, Geometry, Matrix, Part, Rows, Split, Tile, TileMut, Walk};
-use crate::gemm::{BLOCK, Product, Start, tiles, with_rows, with_vectors};
+use crate::cell::{Backward, Forward, Input, Kernel};
+use crate::disjoint::{
+    FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Rows, Split, Tile, TileMut, Walk,
+};
+use crate::gemm::{BLOCK, GateColumns, Product, Start, tiles, with_rows, with_vectors};
 use crate::pack::Panels;
 use crate::shape::Batch;
 use crate::simd::{Dispatch, Job, Lanes};
@@ -31,7 +33,15 @@ pub(crate) struct Packed<'a> {
 
 impl<'a> Packed<'a> {
     fn panel(&self, p: usize) -> &'a [f32] {
-        self.panels.panel(self.data, p)
+        self.panels(p, 1)
+    }
+
+    /// `count` panels from `p` on.
+    fn panels(&self, p: usize, count: usize) -> &'a [f32] {
+        let start = p * self.panels.width;
+        let end = (start + count * self.panels.width).min(self.panels.vectors);
+        let floats = self.panels.lanes * self.panels.depth;
+        &self.data[start * floats..end * floats]
     }
 }
 
@@ -41,6 +51,12 @@ const WORK_PER_WORKER: usize = 50_000;
 /// what a second-level cache holds beside everything else. Dealing ranks would stream all of them through
 /// every worker's cache at every step.
 const LARGE_WEIGHTS: usize = 1 << 17;
+
+/// Weights, in floats, that a worker's second-level cache keeps beside everything else.
+const CACHED_WEIGHTS: usize = 3 << 15;
+
+/// Rows of a worker's step from which on the input weights need no larger block.
+const FUSED_ROWS: usize = 24;
 
 /// How the recurrence of a batch is dealt to the team.
 pub(crate) fn geometry<'a>(batch: &'a Batch, sizes: &Sizes, groups: usize) -> Geometry<'a> {
@@ -64,13 +80,49 @@ fn own_ranks(geometry: &Geometry<'_>, worker: &Worker<'_>, range: Range<usize>) 
     (first, gap, range.end.saturating_sub(first).div_ceil(gap))
 }
 
+/// Own frames, about as many as the second-level cache holds the rows of.
+struct FrameBlock {
+    frames: [OwnFrame; BLOCK],
+    count: usize,
+}
+
+impl FrameBlock {
+    fn new(geometry: &Geometry<'_>, worker: &Worker<'_>) -> FrameBlock {
+        let (first, gap) = geometry.own_ranks(worker);
+        let placeholder = OwnFrame { step: 0, rank: geometry.ranks(worker, first, gap) };
+        FrameBlock { frames: [placeholder; BLOCK], count: 0 }
+    }
+
+    fn push(&mut self, frame: OwnFrame) {
+        self.frames[self.count] = frame;
+        self.count += 1;
+    }
+
+    fn frames(&self) -> &[OwnFrame] {
+        &self.frames[..self.count]
+    }
+}
+
+/// Where a step finds its inputs' part of the sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Projected some steps ahead, into the gates.
+    Ahead,
+    /// It multiplies them itself.
+    Fused,
+    /// In a table: one projected row for all frames that share it.
+    Table,
+}
+
 /// A forward pass over a batch.
 pub(crate) struct ForwardPass<'a, K> {
     pub(crate) batch: &'a Batch,
     pub(crate) sizes: Sizes,
     pub(crate) hidden: usize,
+    /// What `x_starts` point into: the inputs, or the table of projected rows.
     pub(crate) x: &'a [f32],
     pub(crate) x_starts: &'a [usize],
+    pub(crate) source: Source,
     pub(crate) input: Packed<'a>,
     /// One for each phase.
     pub(crate) recurrent: [Packed<'a>; 2],
@@ -82,21 +134,58 @@ pub(crate) struct ForwardPass<'a, K> {
     pub(crate) extra: &'a mut [f32],
     pub(crate) y: &'a mut [f32],
     pub(crate) y_map: &'a FrameMap,
+    /// Whether a backward pass follows, which wants all gates and states.
+    pub(crate) taped: bool,
     pub(crate) kernel: PhantomData<K>,
 }
 
-/// One call of a cell's forward tile.
-pub(crate) struct ForwardJob<'a, K, const M: usize, const NV: usize>(
-    pub(crate) usize,
-    pub(crate) Forward<'a, M>,
-    pub(crate) PhantomData<K>,
-);
+/// Unit groups of the smallest share of units that a worker can have: a panel of the first phase.
+const fn span<K: Kernel>() -> usize {
+    K::TRAITS.panel / if K::TRAITS.phases == 2 { 2 } else { K::TRAITS.gates }
+}
+
+/// Whether each step multiplies its own inputs. Projecting them ahead reads and writes all the sums once
+/// more, but passes over the input weights with more rows at a time: that pays where a step has few rows
+/// and a worker's weights are too large for its cache.
+pub(crate) fn fuses_input<K: Kernel>(batch: &Batch, sizes: &Sizes, input: usize) -> bool {
+    let geometry = geometry(batch, sizes, sizes.groups.div_ceil(span::<K>()));
+    let weights = sizes.gates * sizes.units() * (input + sizes.units());
+    let rows = batch.frames() / batch.steps().max(1);
+    let (rows, weights) = match geometry.split {
+        Split::Ranks => (rows / geometry.workers, weights),
+        Split::Units => (rows, weights / geometry.workers),
+    };
+    K::TRAITS.phases == 1 && (rows >= FUSED_ROWS || weights <= 2 * CACHED_WEIGHTS)
+}
+
+/// A cell's forward tiles of the same ranks, one panel after the other.
+pub(crate) struct ForwardJob<'a, K, const M: usize, const NV: usize> {
+    pub(crate) phase: usize,
+    /// As wide as all the panels.
+    pub(crate) tile: Forward<'a, M>,
+    pub(crate) panels: usize,
+    pub(crate) kernel: PhantomData<K>,
+}
 
 impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob<'_, K, M, NV> {
     type Output = ();
     #[inline(always)]
-    fn run(self, simd: S) {
-        K::forward::<S, M, NV>(simd, self.0, self.1);
+    fn run(mut self, simd: S) {
+        let gates = K::TRAITS.gates;
+        let units = NV * S::N / gates_of::<K>(self.phase);
+        for p in 0..self.panels {
+            let tile = self.tile.panel(p, NV * S::N, units, gates);
+            K::forward::<S, M, NV>(simd, self.phase, tile);
+        }
+    }
+}
+
+/// Gates that a phase of a step computes.
+const fn gates_of<K: Kernel>(phase: usize) -> usize {
+    match (K::TRAITS.phases, phase) {
+        (1, _) => K::TRAITS.gates,
+        (_, 0) => K::TRAITS.panel,
+        _ => K::TRAITS.gates - K::TRAITS.panel,
     }
 }
 
@@ -117,31 +206,34 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
     fn run<S: Lanes>(self, simd: S) {
         let sizes = self.sizes;
         let traits = K::TRAITS;
-        // A panel of the first phase is the smallest share of units a worker can have.
-        let span = traits.panel / if traits.phases == 2 { 2 } else { traits.gates };
+        let span = span::<K>();
         let geometry = geometry(self.batch, &sizes, sizes.groups.div_ceil(span));
         let unit = sizes.lanes * span;
         let units = Rows {
+            keep: if self.taped { Keep::All } else { Keep::Two },
             lead: self.batch.sequences(),
             stride: sizes.unit_stride,
             group: unit,
             columns: sizes.units(),
             map: None,
         };
-        let frames = Rows { lead: 0, ..units };
+        let frames = Rows { keep: Keep::All, lead: 0, ..units };
         let gate_rows = Rows {
+            keep: Keep::All,
             lead: 0,
             stride: sizes.gate_stride,
             group: unit * sizes.gates,
             columns: sizes.units() * sizes.gates,
             map: None,
         };
-        let absent = Rows { lead: units.lead, stride: 0, group: 0, columns: 0, map: None };
+        let absent = Rows { stride: 0, group: 0, columns: 0, ..units };
         let y_rows = Rows { columns: self.hidden, map: Some(self.y_map), ..frames };
-        let gates = Matrix::new(self.gates, geometry, gate_rows);
+        let has_gates = self.taped || self.source == Source::Ahead;
+        let has_extra = traits.extra && (self.taped || traits.phases == 2);
+        let gates = Matrix::new(self.gates, geometry, if has_gates { gate_rows } else { absent });
         let h = Matrix::new(self.h, geometry, units);
         let c = Matrix::new(self.c, geometry, if traits.cell_state { units } else { absent });
-        let extra = Matrix::new(self.extra, geometry, if traits.extra { frames } else { absent });
+        let extra = Matrix::new(self.extra, geometry, if has_extra { frames } else { absent });
         let y = Matrix::new(self.y, geometry, y_rows);
 
         team::run_on(geometry.workers, |worker| {
@@ -153,6 +245,10 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
                 span,
                 depth: self.hidden,
                 bias: self.bias,
+                x: self.x,
+                x_starts: self.x_starts,
+                input: self.input,
+                source: self.source,
                 recurrent: self.recurrent,
                 gates: gates.private(worker),
                 h: h.published(worker, Walk::Up),
@@ -167,8 +263,8 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
             };
             let mut projected = 0;
             for step in 0..self.batch.steps() {
-                if step == projected {
-                    projected = walk.project(step, self.x, self.x_starts, self.input);
+                if step == projected && self.source == Source::Ahead {
+                    projected = walk.project(step);
                 }
                 for phase in 0..traits.phases {
                     walk.step(step, phase);
@@ -192,6 +288,10 @@ struct ForwardWalk<'a, S, K> {
     span: usize,
     depth: usize,
     bias: (&'a [f32], &'a [f32]),
+    x: &'a [f32],
+    x_starts: &'a [usize],
+    input: Packed<'a>,
+    source: Source,
     recurrent: [Packed<'a>; 2],
     gates: Part<'a>,
     h: Part<'a>,
@@ -204,31 +304,30 @@ struct ForwardWalk<'a, S, K> {
 impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
     /// Multiplies the inputs of the next steps, about a cache's worth, by the input weights. Returns the
     /// first step that is left.
-    fn project(&mut self, from: usize, x: &[f32], starts: &[usize], input: Packed<'_>) -> usize {
-        let mut block = [(0, 0); BLOCK];
-        let mut count = 0;
+    fn project(&mut self, from: usize) -> usize {
+        let mut block = FrameBlock::new(&self.geometry, self.worker);
         let mut step = from;
         while step + 1 < self.geometry.starts.len() {
             let alive = self.geometry.starts[step + 1] - self.geometry.starts[step];
             let (first, gap, own) = own_ranks(&self.geometry, self.worker, 0..alive);
-            if count > 0 && count + own > BLOCK {
+            if !block.frames().is_empty() && block.frames().len() + own > BLOCK {
                 break;
             }
             for k in 0..own {
-                block[count] = (step, first + k * gap);
-                count += 1;
-                if count == BLOCK && k + 1 < own {
-                    self.project_block(&block[..count], x, starts, input);
-                    count = 0;
+                if block.frames().len() == BLOCK {
+                    self.project_block(block.frames());
+                    block.count = 0;
                 }
+                block.push(OwnFrame { step, rank: self.geometry.ranks(self.worker, first + k * gap, gap) });
             }
             step += 1;
         }
-        self.project_block(&block[..count], x, starts, input);
+        self.project_block(block.frames());
         step
     }
 
-    fn project_block(&mut self, block: &[(usize, usize)], x: &[f32], starts: &[usize], input: Packed<'_>) {
+    fn project_block(&mut self, block: &[OwnFrame]) {
+        let input = self.input;
         let panels = input.panels;
         let row = panels.lanes * panels.width;
         // Panels of the input weights cover whole groups of the geometry.
@@ -238,18 +337,14 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
             let bias = &self.bias.0[p * row..][..nv * panels.lanes];
             for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
                 with_rows!(m, M => with_vectors!(nv, NV => {
-                    let mut frames = [(0, 0); M];
-                    frames.copy_from_slice(&block[first..first + M]);
-                    let mut rows = [0; M];
-                    for i in 0..M {
-                        rows[i] = starts[self.geometry.starts[frames[i].0] + frames[i].1];
-                    }
+                    let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
+                    let rows = frames.each_ref().map(|frame| self.x_starts[frame.index(&self.geometry)]);
                     self.simd.call(Product::<M, NV> {
-                        a: Tile::of(x, &rows, panels.depth),
+                        a: Tile::of(self.x, &rows, panels.depth),
                         depth: panels.depth,
                         panel,
                         start: Start::Bias(bias),
-                        out: self.gates.own_frames::<M>(&frames, &groups),
+                        out: self.gates.own_frames::<M>(frames, &groups),
                     });
                 }));
             }
@@ -274,43 +369,74 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
         let (first, gap, own) = own_ranks(&self.geometry, self.worker, 0..alive);
         let packed = self.recurrent[phase];
         let panels = packed.panels;
-        let before = step.checked_sub(1);
         let row = panels.lanes * panels.width;
         let gates = panels.vectors / self.sizes.groups;
-        for p in self.own_panels(panels, gates) {
-            let (panel, nv) = (packed.panel(p), panels.vectors_of(p));
-            let groups = self.panel_groups(p, panels, gates);
-            let bias = self.bias.1.get(p * row..p * row + nv * panels.lanes).unwrap_or(&[]);
+        let inputs = &self.x_starts[self.geometry.starts[step]..self.geometry.starts[step + 1]];
+        let own_panels = self.own_panels(panels, gates);
+        let fused_depth = if self.source == Source::Fused { self.input.panels.depth } else { 0 };
+        let depths = panels.depth + fused_depth;
+        // As many panels as stay in the second-level cache while all tiles pass over them.
+        let most = (CACHED_WEIGHTS / (row * depths)).max(1);
+        let mut p = own_panels.start;
+        while p < own_panels.end {
+            let nv = panels.vectors_of(p);
+            let same = (own_panels.end - p).min(if nv == panels.width { panels.vectors / nv - p } else { 1 });
+            let count = same.min(most);
+            let groups = self.panel_groups(p, panels, gates).start
+                ..self.panel_groups(p + count - 1, panels, gates).end;
+            let columns = p * row..p * row + count * nv * panels.lanes;
+            let bias = self.bias.1.get(columns.clone()).unwrap_or(&[]);
             let column = groups.start * self.span * self.sizes.lanes;
             for (k, m) in tiles(own, S::tile_rows(nv)) {
                 let rank = first + k * gap;
                 with_rows!(m, M => {
-                    let past = self.h.closed::<M>(before, rank, gap);
-                    let past_h = self.h.closed::<M>(before, rank, gap).columns(column);
-                    let (past_c, c) = self.c.own_pair::<M>((before, Some(step)), rank, gap, &groups);
+                    let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
+                    let mut rows = [0; M];
+                    for (i, row) in rows.iter_mut().enumerate() {
+                        *row = inputs[rank + i * gap];
+                    }
+                    let input = match self.source {
+                        Source::Ahead => Input::Gates,
+                        Source::Table => {
+                            let width = self.sizes.gates * self.sizes.units();
+                            Input::Table(Tile::of(self.x, &rows, width).columns(column * self.sizes.gates))
+                        }
+                        Source::Fused => Input::Product {
+                            x: Tile::of(self.x, &rows, fused_depth),
+                            depth: fused_depth,
+                            // With one phase both weights have the same panels.
+                            panel: self.input.panels(p, count),
+                            bias: &self.bias.0[columns.clone()],
+                        },
+                    };
+                    let (past, h) = self.h.past_and_own(step, ranks, &groups);
+                    let before = (step.checked_sub(1), Some(step));
+                    let (past_c, c) = self.c.own_pair(before, ranks, &groups);
                     let (a, extra) = if phase == 0 {
-                        (past, self.extra.own::<M>(Some(step), rank, gap, &groups))
+                        (past, self.extra.own(Some(step), ranks, &groups))
                     } else {
-                        (self.extra.closed::<M>(Some(step), rank, gap), TileMut::empty())
+                        (self.extra.closed(Some(step), ranks), TileMut::empty())
                     };
                     let tile = Forward::<M> {
+                        input,
                         a,
                         depth: self.depth,
-                        panel,
+                        panel: packed.panels(p, count),
                         bias,
-                        past_h,
+                        past_h: past.columns(column),
                         past_c,
-                        gates: self.gates.own::<M>(Some(step), rank, gap, &groups),
-                        h: self.h.own::<M>(Some(step), rank, gap, &groups),
+                        gates: self.gates.own(Some(step), ranks, &groups),
+                        h,
                         c,
                         extra,
-                        y: self.y.own::<M>(Some(step), rank, gap, &groups),
+                        y: self.y.own(Some(step), ranks, &groups),
                     };
-                    with_vectors!(nv, NV => {
-                        self.simd.call(ForwardJob::<K, M, NV>(phase, tile, PhantomData));
-                    });
+                    with_vectors!(nv, NV => self.simd.call(ForwardJob::<K, M, NV> {
+                        phase, tile, panels: count, kernel: PhantomData,
+                    }));
                 });
             }
+            p += count;
         }
     }
 }
@@ -374,6 +500,7 @@ impl<K: Kernel> Dispatch for BackwardPass<'_, K> {
         const SPAN: usize = 4;
         let geometry = geometry(batch, &sizes, sizes.groups.div_ceil(SPAN));
         let gate_rows = |gates: usize, stride: usize| Rows {
+            keep: Keep::All,
             lead: 0,
             stride,
             group: SPAN * sizes.lanes * gates,
@@ -491,6 +618,7 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
                 let rank = first + k * gap;
                 let place = (rank, gap);
                 with_rows!(m, M => {
+                    let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
                     let dy = self.dy.filter(|_| phase == 0).map(|dy| {
                         let mut rows = [0; M];
                         for (i, row) in rows.iter_mut().enumerate() {
@@ -499,11 +627,11 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
                         Tile::of(dy, &rows, self.hidden).columns(column)
                     });
                     let (next, recurrent) = if phase == 1 {
-                        (Some(self.recurrent.closed::<M>(Some(step), rank, gap)), TileMut::empty())
+                        (Some(self.recurrent.closed(Some(step), ranks)), TileMut::empty())
                     } else {
                         let part = if Self::APART { &self.recurrent } else { &self.gates };
-                        let next = goes_on.then(|| part.closed::<M>(Some(step + 1), rank, gap));
-                        (next, self.recurrent.own::<M>(Some(step), rank, gap, &groups))
+                        let next = goes_on.then(|| part.closed(Some(step + 1), ranks));
+                        (next, self.recurrent.own(Some(step), ranks, &groups))
                     };
                     let tile = Backward::<M> {
                         next,
@@ -514,10 +642,10 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
                         past_h: self.h.tile(starts, step.checked_sub(1), place, column),
                         past_c: self.c.tile(starts, step.checked_sub(1), place, column),
                         extra: self.extra.tile(starts, Some(step), place, column),
-                        gates: self.gates.own::<M>(Some(step), rank, gap, &groups),
+                        gates: self.gates.own(Some(step), ranks, &groups),
                         recurrent,
-                        carry_h: self.carry_h.own::<M>(None, rank, gap, &groups),
-                        carry_c: self.carry_c.own::<M>(None, rank, gap, &groups),
+                        carry_h: self.carry_h.own(None, ranks, &groups),
+                        carry_c: self.carry_c.own(None, ranks, &groups),
                     };
                     with_vectors!(nv, NV => {
                         self.simd.call(BackwardJob::<K, M, NV>(phase, tile, PhantomData));
@@ -537,16 +665,121 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
             for (k, m) in tiles(own, S::tile_rows(nv)) {
                 let rank = first + k * gap;
                 with_rows!(m, M => with_vectors!(nv, NV => {
+                    let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
                     let part = if Self::APART { &self.recurrent } else { &self.gates };
                     self.simd.call(Product::<M, NV> {
-                        a: part.closed::<M>(Some(0), rank, gap),
+                        a: part.closed(Some(0), ranks),
                         depth: panels.depth,
                         panel,
                         start: if K::TRAITS.carries { Start::Output } else { Start::Zero },
-                        out: self.carry_h.own::<M>(None, rank, gap, &(p..p + 1)),
+                        out: self.carry_h.own(None, ranks, &(p..p + 1)),
                     });
                 }));
             }
+        }
+    }
+}
+
+/// `out = bias + rows · W`, row by row.
+pub(crate) struct RowProduct<'a> {
+    /// Rows of `width` floats.
+    pub(crate) rows: &'a [f32],
+    pub(crate) width: usize,
+    pub(crate) weights: Packed<'a>,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl RowProduct<'_> {
+    /// Overwrites rows of `stride` floats, as many as there are `rows`, or adds to them.
+    pub(crate) fn run<S: Lanes>(self, simd: S, stride: usize, add: bool) {
+        let panels = self.weights.panels;
+        let count = self.rows.len() / self.width;
+        let work = count * panels.floats();
+        let workers = team::threads().min(1 + work / WORK_PER_WORKER);
+        // Small pieces, so that even a short table is shared out.
+        let block = count.div_ceil(workers).clamp(1, BLOCK);
+        let pieces = Pieces::new(&mut self.out[..count * stride], block * stride, workers);
+        team::run_on(workers, |worker| {
+            let (first, out) = pieces.take(worker);
+            let mut first = first * block;
+            for out in out.chunks_mut(block * stride) {
+                let count = out.len() / stride;
+                for p in 0..panels.count() {
+                    let (panel, nv) = (self.weights.panel(p), panels.vectors_of(p));
+                    let column = p * panels.width * panels.lanes;
+                    let columns = column..(column + nv * panels.lanes).min(stride);
+                    for (row, m) in tiles(count, S::tile_rows(nv)) {
+                        with_rows!(m, M => with_vectors!(nv, NV => {
+                            let starts: [usize; M] = std::array::from_fn(|i| (first + row + i) * self.width);
+                            simd.call(Product::<M, NV> {
+                                a: Tile::of(self.rows, &starts, panels.depth),
+                                depth: panels.depth,
+                                panel,
+                                start: match self.bias {
+                                    _ if add => Start::Output,
+                                    None => Start::Zero,
+                                    Some(bias) => Start::Bias(&bias[column..][..NV * S::N]),
+                                },
+                                out: TileMut::of(&mut out[row * stride..], stride, &columns),
+                            });
+                        }));
+                    }
+                }
+                first += count;
+            }
+        });
+    }
+}
+
+/// Sums of gate gradients by the input row that the frames share, in the order of the walk.
+pub(crate) struct RowSums<'a> {
+    pub(crate) gates: GateColumns<'a>,
+    /// Start of each frame's row among rows of `width` floats.
+    pub(crate) starts: &'a [usize],
+    pub(crate) width: usize,
+    /// Rows of the gates' stride.
+    pub(crate) out: &'a mut [f32],
+}
+
+impl RowSums<'_> {
+    pub(crate) fn run<S: Lanes>(self, simd: S) {
+        let GateColumns { data, stride, frames, .. } = self.gates;
+        let workers = team::threads().min(1 + frames * stride / WORK_PER_WORKER);
+        // Every worker has a share of the columns of all rows.
+        let rows = self.out.len() / stride;
+        let starts: [usize; 2] = [0, rows];
+        let geometry = Geometry { starts: &starts, split: Split::Units, groups: stride / S::N, workers };
+        let place = Rows { keep: Keep::All, lead: 0, stride, group: S::N, columns: stride, map: None };
+        let out = Matrix::new(self.out, geometry, place);
+        team::run_on(workers, |worker| {
+            let mut out = out.private(worker);
+            let groups = geometry.own_groups(worker);
+            for row in 0..rows {
+                out.own(Some(0), geometry.ranks::<1>(worker, row, 1), &groups).row(0).fill(0.0);
+            }
+            let columns = groups.start * S::N..groups.end * S::N;
+            for (frame, start) in self.starts.iter().enumerate() {
+                let ranks = geometry.ranks::<1>(worker, start / self.width, 1);
+                let from = &data[frame * stride..][..stride][columns.clone()];
+                simd.call(AddRow { from, to: out.own(Some(0), ranks, &groups).row(0) });
+            }
+        });
+    }
+}
+
+/// `to += from`
+struct AddRow<'a> {
+    from: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl<S: Lanes> Job<S> for AddRow<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        for (to, from) in self.to.chunks_exact_mut(S::N).zip(self.from.chunks_exact(S::N)) {
+            simd.store(to, simd.add(simd.load(to), simd.load(from)));
         }
     }
 }
@@ -575,48 +808,49 @@ impl Dispatch for InputGradient<'_> {
             groups: self.weights.panels.count(),
             workers: team::threads().min(self.batch.sequences().max(1)),
         };
-        let rows =
-            Rows { lead: 0, stride: 0, group: width * lanes, columns: self.input, map: Some(self.dx_map) };
+        let rows = Rows {
+            keep: Keep::All,
+            lead: 0,
+            stride: 0,
+            group: width * lanes,
+            columns: self.input,
+            map: Some(self.dx_map),
+        };
         let dx = Matrix::new(self.dx, geometry, rows);
         let start = if self.accumulate { Start::Output } else { Start::Zero };
         team::run_on(geometry.workers, |worker| {
             let mut dx = dx.private(worker);
-            let mut flush = |block: &[(usize, usize)]| {
+            let mut flush = |block: &[OwnFrame]| {
                 for p in 0..geometry.groups {
                     let (panel, nv) = (self.weights.panel(p), self.weights.panels.vectors_of(p));
                     for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
                         with_rows!(m, M => with_vectors!(nv, NV => {
-                            let mut frames = [(0, 0); M];
-                            frames.copy_from_slice(&block[first..first + M]);
-                            let mut rows = [0; M];
-                            for i in 0..M {
-                                rows[i] = (geometry.starts[frames[i].0] + frames[i].1) * self.sizes.gate_stride;
-                            }
+                            let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
+                            let stride = self.sizes.gate_stride;
+                            let rows = frames.each_ref().map(|frame| frame.index(&geometry) * stride);
                             simd.call(Product::<M, NV> {
                                 a: Tile::of(self.gates, &rows, depth),
                                 depth,
                                 panel,
                                 start,
-                                out: dx.own_frames::<M>(&frames, &(p..p + 1)),
+                                out: dx.own_frames::<M>(frames, &(p..p + 1)),
                             });
                         }));
                     }
                 }
             };
-            let mut block = [(0, 0); BLOCK];
-            let mut count = 0;
+            let mut block = FrameBlock::new(&geometry, worker);
             for step in 0..self.batch.steps() {
                 let (first, gap, own) = own_ranks(&geometry, worker, 0..self.batch.alive(step));
                 for k in 0..own {
-                    block[count] = (step, first + k * gap);
-                    count += 1;
-                    if count == BLOCK {
-                        flush(&block);
-                        count = 0;
+                    block.push(OwnFrame { step, rank: geometry.ranks(worker, first + k * gap, gap) });
+                    if block.frames().len() == BLOCK {
+                        flush(block.frames());
+                        block.count = 0;
                     }
                 }
             }
-            flush(&block[..count]);
+            flush(block.frames());
         });
     }
 }

@@ -1,9 +1,11 @@
 //! The entry points: one layer in one direction over a whole batch, forward and backward.
 
 use crate::cell::{Kernel, gru, lstm, rnn};
-use crate::disjoint::{Buffer, Pieces};
-use crate::gemm::{FrameRows, GateColumns, column_sums, weight_gradient};
-use crate::grid::{BackwardPass, ForwardPass, InputGradient, Packed};
+use crate::disjoint::{Buffer, Pieces, kept_row};
+use crate::gemm::{FrameRows, GateColumns, GateGradient, weight_gradients};
+use crate::grid::{
+    BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
+};
 use crate::pack::{self, Panels};
 use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
@@ -70,6 +72,57 @@ pub struct Frames<'a> {
     pub offset: usize,
 }
 
+/// What a layer reads at each frame.
+#[derive(Clone, Copy, Debug)]
+pub enum Inputs<'a> {
+    /// A row a frame.
+    Frames(Frames<'a>),
+    /// A row that several frames may share, such as the embedding of a token. Where rows are fewer than
+    /// frames, each row, not each frame, meets the input weights.
+    Rows {
+        /// `[U, I]`.
+        data: &'a [f32],
+        /// `[F]`: the row of each frame, in [`Layout::Packed`] order.
+        index: &'a [u32],
+    },
+}
+
+impl<'a> From<Frames<'a>> for Inputs<'a> {
+    fn from(frames: Frames<'a>) -> Inputs<'a> {
+        Inputs::Frames(frames)
+    }
+}
+
+impl Inputs<'_> {
+    fn data(&self) -> &[f32] {
+        match self {
+            Inputs::Frames(frames) => frames.data,
+            Inputs::Rows { data, .. } => data,
+        }
+    }
+
+    fn check(&self, batch: &Batch, width: usize) -> Result<(), ShapeError> {
+        match self {
+            Inputs::Frames(x) => {
+                check_frames("input", batch, width, (x.data.len(), x.layout, x.stride, x.offset))
+            }
+            Inputs::Rows { data, index } => {
+                let rows = data.len() / width;
+                expect("input rows", data.len(), rows * width)?;
+                expect("index of the input rows", index.len(), batch.frames())?;
+                match index.iter().find(|&&row| row as usize >= rows) {
+                    Some(&row) => Err(ShapeError::Index {
+                        what: "a frame's input row",
+                        found: row as usize,
+                        limit: rows,
+                    }),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
 /// Frames to write; see [`Frames`].
 #[derive(Debug)]
 pub struct FramesMut<'a> {
@@ -88,7 +141,7 @@ pub struct FramesMut<'a> {
 pub enum InputGradients<'a> {
     /// Not wanted, and not computed.
     None,
-    /// Overwrites; padding becomes zero.
+    /// Overwrites; padding becomes zero. For [`Inputs::Rows`] the buffer is `[U, I]`, of any layout.
     Write(FramesMut<'a>),
     /// Adds to what is there: the second direction of a layer.
     Add(FramesMut<'a>),
@@ -192,18 +245,19 @@ static SPARE: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
 /// # Ok::<(), ShapeError>(())
 /// ```
 #[allow(clippy::too_many_arguments)]
-pub fn forward(
+pub fn forward<'a>(
     layer: &Layer,
     batch: &Batch,
     weights: Weights<'_>,
-    x: Frames<'_>,
+    x: impl Into<Inputs<'a>>,
     initial: State<'_>,
     y: FramesMut<'_>,
     last: StateMut<'_>,
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
+    let x = x.into();
     check_layer(layer, &weights)?;
-    check_frames("input", batch, layer.input, (x.data.len(), x.layout, x.stride, x.offset))?;
+    x.check(batch, layer.input)?;
     check_frames("output", batch, layer.hidden, (y.data.len(), y.layout, y.stride, y.offset))?;
     let names = ("initial h", "initial c");
     check_state(layer, batch, names, initial.h.map(<[f32]>::len), initial.c.map(<[f32]>::len))?;
@@ -211,12 +265,11 @@ pub fn forward(
     check_state(layer, batch, names, last.h.as_ref().map(|h| h.len()), last.c.as_ref().map(|c| c.len()))?;
 
     if let Some(tape) = tape {
-        run_forward(layer, batch, weights, x, initial, y, last, tape);
+        run_forward(layer, batch, weights, x, initial, y, last, tape, true);
     } else {
         let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tape = spare().pop().unwrap_or_default();
-        run_forward(layer, batch, weights, x, initial, y, last, &mut tape);
-        tape.pass = None;
+        run_forward(layer, batch, weights, x, initial, y, last, &mut tape, false);
         spare().push(tape);
     }
     Ok(())
@@ -227,19 +280,20 @@ fn run_forward(
     layer: &Layer,
     batch: &Batch,
     weights: Weights<'_>,
-    x: Frames<'_>,
+    x: Inputs<'_>,
     initial: State<'_>,
     y: FramesMut<'_>,
     last: StateMut<'_>,
     tape: &mut Tape,
+    taped: bool,
 ) {
     let level = Level::current();
     // Full only when all went well: a panic on the way must not leave a tape that looks usable.
     tape.pass = None;
-    tape.places.x.set(batch, layer.direction, (x.layout, x.stride, x.offset), layer.input);
+    tape.places.set_x(batch, layer, &x);
     tape.places.y.set(batch, layer.direction, (y.layout, y.stride, y.offset), layer.hidden);
     clear_padding(batch, layer.hidden, y.data, (y.layout, y.stride, y.offset));
-    let job = ForwardJob { layer, batch, weights, x: x.data, initial, y: y.data, last, tape: &mut *tape };
+    let job = ForwardJob { layer, batch, weights, x, initial, y: y.data, last, tape: &mut *tape, taped };
     match layer.cell {
         Cell::Rnn(Activation::Tanh) => level.dispatch(job.with::<rnn::Tanh>()),
         Cell::Rnn(Activation::Relu) => level.dispatch(job.with::<rnn::Relu>()),
@@ -247,7 +301,9 @@ fn run_forward(
         Cell::Gru(Reset::After) => level.dispatch(job.with::<gru::After>()),
         Cell::Gru(Reset::Before) => level.dispatch(job.with::<gru::Before>()),
     }
-    tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
+    if taped {
+        tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
+    }
 }
 
 /// Zeroes the rows past each sequence's end.
@@ -283,11 +339,13 @@ struct ForwardJob<'a> {
     layer: &'a Layer,
     batch: &'a Batch,
     weights: Weights<'a>,
-    x: &'a [f32],
+    x: Inputs<'a>,
     initial: State<'a>,
     y: &'a mut [f32],
     last: StateMut<'a>,
     tape: &'a mut Tape,
+    /// Whether the tape is kept for a backward pass.
+    taped: bool,
 }
 
 impl<'a> ForwardJob<'a> {
@@ -312,16 +370,27 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
     type Output = ();
 
     fn run<S: Lanes>(self, simd: S) {
-        let ForwardJob { layer, batch, weights, x, initial, y, last, tape } = self.0;
+        let ForwardJob { layer, batch, weights, x, initial, y, last, tape, taped } = self.0;
         let traits = K::TRAITS;
         let (hidden, gates) = (layer.hidden, traits.gates);
         let sizes = Sizes::new(layer, simd.level());
         let (b, f) = (batch.sequences(), batch.frames());
 
+        let rows = x.data().len() / layer.input;
+        let source = match x {
+            // Projecting a row costs as much as projecting a frame; reading it from a table costs little.
+            Inputs::Rows { .. } if traits.phases == 1 && 4 * rows <= 3 * f => Source::Table,
+            _ if fuses_input::<K>(batch, &sizes, layer.input) => Source::Fused,
+            _ => Source::Ahead,
+        };
+        let gate_floats = if taped || source == Source::Ahead { f * sizes.gate_stride } else { 0 };
+        let extra_floats =
+            if traits.extra && (taped || traits.phases == 2) { f * sizes.unit_stride } else { 0 };
+
         let panels = pack_forward::<K>(layer, weights, sizes, &mut tape.packed, &mut tape.bias);
         let (input_bias, recurrent_bias) =
             tape.bias.as_ref()[..2 * gates * sizes.units()].split_at(gates * sizes.units());
-        let unit_floats = (b + f) * sizes.unit_stride;
+        let unit_floats = (b + if taped { f } else { b }) * sizes.unit_stride;
         let h = tape.h.ensure(unit_floats);
         load_states(batch, hidden, initial.h, h, sizes.unit_stride);
         let c = tape.c.ensure(if traits.cell_state { unit_floats } else { 0 });
@@ -329,24 +398,37 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             load_states(batch, hidden, initial.c, c, sizes.unit_stride);
         }
         let [input, first, second] = &tape.packed;
+        let input = Packed { panels: panels[0], data: input.as_ref() };
+        let mut x = x.data();
+        if source == Source::Table {
+            let table = tape.table.ensure(rows * sizes.gate_stride);
+            RowProduct { rows: x, width: layer.input, weights: input, bias: Some(input_bias), out: table }
+                .run(simd, sizes.gate_stride, false);
+            x = table;
+            for start in &mut tape.places.x {
+                *start = *start / layer.input * sizes.gate_stride;
+            }
+        }
         ForwardPass::<K> {
             batch,
             sizes,
             hidden,
             x,
-            x_starts: tape.places.x.starts(),
-            input: Packed { panels: panels[0], data: input.as_ref() },
+            x_starts: &tape.places.x,
+            source,
+            input,
             recurrent: [
                 Packed { panels: panels[1], data: first.as_ref() },
                 Packed { panels: panels[2], data: second.as_ref() },
             ],
             bias: (input_bias, recurrent_bias),
-            gates: tape.gates.ensure(f * sizes.gate_stride),
+            gates: tape.gates.ensure(gate_floats),
             h,
             c,
-            extra: tape.extra.ensure(if traits.extra { f * sizes.unit_stride } else { 0 }),
+            extra: tape.extra.ensure(extra_floats),
             y,
             y_map: &tape.places.y,
+            taped,
             kernel: PhantomData,
         }
         .run(simd);
@@ -356,7 +438,8 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             for (rank, &place) in batch.order().iter().enumerate() {
                 let row = match batch.lengths()[place] {
                     0 => rank,
-                    length => b + batch.frame(length - 1, rank),
+                    length if taped => b + batch.frame(length - 1, rank),
+                    length => kept_row(b, length - 1, rank),
                 };
                 to[place * hidden..][..hidden]
                     .copy_from_slice(&from.as_ref()[row * sizes.unit_stride..][..hidden]);
@@ -446,12 +529,12 @@ fn per_gate(
 /// # Errors
 /// [`ShapeError`] when a buffer does not fit or the tape belongs to another pass; nothing is written then.
 #[allow(clippy::too_many_arguments)]
-pub fn backward(
+pub fn backward<'a>(
     layer: &Layer,
     batch: &Batch,
     weights: Weights<'_>,
     tape: &mut Tape,
-    x: Frames<'_>,
+    x: impl Into<Inputs<'a>>,
     dy: Option<Frames<'_>>,
     dlast: State<'_>,
     dx: InputGradients<'_>,
@@ -463,7 +546,8 @@ pub fn backward(
     expect("gradient of the recurrent weight", gradients.recurrent.len(), weights.recurrent.len())?;
     expect("gradient of the input bias", gradients.bias_input.len(), weights.bias_input.len())?;
     expect("gradient of the recurrent bias", gradients.bias_recurrent.len(), weights.bias_recurrent.len())?;
-    check_frames("input", batch, layer.input, (x.data.len(), x.layout, x.stride, x.offset))?;
+    let x = x.into();
+    x.check(batch, layer.input)?;
     if let Some(dy) = &dy {
         let place = (dy.data.len(), dy.layout, dy.stride, dy.offset);
         check_frames("output gradient", batch, layer.hidden, place)?;
@@ -475,7 +559,13 @@ pub fn backward(
     };
     if let Some(dx) = &dx {
         let place = (dx.data.len(), dx.layout, dx.stride, dx.offset);
-        check_frames("input gradient", batch, layer.input, place)?;
+        match x {
+            Inputs::Frames(_) => check_frames("input gradient", batch, layer.input, place)?,
+            Inputs::Rows { data, .. } => {
+                expect("stride of the gradient of input rows", dx.stride, layer.input)?;
+                expect("gradient of input rows", dx.data.len(), data.len())?;
+            }
+        }
     }
     let names = ("gradient of the final h", "gradient of the final c");
     check_state(layer, batch, names, dlast.h.map(<[f32]>::len), dlast.c.map(<[f32]>::len))?;
@@ -488,7 +578,7 @@ pub fn backward(
     }
     let Some(pass) = tape.pass.take() else { return Err(ShapeError::Tape) };
 
-    tape.places.x.set(batch, layer.direction, (x.layout, x.stride, x.offset), layer.input);
+    tape.places.set_x(batch, layer, &x);
     if let Some(dy) = &dy {
         tape.places.y.set(batch, layer.direction, (dy.layout, dy.stride, dy.offset), layer.hidden);
     }
@@ -508,7 +598,7 @@ struct BackwardJob<'a> {
     layer: &'a Layer,
     batch: &'a Batch,
     weights: Weights<'a>,
-    x: Frames<'a>,
+    x: Inputs<'a>,
     dy: Option<&'a [f32]>,
     dlast: State<'a>,
     dinitial: StateMut<'a>,
@@ -609,7 +699,21 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             3 => GateColumns { data: tape.recurrent.as_ref(), ..seen_by_input },
             _ => seen_by_input,
         };
-        let inputs = FrameRows { data: x.data, starts: places.x.starts(), width: layer.input };
+        // Frames that share an input row add up before they meet the weights.
+        let (by_input, d_input) = match x {
+            Inputs::Frames(_) => {
+                (FrameRows { data: x.data(), starts: &places.x, width: layer.input }, seen_by_input)
+            }
+            Inputs::Rows { data, .. } => {
+                let rows = data.len() / layer.input;
+                let sums = tape.table.ensure(rows * sizes.gate_stride);
+                RowSums { gates: seen_by_input, starts: &places.x, width: layer.input, out: sums }.run(simd);
+                places.rows.clear();
+                places.rows.extend((0..rows).map(|row| row * layer.input));
+                let inputs = FrameRows { data, starts: &places.rows, width: layer.input };
+                (inputs, GateColumns { data: sums, frames: rows, ..seen_by_input })
+            }
+        };
         let states = FrameRows { data: tape.h.as_ref(), starts: &places.previous, width: hidden };
         // With the reset before the product, the candidate's weights saw `r * h`.
         let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
@@ -621,32 +725,51 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let bias_input = per_gate(gradients.bias_input, gates, (sizes.lanes, 1), workers);
         let bias_recurrent = per_gate(gradients.bias_recurrent, gates, (sizes.lanes, 1), workers);
         team::run_on(workers, |worker| {
-            for gate in 0..gates {
-                weight_gradient(simd, seen_by_input, gate, inputs, &input_pieces[gate], false, worker);
-                let rows = if traits.phases == 2 && gate >= traits.panel { reset } else { states };
-                weight_gradient(simd, seen_by_recurrent, gate, rows, &recurrent_pieces[gate], false, worker);
-                column_sums(simd, seen_by_input, gate, &bias_input[gate], false, worker);
-                column_sums(simd, seen_by_recurrent, gate, &bias_recurrent[gate], false, worker);
+            let of =
+                |gate: usize| GateGradient { weight: &input_pieces[gate], bias: Some(&bias_input[gate]) };
+            let all: [GateGradient<'_>; 4] = std::array::from_fn(|gate| of(gate.min(gates - 1)));
+            weight_gradients(simd, d_input, 0, by_input, &all[..gates], false, worker);
+            let of = |gate: usize| GateGradient {
+                weight: &recurrent_pieces[gate],
+                bias: Some(&bias_recurrent[gate]),
+            };
+            let all: [GateGradient<'_>; 4] = std::array::from_fn(|gate| of(gate.min(gates - 1)));
+            let split = if traits.phases == 2 { traits.panel } else { gates };
+            weight_gradients(simd, seen_by_recurrent, 0, states, &all[..split], false, worker);
+            if split < gates {
+                weight_gradients(simd, seen_by_recurrent, split, reset, &all[split..gates], false, worker);
             }
         });
 
-        if let Some(dx) = dx {
-            let place = (dx.layout, dx.stride, dx.offset);
-            places.x.set(batch, layer.direction, place, layer.input);
-            if !accumulate {
-                clear_padding(batch, layer.input, dx.data, place);
+        let weights = Packed { panels: panels[2], data: input.as_ref() };
+        match (dx, x) {
+            (None, _) => {}
+            (Some(dx), Inputs::Rows { .. }) => {
+                let rows = &d_input.data[..d_input.frames * sizes.gate_stride];
+                RowProduct { rows, width: sizes.gate_stride, weights, bias: None, out: dx.data }.run(
+                    simd,
+                    layer.input,
+                    accumulate,
+                );
             }
-            InputGradient {
-                batch,
-                sizes,
-                weights: Packed { panels: panels[2], data: input.as_ref() },
-                gates: tape.gates.as_ref(),
-                input: layer.input,
-                dx: dx.data,
-                dx_map: &places.x,
-                accumulate,
+            (Some(dx), Inputs::Frames(_)) => {
+                let place = (dx.layout, dx.stride, dx.offset);
+                places.dx.set(batch, layer.direction, place, layer.input);
+                if !accumulate {
+                    clear_padding(batch, layer.input, dx.data, place);
+                }
+                InputGradient {
+                    batch,
+                    sizes,
+                    weights,
+                    gates: tape.gates.as_ref(),
+                    input: layer.input,
+                    dx: dx.data,
+                    dx_map: &places.dx,
+                    accumulate,
+                }
+                .run(simd);
             }
-            .run(simd);
         }
     }
 }

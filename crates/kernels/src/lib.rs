@@ -38,7 +38,7 @@ mod tape;
 mod team;
 
 pub use layer::{
-    Frames, FramesMut, InputGradients, State, StateMut, WeightGradients, Weights, backward, forward,
+    Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
 };
 pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Reset, ShapeError};
 pub use simd::Level;

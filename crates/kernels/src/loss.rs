@@ -5,7 +5,7 @@
 //! 10,000 saves hundreds of megabytes.
 
 use crate::disjoint::{Buffer, Pieces, Tile, TileMut};
-use crate::gemm::{FrameRows, GateColumns, Product, Start, column_sums, tiles, weight_gradient};
+use crate::gemm::{FrameRows, GateColumns, GateGradient, Product, Start, tiles, weight_gradients};
 use crate::gemm::{with_rows, with_vectors};
 use crate::pack::{self, Panels};
 use crate::shape::{ShapeError, expect};
@@ -317,10 +317,8 @@ impl Dispatch for WithScratch<'_> {
                 let weight = Pieces::new(gradients.weight, S::N * hidden, threads);
                 let bias = gradients.bias.as_deref_mut().map(|bias| Pieces::new(bias, S::N, threads));
                 team::run_on(threads, |worker| {
-                    weight_gradient(simd, d, 0, b, &weight, add, worker);
-                    if let Some(bias) = &bias {
-                        column_sums(simd, d, 0, bias, add, worker);
-                    }
+                    let out = GateGradient { weight: &weight, bias: bias.as_ref() };
+                    weight_gradients(simd, d, 0, b, &[out], add, worker);
                 });
             }
         }

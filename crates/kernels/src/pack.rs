@@ -6,6 +6,9 @@
 use crate::disjoint::{Buffer, Pieces};
 use crate::team::Worker;
 
+/// Lines of a panel that are filled at a time: a cache line of each source row.
+const LINES: usize = 16;
+
 /// How a packed matrix is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Panels {
@@ -58,17 +61,20 @@ pub(crate) fn by_unit(
         let vectors = panels.vectors_of(p);
         let row = vectors * panels.lanes;
         let (panel, rest) = data.split_at_mut(row * panels.depth);
-        for column in 0..row {
-            let j = p * panels.width + column / panels.lanes;
-            let unit = j / gates * panels.lanes + column % panels.lanes;
-            if unit < hidden {
-                let source = &weight[(j % gates * hidden + unit) * panels.depth..][..panels.depth];
-                for (line, &w) in panel.chunks_exact_mut(row).zip(source) {
-                    line[column] = w;
-                }
-            } else {
-                for line in panel.chunks_exact_mut(row) {
-                    line[column] = 0.0;
+        // A few lines of the panel at a time, so that they stay in the first-level cache.
+        for (lines, first) in panel.chunks_mut(LINES * row).zip((0..).step_by(LINES)) {
+            for column in 0..row {
+                let j = p * panels.width + column / panels.lanes;
+                let unit = j / gates * panels.lanes + column % panels.lanes;
+                if unit < hidden {
+                    let source = &weight[(j % gates * hidden + unit) * panels.depth..][..panels.depth];
+                    for (line, &w) in lines.chunks_exact_mut(row).zip(&source[first..]) {
+                        line[column] = w;
+                    }
+                } else {
+                    for line in lines.chunks_exact_mut(row) {
+                        line[column] = 0.0;
+                    }
                 }
             }
         }

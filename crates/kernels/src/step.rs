@@ -1,6 +1,6 @@
 //! Streaming: one step at a time, for text as it is generated or a signal as it arrives.
 
-use crate::cell::{Forward, Kernel, gru, lstm, rnn};
+use crate::cell::{Forward, Input, Kernel, gru, lstm, rnn};
 use crate::disjoint::{Buffer, Tile, TileMut};
 use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::ForwardJob;
@@ -274,6 +274,7 @@ impl<K: Kernel> Dispatch for Typed<'_, K> {
                             (Tile::of(&*extra, &rows, sizes.units()), TileMut::empty())
                         };
                         let tile = Forward::<M> {
+                            input: Input::Gates,
                             a,
                             depth: hidden,
                             panel,
@@ -287,7 +288,7 @@ impl<K: Kernel> Dispatch for Typed<'_, K> {
                             y: TileMut::of(&mut y[row * hidden..], hidden, &real),
                         };
                         with_vectors!(nv, NV => {
-                            simd.call(ForwardJob::<K, M, NV>(phase, tile, PhantomData));
+                            simd.call(ForwardJob::<K, M, NV> { phase, tile, panels: 1, kernel: PhantomData });
                         });
                     });
                 }

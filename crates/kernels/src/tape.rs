@@ -1,8 +1,9 @@
 //! What forward leaves for backward, and scratch that is reused from call to call.
 
 use crate::disjoint::{Buffer, FrameMap};
+use crate::layer::Inputs;
 use crate::pack::Panels;
-use crate::shape::{Batch, Layer};
+use crate::shape::{Batch, Layer, Layout};
 use crate::simd::Level;
 
 /// What one forward pass leaves for its backward pass: gate values, states, packed weights.
@@ -24,6 +25,8 @@ pub struct Tape {
     /// `[B, units]` by rank.
     pub(crate) carry_h: Buffer,
     pub(crate) carry_c: Buffer,
+    /// `[U, gates]`, where frames share input rows: their projection, then their gradients.
+    pub(crate) table: Buffer,
     pub(crate) packed: [Buffer; 3],
     pub(crate) bias: Buffer,
     pub(crate) places: Places,
@@ -40,14 +43,37 @@ pub(crate) struct Pass {
 /// Where the rows of each frame lie.
 #[derive(Default)]
 pub(crate) struct Places {
-    /// Each frame's input row.
-    pub(crate) x: FrameMap,
+    /// Start of each frame's input row; several frames may share one.
+    pub(crate) x: Vec<usize>,
+    /// Each frame's row in the gradient of the inputs.
+    pub(crate) dx: FrameMap,
     /// Each frame's output (or output gradient) row.
     pub(crate) y: FrameMap,
     /// Start of each frame's last state in `h`.
     pub(crate) previous: Vec<usize>,
     /// Start of each frame's row in `extra`.
     pub(crate) extra: Vec<usize>,
+    /// Starts of input rows that frames share.
+    pub(crate) rows: Vec<usize>,
+}
+
+impl Places {
+    /// Finds the input row of each frame, in the order of the walk.
+    pub(crate) fn set_x(&mut self, batch: &Batch, layer: &Layer, x: &Inputs<'_>) {
+        self.x.clear();
+        for step in 0..batch.steps() {
+            for rank in 0..batch.alive(step) {
+                self.x.push(match x {
+                    Inputs::Frames(x) => {
+                        batch.row(x.layout, layer.direction, step, rank) * x.stride + x.offset
+                    }
+                    Inputs::Rows { index, .. } => {
+                        index[batch.row(Layout::Packed, layer.direction, step, rank)] as usize * layer.input
+                    }
+                });
+            }
+        }
+    }
 }
 
 /// Sizes of the internal buffers of one pass.

@@ -53,6 +53,8 @@ fn agrees_with_the_reference() {
             let Layer { cell, hidden, .. } = problem.layer;
             let what =
                 format!("{level:?} {threads} threads {cell:?} H {hidden} {:?}", problem.batch.lengths());
+            let (y, last, _) = &found;
+            assert!(problem.infer() == (y.clone(), last.clone()), "{what}: bits without a tape differ");
             match first {
                 None => {
                     compare(&what, &found, expected, 2e-5);
@@ -257,4 +259,73 @@ fn a_tape_serves_one_backward_pass() {
         gradients,
     );
     assert_eq!(again, Err(ShapeError::Tape));
+}
+
+/// A layer over rows that frames share gives what it gives over the rows' copies, and the gradient of a row is
+/// the sum over its frames.
+#[test]
+fn frames_that_share_input_rows_agree_with_copies() {
+    let mut numbers = Numbers::new(5);
+    // Fewer rows than frames, and more.
+    for (rows, hidden, input) in [(1, 9, 3), (5, 33, 20), (5, 64, 7), (70, 16, 5)] {
+        for cell in CELLS {
+            for direction in [Direction::Forward, Direction::Reverse] {
+                let layer = Layer { cell, direction, input, hidden };
+                let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
+                let mut problem = Problem::random(layer, batch.clone(), hidden as u64);
+                let table = numbers.floats(rows * input, 1.0);
+                let index: Vec<u32> = (0..batch.frames()).map(|_| numbers.integer(rows) as u32).collect();
+                problem.poison(0.0);
+                for (&row, (sequence, time)) in index.iter().zip(batch.places()) {
+                    let at = (sequence * batch.time() + time) * input;
+                    problem.x[at..at + input].copy_from_slice(&table[row as usize * input..][..input]);
+                }
+                let (ey, elast, mut ed) = problem.reference();
+                let mut dx = vec![0.0; rows * input];
+                for (&row, (sequence, time)) in index.iter().zip(batch.places()) {
+                    let at = (sequence * batch.time() + time) * input;
+                    for (sum, d) in dx[row as usize * input..][..input].iter_mut().zip(&ed.x[at..]) {
+                        *sum += d;
+                    }
+                }
+                ed.x = dx;
+                let expected = (ey, elast, ed);
+                let mut first = None;
+                everywhere(|level, threads| {
+                    let found =
+                        problem.fused_on(Inputs::Rows { data: &table, index: &index }, &mut Tape::default());
+                    let what = format!("{level:?} {threads} threads {layer:?} {rows} rows");
+                    if threads == 1 {
+                        compare(&what, &found, &expected, 2e-5);
+                        first = Some(found);
+                    } else {
+                        assert!(first.as_ref() == Some(&found), "{what}: bits differ from one thread's");
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_past_the_input_rows_is_refused() {
+    let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
+    let problem = Problem::random(layer, Batch::full(1, 2), 1);
+    let data = [0.0; 4];
+    let run = |index: &[u32]| {
+        forward(
+            &layer,
+            &problem.batch,
+            problem.weights(),
+            Inputs::Rows { data: &data, index },
+            State::default(),
+            FramesMut { data: &mut [0.0; 6], layout: Layout::Padded, stride: 3, offset: 0 },
+            StateMut::default(),
+            None,
+        )
+    };
+    assert_eq!(run(&[0, 1]), Ok(()));
+    assert_eq!(run(&[0, 2]), Err(ShapeError::Index { what: "a frame's input row", found: 2, limit: 2 }));
+    let short = ShapeError::Elements { what: "index of the input rows", found: 1, expected: 2 };
+    assert_eq!(run(&[0]), Err(short));
 }

@@ -6,7 +6,7 @@
 //! reset before:  n = tanh(Wn x + bn + Un (r * h) + cn)
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h};
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
 use crate::gemm::{load_row, store_row};
 use crate::simd::{Lanes, multiply};
 
@@ -47,23 +47,26 @@ impl Kernel for After {
     #[inline(always)]
     fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
         assert!(NV == 3);
-        let mut acc = [[simd.splat(0.0); NV]; M];
+        let mut acc = input_sums::<S, M, NV>(simd, &mut t);
         let bias = simd.load(&t.bias[2 * S::N..]);
+        let mut candidate = [bias; M];
         for i in 0..M {
-            load_row(simd, t.gates.row(i), &mut acc[i]);
-            acc[i][2] = bias;
+            std::mem::swap(&mut candidate[i], &mut acc[i][2]);
         }
         multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+        let taped = t.extra.width() > 0;
         for i in 0..M {
             let r = simd.sigmoid(acc[i][0]);
             let z = simd.sigmoid(acc[i][1]);
             let hn = acc[i][2];
-            let n = simd.tanh(simd.fma(r, hn, simd.load(&t.gates.row(i)[2 * S::N..])));
+            let n = simd.tanh(simd.fma(r, hn, candidate[i]));
             let h = mix(simd, z, n, simd.load(t.past_h.row(i)));
-            simd.store(t.extra.row(i), hn);
             simd.store(t.h.row(i), h);
             store_row(simd, t.y.row(i), &[h]);
-            store_row(simd, t.gates.row(i), &[r, z, n]);
+            if taped {
+                simd.store(t.extra.row(i), hn);
+                store_row(simd, t.gates.row(i), &[r, z, n]);
+            }
         }
     }
 
@@ -107,9 +110,7 @@ impl Kernel for Before {
         let mut acc = [[simd.splat(0.0); NV]; M];
         if phase == 0 {
             assert!(NV == 2);
-            for i in 0..M {
-                load_row(simd, t.gates.row(i), &mut acc[i]);
-            }
+            acc = input_sums::<S, M, NV>(simd, &mut t);
             multiply(simd, &t.a, t.depth, t.panel, &mut acc);
             for i in 0..M {
                 let r = simd.sigmoid(acc[i][0]);

@@ -5,7 +5,7 @@
 //! c' = f * c + i * g                      h' = o * tanh(c')
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h};
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
 use crate::gemm::{load_row, store_row};
 use crate::simd::{Lanes, multiply};
 
@@ -26,11 +26,9 @@ impl Kernel for Lstm {
     #[inline(always)]
     fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
         assert!(NV == 4);
-        let mut acc = [[simd.splat(0.0); NV]; M];
-        for i in 0..M {
-            load_row(simd, t.gates.row(i), &mut acc[i]);
-        }
+        let mut acc = input_sums::<S, M, NV>(simd, &mut t);
         multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+        let taped = t.extra.width() > 0;
         for r in 0..M {
             let i = simd.sigmoid(acc[r][0]);
             let f = simd.sigmoid(acc[r][1]);
@@ -40,10 +38,12 @@ impl Kernel for Lstm {
             let tanh_c = simd.tanh(c);
             let h = simd.mul(o, tanh_c);
             simd.store(t.c.row(r), c);
-            simd.store(t.extra.row(r), tanh_c);
             simd.store(t.h.row(r), h);
             store_row(simd, t.y.row(r), &[h]);
-            store_row(simd, t.gates.row(r), &[i, f, g, o]);
+            if taped {
+                simd.store(t.extra.row(r), tanh_c);
+                store_row(simd, t.gates.row(r), &[i, f, g, o]);
+            }
         }
     }
 

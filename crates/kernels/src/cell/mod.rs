@@ -5,7 +5,8 @@ pub(crate) mod lstm;
 pub(crate) mod rnn;
 
 use crate::disjoint::{Tile, TileMut};
-use crate::simd::Lanes;
+use crate::gemm::load_row;
+use crate::simd::{Lanes, multiply};
 
 /// What a cell kernel needs from the buffers.
 pub(crate) struct Traits {
@@ -25,8 +26,19 @@ pub(crate) struct Traits {
     pub(crate) recurrent_gates: usize,
 }
 
+/// Where a forward tile finds its inputs' part of the sums, biases included.
+pub(crate) enum Input<'a, const M: usize> {
+    /// Projected ahead: in the tile's `gates`.
+    Gates,
+    /// Projected ahead, at another place: one row a distinct token.
+    Table(Tile<'a, M>),
+    /// Not yet there: `bias + x · panel`.
+    Product { x: Tile<'a, M>, depth: usize, panel: &'a [f32], bias: &'a [f32] },
+}
+
 /// A tile of the forward pass: `M` sequences, some unit groups.
 pub(crate) struct Forward<'a, const M: usize> {
+    pub(crate) input: Input<'a, M>,
     /// Rows that the panel multiplies: the last step's `h`, all units (in phase 1 the cell's own choice).
     pub(crate) a: Tile<'a, M>,
     pub(crate) depth: usize,
@@ -37,13 +49,53 @@ pub(crate) struct Forward<'a, const M: usize> {
     pub(crate) past_h: Tile<'a, M>,
     /// Last step's `c` of these units.
     pub(crate) past_c: Tile<'a, M>,
-    /// In: the input's projection. Out: the gates' values.
+    /// In: the input's projection, if made ahead. Out: the gates' values. Without columns where nobody
+    /// asks for them.
     pub(crate) gates: TileMut<'a, M>,
     pub(crate) h: TileMut<'a, M>,
     pub(crate) c: TileMut<'a, M>,
+    /// Without columns where nobody asks for it.
     pub(crate) extra: TileMut<'a, M>,
     /// The caller's output; as wide as there are real units.
     pub(crate) y: TileMut<'a, M>,
+}
+
+impl<const M: usize> Forward<'_, M> {
+    /// The part of panel `p`, where a panel has `width` columns of sums for `units` units.
+    #[inline(always)]
+    pub(crate) fn panel(&mut self, p: usize, width: usize, units: usize, gates: usize) -> Forward<'_, M> {
+        let of = |panel: &'_ [f32], depth: usize| -> std::ops::Range<usize> {
+            let size = depth * width;
+            assert!((p + 1) * size <= panel.len());
+            p * size..(p + 1) * size
+        };
+        let sums = |row: &'_ [f32]| (p * width).min(row.len())..((p + 1) * width).min(row.len());
+        let input = match &self.input {
+            Input::Gates => Input::Gates,
+            Input::Table(rows) => Input::Table(rows.columns(p * width)),
+            Input::Product { x, depth, panel, bias } => Input::Product {
+                x: *x,
+                depth: *depth,
+                panel: &panel[of(panel, *depth)],
+                bias: &bias[sums(bias)],
+            },
+        };
+        let first = p * units;
+        Forward {
+            input,
+            a: self.a,
+            depth: self.depth,
+            panel: &self.panel[of(self.panel, self.depth)],
+            bias: &self.bias[sums(self.bias)],
+            past_h: self.past_h.columns(first),
+            past_c: self.past_c.columns(first.min(self.past_c.width())),
+            gates: self.gates.part(first * gates, units * gates),
+            h: self.h.part(first, units),
+            c: self.c.part(first, units),
+            extra: self.extra.part(first, units),
+            y: self.y.part(first, units),
+        }
+    }
 }
 
 /// A tile of the backward pass: `M` sequences, `NV` unit groups.
@@ -79,6 +131,34 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: Backward<'_, M>);
 }
 
+/// The inputs' part of a tile's sums.
+#[inline(always)]
+pub(crate) fn input_sums<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    t: &mut Forward<'_, M>,
+) -> [[S::V; NV]; M] {
+    let mut acc = [[simd.splat(0.0); NV]; M];
+    match &t.input {
+        Input::Gates => {
+            for i in 0..M {
+                load_row(simd, t.gates.row(i), &mut acc[i]);
+            }
+        }
+        Input::Table(rows) => {
+            for i in 0..M {
+                load_row(simd, rows.row(i), &mut acc[i]);
+            }
+        }
+        Input::Product { x, depth, panel, bias } => {
+            let mut start = [simd.splat(0.0); NV];
+            load_row(simd, bias, &mut start);
+            acc = [start; M];
+            multiply(simd, x, *depth, panel, &mut acc);
+        }
+    }
+    acc
+}
+
 /// The gradient of `h` of a tile: what comes from the output, past the product and through it.
 #[inline(always)]
 pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
@@ -89,7 +169,7 @@ pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
     let mut dh = [[simd.splat(0.0); NV]; M];
     if let Some(dy) = &t.dy {
         for i in 0..M {
-            crate::gemm::load_row(simd, dy.row(i), &mut dh[i]);
+            load_row(simd, dy.row(i), &mut dh[i]);
         }
     }
     if always_carries || t.next.is_none() {
@@ -100,7 +180,7 @@ pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
         }
     }
     if let Some(next) = &t.next {
-        crate::simd::multiply(simd, next, t.depth, t.panel, &mut dh);
+        multiply(simd, next, t.depth, t.panel, &mut dh);
     }
     dh
 }

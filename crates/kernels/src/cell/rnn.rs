@@ -1,7 +1,7 @@
 //! Vanilla RNN: `h = act(W x + b + U h + c)`.
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h};
-use crate::gemm::{load_row, store_row};
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
+use crate::gemm::store_row;
 use crate::simd::{Lanes, multiply};
 
 const TRAITS: Traits = Traits {
@@ -25,10 +25,7 @@ fn forward<S: Lanes, const M: usize, const NV: usize>(
     mut t: Forward<'_, M>,
     act: impl Fn(S::V) -> S::V,
 ) {
-    let mut acc = [[simd.splat(0.0); NV]; M];
-    for i in 0..M {
-        load_row(simd, t.gates.row(i), &mut acc[i]);
-    }
+    let mut acc = input_sums::<S, M, NV>(simd, &mut t);
     multiply(simd, &t.a, t.depth, t.panel, &mut acc);
     for i in 0..M {
         for j in 0..NV {

@@ -43,9 +43,9 @@ pub(crate) fn multiply<S: Lanes, const M: usize, const NV: usize>(
     *acc = c;
 }
 
-/// The same with `a` packed as `[depth][M]`.
+/// The same with `a` packed as `[depth][N]`, of which the first `M` columns are meant.
 #[inline(always)]
-pub(crate) fn multiply_packed<S: Lanes, const M: usize, const NV: usize>(
+pub(crate) fn multiply_columns<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
     a: &[f32],
     depth: usize,
@@ -53,14 +53,16 @@ pub(crate) fn multiply_packed<S: Lanes, const M: usize, const NV: usize>(
     acc: &mut [[S::V; NV]; M],
 ) {
     let width = NV * S::N;
-    assert!(panel.len() >= depth * width && a.len() >= depth * M);
+    assert!(panel.len() >= depth * width && M <= S::N);
+    assert!(depth == 0 || a.len() >= (depth - 1) * S::N + M);
     let mut c = *acc;
     for k in 0..depth {
-        // SAFETY: depth * width and depth * M floats were checked above.
+        // SAFETY: depth * width floats of the panel, and `M` floats of each of the `depth` rows of `a`,
+        // were checked above.
         let (line, x) = unsafe {
             (
                 std::slice::from_raw_parts(panel.as_ptr().add(k * width), width),
-                std::slice::from_raw_parts(a.as_ptr().add(k * M), M),
+                std::slice::from_raw_parts(a.as_ptr().add(k * S::N), M),
             )
         };
         let mut b = [simd.splat(0.0); NV];

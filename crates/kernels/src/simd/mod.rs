@@ -11,7 +11,7 @@ mod x86;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-pub(crate) use micro::{multiply, multiply_packed};
+pub(crate) use micro::{multiply, multiply_columns};
 
 /// An instruction level. Higher levels are faster; results differ in the last bits between levels and
 /// never within one.
@@ -183,23 +183,49 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
         self.sub(e, self.where_positive(self.sub(floor, y), e))
     }
 
+    /// `v · 2^n` for integers `-126 <= n <= 127`.
+    #[inline(always)]
+    fn scale(self, v: Self::V, n: Self::V) -> Self::V {
+        self.mul(v, self.exp2_int(n))
+    }
+
+    /// `y` in two parts for powers of two: the nearest integer, and a rest of at most a half. `y` is kept
+    /// within `±limit`; a NaN goes on in the rest.
+    #[inline(always)]
+    fn exp2_parts(self, y: Self::V, limit: f32) -> (Self::V, Self::V) {
+        let y = self.max(self.min(y, self.splat(limit)), self.splat(-limit));
+        let n = self.round(y);
+        (n, self.sub(y, n))
+    }
+
     /// `1 / (1 + e^-x)`
     #[inline(always)]
     fn sigmoid(self, x: Self::V) -> Self::V {
-        let y = self.sub(self.splat(0.0), x);
-        let y = self.max(self.min(y, self.splat(60.0)), self.splat(-60.0));
-        let (p, s) = self.exp_parts(y);
-        self.recip(self.add(self.fma(s, p, s), self.splat(1.0)))
+        let (n, f) = self.exp2_parts(self.mul(x, self.splat(-std::f32::consts::LOG2_E)), 86.0);
+        // 2^f = 1 + f q(f), minimax on [-1/2, 1/2], relative error below 1e-7.
+        let mut q = self.splat(1.326_472_7e-3);
+        q = self.fma(q, f, self.splat(9.671_513e-3));
+        q = self.fma(q, f, self.splat(5.550_733_6e-2));
+        q = self.fma(q, f, self.splat(0.240_222_42));
+        q = self.fma(q, f, self.splat(0.693_147));
+        let e = self.scale(self.fma(q, f, self.splat(1.0)), n);
+        self.recip(self.add(e, self.splat(1.0)))
     }
 
     /// `(e^2x - 1) / (e^2x + 1)`, from `e^2x - 1` so that small `x` keep their bits.
     #[inline(always)]
     fn tanh(self, x: Self::V) -> Self::V {
-        let y = self.add(x, x);
-        let y = self.max(self.min(y, self.splat(20.0)), self.splat(-20.0));
-        let (p, s) = self.exp_parts(y);
-        let em1 = self.fma(s, p, self.sub(s, self.splat(1.0)));
-        // em1 + 2 lies between 1 and 5e8.
+        let (n, f) = self.exp2_parts(self.mul(x, self.splat(2.0 * std::f32::consts::LOG2_E)), 29.0);
+        // 2^f - 1 = f q(f), minimax on [-1/2, 1/2], relative error below 2e-8.
+        let mut q = self.splat(1.546_973_5e-4);
+        q = self.fma(q, f, self.splat(1.339_086_7e-3));
+        q = self.fma(q, f, self.splat(9.618_031e-3));
+        q = self.fma(q, f, self.splat(5.550_357e-2));
+        q = self.fma(q, f, self.splat(0.240_226_5));
+        q = self.fma(q, f, self.splat(std::f32::consts::LN_2));
+        let s = self.scale(self.splat(1.0), n);
+        let em1 = self.fma(self.mul(q, f), s, self.sub(s, self.splat(1.0)));
+        // em1 + 2 lies between 1 and 6e8.
         self.mul(em1, self.recip(self.add(em1, self.splat(2.0))))
     }
 }

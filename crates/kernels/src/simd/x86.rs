@@ -104,6 +104,7 @@ impl Lanes for Avx512 {
             _mm512_cvtps_epi32(n),
             _mm512_set1_epi32(127),
         )));
+        scale(v, n) = _mm512_scalef_ps(v, n);
         where_positive(gate, v) = _mm512_maskz_mov_ps(
             _mm512_cmp_ps_mask::<_CMP_GT_OQ>(gate, _mm512_setzero_ps()),
             v,

@@ -100,14 +100,31 @@ impl Problem {
 
     /// The fused kernels' answer: outputs, final state, all gradients.
     pub fn fused(&self, tape: &mut Tape) -> (Vec<f32>, reference::State<f32>, reference::Gradients<f32>) {
+        let stride = self.layer.input;
+        self.fused_on(
+            Inputs::Frames(Frames { data: &self.x, layout: Layout::Padded, stride, offset: 0 }),
+            tape,
+        )
+    }
+
+    /// The same on other inputs.
+    pub fn fused_on(
+        &self,
+        x: Inputs<'_>,
+        tape: &mut Tape,
+    ) -> (Vec<f32>, reference::State<f32>, reference::Gradients<f32>) {
         let Problem { layer, batch, .. } = self;
+        let floats = match x {
+            Inputs::Frames(x) => x.data.len(),
+            Inputs::Rows { data, .. } => data.len(),
+        };
         let (w, u, bias) = layer.weight_lengths();
         let states = batch.sequences() * layer.hidden;
         let nan = f32::NAN;
         let mut y = vec![nan; self.dy.len()];
         let mut last = reference::State { h: vec![nan; states], c: vec![0.0; states] };
         let mut d = reference::Gradients {
-            x: vec![nan; self.x.len()],
+            x: vec![nan; floats],
             initial: last.clone(),
             weights: reference::Weights {
                 input: vec![nan; w],
@@ -116,7 +133,6 @@ impl Problem {
                 bias_recurrent: vec![nan; bias],
             },
         };
-        let x = Frames { data: &self.x, layout: Layout::Padded, stride: layer.input, offset: 0 };
         let rows = |data| Frames { data, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
         let has_c = layer.cell.has_cell_state();
         forward(
@@ -150,6 +166,26 @@ impl Problem {
         )
         .unwrap();
         (y, last, d)
+    }
+
+    /// Outputs and final state of a pass that no backward pass follows.
+    pub fn infer(&self) -> (Vec<f32>, reference::State<f32>) {
+        let Problem { layer, batch, .. } = self;
+        let states = batch.sequences() * layer.hidden;
+        let mut y = vec![f32::NAN; self.dy.len()];
+        let mut last = reference::State { h: vec![f32::NAN; states], c: vec![0.0; states] };
+        forward(
+            layer,
+            batch,
+            self.weights(),
+            Frames { data: &self.x, layout: Layout::Padded, stride: layer.input, offset: 0 },
+            State { h: Some(&self.initial.h), c: self.c(&self.initial.c) },
+            FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 },
+            StateMut { h: Some(&mut last.h), c: layer.cell.has_cell_state().then_some(&mut last.c[..]) },
+            None,
+        )
+        .unwrap();
+        (y, last)
     }
 
     /// The reference's answer in f64.
