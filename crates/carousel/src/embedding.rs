@@ -56,6 +56,31 @@ impl Embedding {
         table.select(0, index_tensor(ids.iter().map(|&id| i64::from(id)).collect(), &device))
     }
 
+    /// The rows of the tokens that occur in `ids`, each once, and for each id the place of its row among them.
+    ///
+    /// # Panics
+    /// When an id is not below `V`.
+    #[must_use]
+    pub fn distinct(&self, ids: &[u32]) -> (Tensor<2>, Vec<u32>) {
+        let vocabulary = self.weight.dims()[0];
+        let mut places = vec![u32::MAX; vocabulary];
+        let mut distinct = Vec::new();
+        let index = ids
+            .iter()
+            .map(|&id| match places.get_mut(id as usize) {
+                Some(place) => {
+                    if *place == u32::MAX {
+                        *place = distinct.len() as u32;
+                        distinct.push(id);
+                    }
+                    *place
+                }
+                None => panic!("a token is {id}, expected less than the vocabulary's {vocabulary}"),
+            })
+            .collect();
+        (self.forward(&distinct), index)
+    }
+
     /// Chooses the implementation.
     #[must_use]
     pub fn with_path(mut self, path: Path) -> Embedding {

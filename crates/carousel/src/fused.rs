@@ -229,6 +229,7 @@ struct Run {
     batch: Arc<Batch>,
     layers: Vec<Layer>,
     x: FlexTensor,
+    index: Option<Arc<Vec<u32>>>,
     x_layout: Layout,
     y_layout: Layout,
     directions: Vec<DirectionInputs>,
@@ -246,9 +247,12 @@ impl Run {
         self.layers.iter().map(|layer| layer.hidden).sum()
     }
 
-    fn x(&self) -> kernels::Frames<'_> {
-        let stride = self.layers[0].input;
-        kernels::Frames { data: slice(&self.x), layout: self.x_layout, stride, offset: 0 }
+    fn x(&self) -> kernels::Inputs<'_> {
+        let (data, stride) = (slice(&self.x), self.layers[0].input);
+        match &self.index {
+            Some(index) => kernels::Inputs::Rows { data, index },
+            None => kernels::Frames { data, layout: self.x_layout, stride, offset: 0 }.into(),
+        }
     }
 
     /// Runs the kernel in every direction; each writes its columns of one `y`.
@@ -335,7 +339,7 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
         let width = run.width();
         let parent = |index: usize| ops.parents[index].as_ref().map(|node| node.id);
 
-        let mut dx = parent(0).map(|_| vec![0.0; run.batch.rows(run.x_layout) * run.layers[0].input]);
+        let mut dx = parent(0).map(|_| vec![0.0; slice(&run.x).len()]);
         let mut offset = 0;
         for (index, (layer, inputs)) in run.layers.iter().zip(&run.directions).enumerate() {
             let first = 1 + PARENTS_A_DIRECTION * index;
@@ -402,7 +406,8 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
             }
         }
         if let (Some(id), Some(dx)) = (parent(0), dx) {
-            gradients.register::<Flex>(id, flex(dx, [run.batch.rows(run.x_layout), run.layers[0].input]));
+            let rows = dx.len() / run.layers[0].input;
+            gradients.register::<Flex>(id, flex(dx, [rows, run.layers[0].input]));
         }
     }
 }
@@ -418,6 +423,7 @@ pub(crate) fn layer(
         batch: input.batch.clone(),
         layers: directions.iter().map(|(layer, _)| *layer).collect(),
         x: dense(primitive(input.x.clone())),
+        index: input.index,
         x_layout: input.x_layout,
         y_layout: input.y_layout,
         directions: directions

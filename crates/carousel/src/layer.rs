@@ -29,6 +29,8 @@ pub(crate) struct LayerInput<'a> {
     pub(crate) batch: &'a Arc<Batch>,
     /// Rows in the order of `x_layout`, `I` values each.
     pub(crate) x: Tensor<2>,
+    /// Where frames share rows of `x`: the row of each, in packed order.
+    pub(crate) index: Option<Arc<Vec<u32>>>,
     /// [`Layout::Padded`] only where all sequences are equally long.
     pub(crate) x_layout: Layout,
     pub(crate) y_layout: Layout,

@@ -14,9 +14,14 @@ pub(crate) fn layer(
     initial: Option<&[LayerState]>,
 ) -> LayerOutput {
     let batch = input.batch;
-    let x = match input.x_layout {
-        Layout::Packed => input.x,
-        Layout::Padded => swap_axes(input.x, batch.sequences(), batch.time()),
+    let x = match (input.index, input.x_layout) {
+        (Some(index), _) => {
+            let index = index.iter().map(|&row| i64::from(row)).collect();
+            let device = input.x.device();
+            input.x.select(0, index_tensor(index, &device))
+        }
+        (None, Layout::Packed) => input.x,
+        (None, Layout::Padded) => swap_axes(input.x, batch.sequences(), batch.time()),
     };
     let (ys, last): (Vec<_>, Vec<_>) = directions
         .iter()

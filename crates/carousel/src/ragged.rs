@@ -240,3 +240,42 @@ impl Ragged {
         Ok(self.frames.clone().select(0, index_tensor(rows, &device)))
     }
 }
+
+/// A ragged batch whose frames share rows, such as the embeddings of the tokens that occur in it: each row
+/// meets the input weights of a recurrent layer once, however many frames it stands for.
+///
+/// ```
+/// use std::sync::Arc;
+/// use burn::tensor::{Device, Tensor};
+/// use carousel::ragged::{Batch, SharedRows};
+///
+/// let rows = Tensor::<2>::from_floats([[1.0, 0.0], [0.0, 1.0]], &Device::default());
+/// let batch = Arc::new(Batch::full(1, 3));
+/// let shared = SharedRows::new(rows, vec![0, 1, 0], batch)?; // three frames, two rows
+/// # Ok::<(), carousel::ragged::RaggedError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SharedRows {
+    pub(crate) rows: Tensor<2>,
+    pub(crate) index: Arc<Vec<u32>>,
+    pub(crate) batch: Arc<Batch>,
+}
+
+impl SharedRows {
+    /// `rows` `[U, I]`, and for each frame in packed order the row it reads.
+    ///
+    /// # Errors
+    /// [`RaggedError::Frames`] when there is not one index a frame, [`RaggedError::Shape`] when one is not below
+    /// `U`.
+    pub fn new(rows: Tensor<2>, index: Vec<u32>, batch: Arc<Batch>) -> Result<SharedRows, RaggedError> {
+        if index.len() != batch.frames() {
+            return Err(RaggedError::Frames { found: index.len(), expected: batch.frames() });
+        }
+        let limit = rows.dims()[0];
+        if let Some(&row) = index.iter().find(|&&row| row as usize >= limit) {
+            let found = row as usize;
+            return Err(ShapeError::Index { what: "a frame's input row", found, limit }.into());
+        }
+        Ok(SharedRows { rows, index: Arc::new(index), batch })
+    }
+}

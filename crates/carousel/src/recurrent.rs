@@ -13,7 +13,7 @@ pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, TapePool};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
-use crate::ragged::Ragged;
+use crate::ragged::{Ragged, SharedRows};
 use crate::state::State;
 use crate::stepper::Stepper;
 
@@ -287,13 +287,25 @@ impl Recurrent {
     #[must_use]
     pub fn forward<S: Sequence>(&self, x: S, state: Option<State>) -> (S, State) {
         let (rows, batch, layout) = x.into_rows();
-        let (rows, state) = self.run(rows, &batch, layout, state);
+        let (rows, state) = self.run(rows, None, &batch, layout, state);
         (S::from_rows(rows, batch), state)
+    }
+
+    /// The same over frames that share input rows.
+    ///
+    /// # Panics
+    /// As [`forward`](Recurrent::forward).
+    #[must_use]
+    pub fn forward_shared(&self, x: SharedRows, state: Option<State>) -> (Ragged, State) {
+        let SharedRows { rows, index, batch } = x;
+        let (rows, state) = self.run(rows, Some(index), &batch, Layout::Packed, state);
+        (sealed::Sealed::from_rows(rows, batch), state)
     }
 
     fn run(
         &self,
         mut x: Tensor<2>,
+        mut index: Option<Arc<Vec<u32>>>,
         batch: &Arc<Batch>,
         layout: Layout,
         state: Option<State>,
@@ -315,7 +327,11 @@ impl Recurrent {
             let y_layout = if layer + 1 == self.layers { layout } else { Layout::Packed };
             let is_fused = self.path.is_fused(&x, &self.weights[first].weight_ih);
             let implementation = if is_fused { fused::layer } else { portable::layer };
-            let output = implementation(LayerInput { batch, x, x_layout, y_layout }, &run, initial);
+            let output = implementation(
+                LayerInput { batch, x, index: index.take(), x_layout, y_layout },
+                &run,
+                initial,
+            );
             x = output.y;
             last.extend(output.last);
         }

@@ -76,6 +76,11 @@ macro_rules! with_vectors {
 }
 pub(crate) use {with_rows, with_vectors};
 
+/// Whether a level has tiles of this size: the compiler need not make code for any other.
+pub(crate) const fn is_tile<S: Lanes>(rows: usize, vectors: usize) -> bool {
+    rows <= S::ROWS[vectors - 1]
+}
+
 /// What a product starts from.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
@@ -99,6 +104,9 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Product<'_, M, NV> {
     type Output = ();
     #[inline(always)]
     fn run(mut self, simd: S) {
+        if !const { is_tile::<S>(M, NV) } {
+            unreachable!("no level has tiles of {M} rows and {NV} vectors");
+        }
         let mut acc = [[simd.splat(0.0); NV]; M];
         match self.start {
             Start::Zero => {}
@@ -281,6 +289,9 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Accumulate<'_, M, NV>
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
+        if !const { is_tile::<S>(M, S::ROWS.len()) } {
+            unreachable!("no level has tiles of {M} rows");
+        }
         let mut acc = [[simd.splat(0.0); NV]; M];
         multiply_columns(simd, self.a, self.depth, self.panel, &mut acc);
         for (i, row) in acc.iter_mut().enumerate() {

@@ -15,7 +15,7 @@ use crate::cell::{Backward, Forward, Input, Kernel};
 use crate::disjoint::{
     FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Rows, Split, Tile, TileMut, Walk,
 };
-use crate::gemm::{BLOCK, GateColumns, Product, Start, tiles, with_rows, with_vectors};
+use crate::gemm::{BLOCK, GateColumns, Product, Start, is_tile, tiles, with_rows, with_vectors};
 use crate::pack::Panels;
 use crate::shape::Batch;
 use crate::simd::{Dispatch, Job, Lanes};
@@ -53,7 +53,7 @@ const WORK_PER_WORKER: usize = 50_000;
 const LARGE_WEIGHTS: usize = 1 << 17;
 
 /// Weights, in floats, that a worker's second-level cache keeps beside everything else.
-const CACHED_WEIGHTS: usize = 3 << 15;
+const CACHED_WEIGHTS: usize = 1 << 17;
 
 /// Rows of a worker's step from which on the input weights need no larger block.
 const FUSED_ROWS: usize = 24;
@@ -171,12 +171,24 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob
     type Output = ();
     #[inline(always)]
     fn run(mut self, simd: S) {
+        if !const { is_tile::<S>(M, NV) && is_panel::<K>(NV) } {
+            unreachable!("no panel of this cell has {NV} vectors in tiles of {M} rows");
+        }
         let gates = K::TRAITS.gates;
         let units = NV * S::N / gates_of::<K>(self.phase);
         for p in 0..self.panels {
             let tile = self.tile.panel(p, NV * S::N, units, gates);
             K::forward::<S, M, NV>(simd, self.phase, tile);
         }
+    }
+}
+
+/// Whether a panel can have so many vectors: all the gates of a unit group, or any number where a gate is all
+/// there is.
+const fn is_panel<K: Kernel>(vectors: usize) -> bool {
+    match K::TRAITS.phases {
+        1 => vectors.is_multiple_of(K::TRAITS.gates),
+        _ => vectors == K::TRAITS.panel || vectors == K::TRAITS.gates - K::TRAITS.panel,
     }
 }
 
@@ -196,6 +208,9 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for BackwardJo
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
+        if !const { is_tile::<S>(M, NV) } {
+            unreachable!("no level has tiles of {M} rows and {NV} vectors");
+        }
         K::backward::<S, M, NV>(simd, self.0, self.1);
     }
 }

@@ -12,7 +12,7 @@ use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut};
-use crate::ragged::Ragged;
+use crate::ragged::SharedRows;
 use crate::recurrent::{ConfigError, Path, Recurrent, RecurrentConfig};
 use crate::state::State;
 use crate::stepper::Stepper;
@@ -129,9 +129,10 @@ impl LanguageModel {
     }
 
     fn hidden(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
-        let x = Ragged::new(self.embedding.forward(inputs), batch.clone())
+        let (rows, index) = self.embedding.distinct(inputs);
+        let x = SharedRows::new(rows, index, batch.clone())
             .unwrap_or_else(|error| panic!("the inputs do not fit the batch: {error}"));
-        let (y, state) = self.recurrent.forward(x, state);
+        let (y, state) = self.recurrent.forward_shared(x, state);
         (y.frames(), state)
     }
 

@@ -123,8 +123,14 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Compiles and runs `job` with this level's instructions.
     fn call<J: Job<Self>>(self, job: J) -> J::Output;
 
-    /// Rows of a tile that is `vectors` wide, so that accumulators and operands fill the registers.
-    fn tile_rows(vectors: usize) -> usize;
+    /// Rows of a tile that is one, two, three or four vectors wide, so that accumulators and operands fill
+    /// the registers.
+    const ROWS: [usize; 4];
+
+    /// Rows of a tile that is `vectors` wide.
+    fn tile_rows(vectors: usize) -> usize {
+        Self::ROWS[vectors - 1]
+    }
 
     fn splat(self, x: f32) -> Self::V;
     /// The first `N` floats of `from`.

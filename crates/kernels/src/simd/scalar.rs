@@ -15,6 +15,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; N] {
 impl Lanes for Scalar {
     type V = [f32; N];
     const N: usize = N;
+    const ROWS: [usize; 4] = [4, 4, 3, 2];
 
     fn level(self) -> Level {
         Level::Scalar
@@ -22,14 +23,6 @@ impl Lanes for Scalar {
 
     fn call<J: Job<Self>>(self, job: J) -> J::Output {
         job.run(self)
-    }
-
-    fn tile_rows(vectors: usize) -> usize {
-        match vectors {
-            4 => 2,
-            3 => 3,
-            _ => 4,
-        }
     }
 
     #[inline(always)]

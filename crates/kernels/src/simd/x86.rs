@@ -38,6 +38,7 @@ fn mask16(n: usize) -> __mmask16 {
 impl Lanes for Avx512 {
     type V = __m512;
     const N: usize = 16;
+    const ROWS: [usize; 4] = [6, 6, 6, 6];
 
     fn level(self) -> Level {
         Level::Avx512
@@ -47,10 +48,6 @@ impl Lanes for Avx512 {
     fn call<J: Job<Self>>(self, job: J) -> J::Output {
         // SAFETY: a token proves that the processor has the instructions; see `new`.
         unsafe { call_avx512(self, job) }
-    }
-
-    fn tile_rows(_vectors: usize) -> usize {
-        6
     }
 
     #[inline(always)]
@@ -130,6 +127,7 @@ fn call_avx2<J: Job<Avx2>>(simd: Avx2, job: J) -> J::Output {
 impl Lanes for Avx2 {
     type V = __m256;
     const N: usize = 8;
+    const ROWS: [usize; 4] = [6, 6, 4, 3];
 
     fn level(self) -> Level {
         Level::Avx2
@@ -139,14 +137,6 @@ impl Lanes for Avx2 {
     fn call<J: Job<Self>>(self, job: J) -> J::Output {
         // SAFETY: a token proves that the processor has the instructions; see `new`.
         unsafe { call_avx2(self, job) }
-    }
-
-    fn tile_rows(vectors: usize) -> usize {
-        match vectors {
-            4 => 3,
-            3 => 4,
-            _ => 6,
-        }
     }
 
     #[inline(always)]
