@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+pub use carousel_kernels::Precision;
 use carousel_kernels::{Batch, Layer, Layout};
 
 use crate::cell::Cell;
@@ -175,6 +176,7 @@ impl RecurrentConfig {
             layers: self.layers,
             direction: self.direction,
             path: Path::Auto,
+            precision: Precision::F32,
         };
         let frame = recurrent(Vec::new());
         let weights = (0..self.layers)
@@ -275,6 +277,8 @@ pub struct Recurrent {
     direction: Direction,
     #[module(skip)]
     path: Path,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Recurrent {
@@ -369,15 +373,29 @@ impl Recurrent {
     /// The sizes of a layer, one entry a direction.
     fn kernel_layers(&self, layer: usize) -> impl Iterator<Item = Layer> + use<> {
         let directions = self.direction.kernels();
-        let (cell, hidden) = (self.cell, self.hidden);
+        let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
         let input = if layer == 0 { self.input } else { hidden * directions.len() };
-        directions.iter().map(move |&direction| Layer { cell, direction, input, hidden })
+        directions.iter().map(move |&direction| Layer {
+            cell,
+            direction,
+            input,
+            hidden,
+            precision: Precision::F32,
+        })
     }
 
     /// Chooses the implementation.
     #[must_use]
     pub fn with_path(mut self, path: Path) -> Recurrent {
         self.path = path;
+        self
+    }
+
+    /// Chooses what products of the fused path multiply. Where the machine cannot multiply in that precision
+    /// ([`Precision::is_available`]), 32-bit floats are multiplied.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Recurrent {
+        self.precision = precision;
         self
     }
 

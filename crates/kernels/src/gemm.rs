@@ -5,7 +5,7 @@
 
 use crate::disjoint::{Pieces, Tile, TileMut};
 use crate::simd::{Job, Lanes, multiply, multiply_columns};
-use crate::team::{Worker, with_scratch};
+use crate::team::{self, Worker, with_scratch};
 
 /// Rows of A that a block keeps in the second-level cache while all panels pass over them.
 pub(crate) const BLOCK: usize = 96;
@@ -233,12 +233,13 @@ pub(crate) fn weight_gradients<S: Lanes>(
             let left = d.frames - from;
             let depth = if left > DEPTH && left < 2 * DEPTH { left.div_ceil(2) } else { left.min(DEPTH) };
             let add = add || from > 0;
+            let deep = S::depth(depth);
             simd.call(PackRows { b, from, depth, to: packed_b });
             for (gate, (group, weight, bias)) in own.iter_mut().enumerate() {
                 let rows = weight.len() / b.width;
                 for row in (0..rows).step_by(block_rows) {
                     let block = block_rows.min(rows - row);
-                    for (lane, to) in (0..block).step_by(S::N).zip(packed_a.chunks_mut(depth * S::N)) {
+                    for (lane, to) in (0..block).step_by(S::N).zip(packed_a.chunks_mut(deep * S::N)) {
                         let at = row + lane;
                         simd.call(PackColumns {
                             d,
@@ -252,14 +253,14 @@ pub(crate) fn weight_gradients<S: Lanes>(
                     }
                     for column in (0..vectors).step_by(4) {
                         let nv = 4.min(vectors - column);
-                        let panel = &packed_b[column * S::N * depth..][..nv * S::N * depth];
+                        let panel = &packed_b[column * S::N * deep..][..nv * S::N * deep];
                         let width = (nv * S::N).min(b.width - column * S::N);
-                        for (lane, a) in (0..block).step_by(S::N).zip(packed_a.chunks(depth * S::N)) {
+                        for (lane, a) in (0..block).step_by(S::N).zip(packed_a.chunks(deep * S::N)) {
                             for (offset, m) in tiles(S::N.min(block - lane), S::tile_rows(4)) {
                                 let out = &mut weight[(row + lane + offset) * b.width + column * S::N..];
                                 let a = &a[offset..];
                                 with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
-                                    a, depth, panel, stride: b.width, width, add, out,
+                                    a, depth: deep, panel, stride: b.width, width, add, out,
                                 })));
                             }
                         }
@@ -323,15 +324,31 @@ impl<S: Lanes> Job<S> for PackRows<'_> {
     fn run(self, simd: S) {
         let PackRows { b, from, depth, to } = self;
         let vectors = b.width.div_ceil(S::N);
-        for (column, panel) in (0..vectors).step_by(4).zip(to.chunks_mut(4 * S::N * depth)) {
+        let deep = S::depth(depth);
+        let frames = &b.starts[from..from + depth];
+        for (column, panel) in (0..vectors).step_by(4).zip(to.chunks_mut(4 * S::N * deep)) {
             let nv = 4.min(vectors - column);
-            let panel = &mut panel[..nv * S::N * depth];
+            let panel = &mut panel[..nv * S::N * deep];
             with_vectors!(nv, NV => {
-                for (line, &start) in panel.chunks_exact_mut(NV * S::N).zip(&b.starts[from..]) {
-                    let row = &b.data[start..][..b.width][column * S::N..];
+                let row = |start: usize| {
                     let mut vectors = [simd.splat(0.0); NV];
-                    load_row(simd, row, &mut vectors);
-                    store_row(simd, line, &vectors);
+                    load_row(simd, &b.data[start..][..b.width][column * S::N..], &mut vectors);
+                    vectors
+                };
+                let lines = panel.chunks_exact_mut(NV * S::N);
+                if S::PAIRS {
+                    for (line, starts) in lines.zip(frames.chunks(2)) {
+                        let mut both = row(starts[0]);
+                        let high = starts.get(1).map_or([simd.splat(0.0); NV], |&start| row(start));
+                        for j in 0..NV {
+                            both[j] = simd.pairs(both[j], high[j]);
+                        }
+                        store_row(simd, line, &both);
+                    }
+                } else {
+                    for (line, &start) in lines.zip(frames) {
+                        store_row(simd, line, &row(start));
+                    }
                 }
             });
         }
@@ -356,16 +373,79 @@ impl<S: Lanes> Job<S> for PackColumns<'_> {
     fn run(self, simd: S) {
         let PackColumns { d, column, from, depth, to, sum, add } = self;
         let mut total = simd.splat(0.0);
-        for (k, line) in to.chunks_exact_mut(S::N).take(depth).enumerate() {
-            let v = simd.load(&d.data[(from + k) * d.stride + column..]);
-            simd.store(line, v);
-            total = simd.add(total, v);
+        let frame = |k: usize| simd.load(&d.data[(from + k) * d.stride + column..]);
+        let lines = to.chunks_exact_mut(S::N);
+        if S::PAIRS {
+            for (k, line) in (0..depth).step_by(2).zip(lines) {
+                let low = frame(k);
+                let high = if k + 1 < depth { frame(k + 1) } else { simd.splat(0.0) };
+                simd.store(line, simd.pairs(low, high));
+                total = simd.add(simd.add(total, low), high);
+            }
+        } else {
+            for (k, line) in (0..depth).zip(lines) {
+                let v = frame(k);
+                simd.store(line, v);
+                total = simd.add(total, v);
+            }
         }
         if !sum.is_empty() {
             if add {
                 total = simd.add(simd.load_part(sum), total);
             }
             store_row(simd, sum, &[total]);
+        }
+    }
+}
+
+/// Rows at given places as rows of pairs of bfloat16, `stride` floats apart.
+pub(crate) struct NarrowRows<'a> {
+    pub(crate) rows: FrameRows<'a>,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) stride: usize,
+}
+
+/// Floats from row to row of narrow rows of `width` numbers.
+pub(crate) fn narrow_stride<S: Lanes>(width: usize) -> usize {
+    width.div_ceil(S::N) * S::N / 2
+}
+
+impl NarrowRows<'_> {
+    pub(crate) fn run<S: Lanes>(self, simd: S) {
+        let count = self.rows.starts.len();
+        let workers = team::threads().min(1 + count * self.stride / 50_000);
+        let pieces = Pieces::new(&mut self.out[..count * self.stride], self.stride, workers);
+        team::run_on(workers, |worker| {
+            let (first, out) = pieces.take(worker);
+            simd.call(NarrowShare { rows: self.rows, first, out, stride: self.stride });
+        });
+    }
+}
+
+struct NarrowShare<'a> {
+    rows: FrameRows<'a>,
+    first: usize,
+    out: &'a mut [f32],
+    stride: usize,
+}
+
+impl<S: Lanes> Job<S> for NarrowShare<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let FrameRows { data, starts, width } = self.rows;
+        for (to, &start) in self.out.chunks_exact_mut(self.stride).zip(&starts[self.first..]) {
+            narrow_row(simd, &data[start..][..width], to);
+        }
+    }
+}
+
+/// Stores a row as pairs of neighbours.
+#[inline(always)]
+pub(crate) fn narrow_row<S: Lanes>(simd: S, from: &[f32], to: &mut [f32]) {
+    if S::PAIRS {
+        for (from, to) in from.chunks(S::N).zip(to.chunks_exact_mut(S::N / 2)) {
+            simd.store_pairs(to, simd.load_part(from));
         }
     }
 }

@@ -13,9 +13,9 @@
 
 use crate::cell::{Backward, Forward, Input, Kernel};
 use crate::disjoint::{
-    FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Rows, Split, Tile, TileMut, Walk,
+    FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
 };
-use crate::gemm::{BLOCK, GateColumns, Product, Start, is_tile, tiles, with_rows, with_vectors};
+use crate::gemm::{BLOCK, GateColumns, Product, Start, is_tile, narrow_row, tiles, with_rows, with_vectors};
 use crate::pack::Panels;
 use crate::shape::Batch;
 use crate::simd::{Dispatch, Job, Lanes};
@@ -130,6 +130,8 @@ pub(crate) struct ForwardPass<'a, K> {
     pub(crate) bias: (&'a [f32], &'a [f32]),
     pub(crate) gates: &'a mut [f32],
     pub(crate) h: &'a mut [f32],
+    /// `[2 B, units / 2]`: the last two states as products read them, where they read pairs.
+    pub(crate) narrow: &'a mut [f32],
     pub(crate) c: &'a mut [f32],
     pub(crate) extra: &'a mut [f32],
     pub(crate) y: &'a mut [f32],
@@ -163,6 +165,8 @@ pub(crate) struct ForwardJob<'a, K, const M: usize, const NV: usize> {
     pub(crate) phase: usize,
     /// As wide as all the panels.
     pub(crate) tile: Forward<'a, M>,
+    /// Takes `h` as pairs, where products read pairs.
+    pub(crate) narrow: TileMut<'a, M>,
     pub(crate) panels: usize,
     pub(crate) kernel: PhantomData<K>,
 }
@@ -171,7 +175,7 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob
     type Output = ();
     #[inline(always)]
     fn run(mut self, simd: S) {
-        if !const { is_tile::<S>(M, NV) && is_panel::<K>(NV) } {
+        if !const { is_tile::<S>(M, NV) && is_panel::<K>(NV) && has_kernel::<S, K>() } {
             unreachable!("no panel of this cell has {NV} vectors in tiles of {M} rows");
         }
         let gates = K::TRAITS.gates;
@@ -179,8 +183,20 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob
         for p in 0..self.panels {
             let tile = self.tile.panel(p, NV * S::N, units, gates);
             K::forward::<S, M, NV>(simd, self.phase, tile);
+            if S::PAIRS {
+                let mut h = self.tile.h.part(p * units, units);
+                let mut narrow = self.narrow.part(p * units / 2, units / 2);
+                for i in 0..M {
+                    narrow_row(simd, h.row(i), narrow.row(i));
+                }
+            }
         }
     }
+}
+
+/// Whether a cell has products of this precision.
+const fn has_kernel<S: Lanes, K: Kernel>() -> bool {
+    !S::PAIRS || K::TRAITS.phases == 1
 }
 
 /// Whether a panel can have so many vectors: all the gates of a unit group, or any number where a gate is all
@@ -201,17 +217,34 @@ const fn gates_of<K: Kernel>(phase: usize) -> usize {
     }
 }
 
+/// Whether the recurrent product reads gradients of its own.
+const fn is_apart<K: Kernel>() -> bool {
+    K::TRAITS.phases == 1 && K::TRAITS.recurrent_gates > 0
+}
+
 /// One call of a cell's backward tile.
-struct BackwardJob<'a, K, const M: usize, const NV: usize>(usize, Backward<'a, M>, PhantomData<K>);
+struct BackwardJob<'a, K, const M: usize, const NV: usize> {
+    phase: usize,
+    tile: Backward<'a, M>,
+    /// Takes what the recurrent product sees as pairs, where it reads pairs.
+    narrow: TileMut<'a, M>,
+    kernel: PhantomData<K>,
+}
 
 impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for BackwardJob<'_, K, M, NV> {
     type Output = ();
     #[inline(always)]
-    fn run(self, simd: S) {
-        if !const { is_tile::<S>(M, NV) } {
+    fn run(mut self, simd: S) {
+        if !const { is_tile::<S>(M, NV) && has_kernel::<S, K>() } {
             unreachable!("no level has tiles of {M} rows and {NV} vectors");
         }
-        K::backward::<S, M, NV>(simd, self.0, self.1);
+        K::backward::<S, M, NV>(simd, self.phase, &mut self.tile);
+        if S::PAIRS {
+            let seen = if is_apart::<K>() { &mut self.tile.recurrent } else { &mut self.tile.gates };
+            for i in 0..M {
+                narrow_row(simd, seen.row(i), self.narrow.row(i));
+            }
+        }
     }
 }
 
@@ -247,6 +280,14 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
         let has_extra = traits.extra && (self.taped || traits.phases == 2);
         let gates = Matrix::new(self.gates, geometry, if has_gates { gate_rows } else { absent });
         let h = Matrix::new(self.h, geometry, units);
+        let narrow_rows = Rows {
+            keep: Keep::Two,
+            stride: units.stride / 2,
+            group: units.group / 2,
+            columns: units.columns / 2,
+            ..units
+        };
+        let narrow = Matrix::new(self.narrow, geometry, if S::PAIRS { narrow_rows } else { absent });
         let c = Matrix::new(self.c, geometry, if traits.cell_state { units } else { absent });
         let extra = Matrix::new(self.extra, geometry, if has_extra { frames } else { absent });
         let y = Matrix::new(self.y, geometry, y_rows);
@@ -258,7 +299,7 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
                 geometry,
                 sizes,
                 span,
-                depth: self.hidden,
+                depth: S::depth(self.hidden),
                 bias: self.bias,
                 x: self.x,
                 x_starts: self.x_starts,
@@ -266,7 +307,9 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
                 source: self.source,
                 recurrent: self.recurrent,
                 gates: gates.private(worker),
-                h: h.published(worker, Walk::Up),
+                // Others read one of the two.
+                h: if S::PAIRS { h.private(worker) } else { h.published(worker, Walk::Up) },
+                narrow: if S::PAIRS { narrow.published(worker, Walk::Up) } else { narrow.private(worker) },
                 c: c.private(worker),
                 // Only a cell of two phases reads others' extra values; elsewhere nobody closes a step.
                 extra: match traits.phases {
@@ -287,7 +330,7 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
                         walk.extra.publish(worker);
                     }
                 }
-                walk.h.publish(worker);
+                if S::PAIRS { &mut walk.narrow } else { &mut walk.h }.publish(worker);
             }
         });
     }
@@ -310,6 +353,7 @@ struct ForwardWalk<'a, S, K> {
     recurrent: [Packed<'a>; 2],
     gates: Part<'a>,
     h: Part<'a>,
+    narrow: Part<'a>,
     c: Part<'a>,
     extra: Part<'a>,
     y: Part<'a>,
@@ -424,8 +468,15 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                             bias: &self.bias.0[columns.clone()],
                         },
                     };
-                    let (past, h) = self.h.past_and_own(step, ranks, &groups);
                     let before = (step.checked_sub(1), Some(step));
+                    let (past, past_h, h, narrow) = if S::PAIRS {
+                        let (past_h, h) = self.h.own_pair(before, ranks, &groups);
+                        let (past, narrow) = self.narrow.past_and_own(step, ranks, &groups);
+                        (past, past_h, h, narrow)
+                    } else {
+                        let (past, h) = self.h.past_and_own(step, ranks, &groups);
+                        (past, past.columns(column), h, TileMut::empty())
+                    };
                     let (past_c, c) = self.c.own_pair(before, ranks, &groups);
                     let (a, extra) = if phase == 0 {
                         (past, self.extra.own(Some(step), ranks, &groups))
@@ -438,7 +489,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                         depth: self.depth,
                         panel: packed.panels(p, count),
                         bias,
-                        past_h: past.columns(column),
+                        past_h,
                         past_c,
                         gates: self.gates.own(Some(step), ranks, &groups),
                         h,
@@ -447,7 +498,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                         y: self.y.own(Some(step), ranks, &groups),
                     };
                     with_vectors!(nv, NV => self.simd.call(ForwardJob::<K, M, NV> {
-                        phase, tile, panels: count, kernel: PhantomData,
+                        phase, tile, narrow, panels: count, kernel: PhantomData,
                     }));
                 });
             }
@@ -499,6 +550,8 @@ pub(crate) struct BackwardPass<'a, K> {
     pub(crate) extra: &'a [f32],
     pub(crate) gates: &'a mut [f32],
     pub(crate) recurrent: &'a mut [f32],
+    /// `[F, gates / 2]`: what the recurrent product sees, where it reads pairs.
+    pub(crate) narrow: &'a mut [f32],
     pub(crate) carry_h: &'a mut [f32],
     pub(crate) carry_c: &'a mut [f32],
     pub(crate) kernel: PhantomData<K>,
@@ -531,6 +584,14 @@ impl<K: Kernel> Dispatch for BackwardPass<'_, K> {
             gates => gate_rows(gates, sizes.gate_stride),
         };
         let recurrent = Matrix::new(self.recurrent, geometry, recurrent);
+        let narrow_rows = gate_rows(sizes.gates, sizes.gate_stride);
+        let narrow_rows = Rows {
+            stride: narrow_rows.stride / 2,
+            group: narrow_rows.group / 2,
+            columns: narrow_rows.columns / 2,
+            ..narrow_rows
+        };
+        let narrow = Matrix::new(self.narrow, geometry, if S::PAIRS { narrow_rows } else { absent });
         let carry_h = Matrix::new(self.carry_h, geometry, states);
         let carry_c = Matrix::new(self.carry_c, geometry, if traits.cell_state { states } else { absent });
         let saved = |data, lead, present| Saved {
@@ -556,13 +617,17 @@ impl<K: Kernel> Dispatch for BackwardPass<'_, K> {
                 h,
                 c,
                 extra,
-                gates: match BackwardWalk::<S, K>::APART {
+                gates: match S::PAIRS || is_apart::<K>() {
                     true => gates.private(worker),
                     false => gates.published(worker, Walk::Down),
                 },
-                recurrent: match traits.recurrent_gates {
-                    0 => recurrent.private(worker),
-                    _ => recurrent.published(worker, Walk::Down),
+                recurrent: match S::PAIRS || traits.recurrent_gates == 0 {
+                    true => recurrent.private(worker),
+                    false => recurrent.published(worker, Walk::Down),
+                },
+                narrow: match S::PAIRS {
+                    true => narrow.published(worker, Walk::Down),
+                    false => narrow.private(worker),
                 },
                 carry_h: carry_h.private(worker),
                 carry_c: carry_c.private(worker),
@@ -602,19 +667,33 @@ struct BackwardWalk<'a, S, K> {
     extra: Saved<'a>,
     gates: Part<'a>,
     recurrent: Part<'a>,
+    narrow: Part<'a>,
     carry_h: Part<'a>,
     carry_c: Part<'a>,
     kernel: PhantomData<K>,
 }
 
-impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
-    /// Whether the recurrent product reads gradients of its own.
-    const APART: bool = K::TRAITS.phases == 1 && K::TRAITS.recurrent_gates > 0;
-
+impl<'a, S: Lanes, K: Kernel> BackwardWalk<'a, S, K> {
     /// Lets all workers read this step's gate gradients.
     fn close_step(&mut self) {
         let worker = self.worker;
-        if Self::APART { &mut self.recurrent } else { &mut self.gates }.publish(worker);
+        let seen = match (S::PAIRS, is_apart::<K>()) {
+            (true, _) => &mut self.narrow,
+            (false, true) => &mut self.recurrent,
+            (false, false) => &mut self.gates,
+        };
+        seen.publish(worker);
+    }
+
+    /// Gate gradients of a closed step, as the recurrent product sees them.
+    #[inline(always)]
+    fn seen<const M: usize>(&self, step: usize, ranks: Ranks<M>) -> Tile<'a, M> {
+        let seen = match (S::PAIRS, is_apart::<K>()) {
+            (true, _) => &self.narrow,
+            (false, true) => &self.recurrent,
+            (false, false) => &self.gates,
+        };
+        seen.closed(Some(step), ranks)
     }
 
     fn step(&mut self, step: usize, phase: usize, ranks: Range<usize>, goes_on: bool) {
@@ -644,8 +723,7 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
                     let (next, recurrent) = if phase == 1 {
                         (Some(self.recurrent.closed(Some(step), ranks)), TileMut::empty())
                     } else {
-                        let part = if Self::APART { &self.recurrent } else { &self.gates };
-                        let next = goes_on.then(|| part.closed(Some(step + 1), ranks));
+                        let next = goes_on.then(|| self.seen(step + 1, ranks));
                         (next, self.recurrent.own(Some(step), ranks, &groups))
                     };
                     let tile = Backward::<M> {
@@ -663,7 +741,12 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
                         carry_c: self.carry_c.own(None, ranks, &groups),
                     };
                     with_vectors!(nv, NV => {
-                        self.simd.call(BackwardJob::<K, M, NV>(phase, tile, PhantomData));
+                        self.simd.call(BackwardJob::<K, M, NV> {
+                            phase,
+                            tile,
+                            narrow: self.narrow.own(Some(step), ranks, &groups),
+                            kernel: PhantomData,
+                        });
                     });
                 });
             }
@@ -681,9 +764,8 @@ impl<S: Lanes, K: Kernel> BackwardWalk<'_, S, K> {
                 let rank = first + k * gap;
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
-                    let part = if Self::APART { &self.recurrent } else { &self.gates };
                     self.simd.call(Product::<M, NV> {
-                        a: part.closed(Some(0), ranks),
+                        a: self.seen(0, ranks),
                         depth: panels.depth,
                         panel,
                         start: if K::TRAITS.carries { Start::Output } else { Start::Zero },
@@ -802,9 +884,10 @@ impl<S: Lanes> Job<S> for AddRow<'_> {
 /// Gradients of the inputs: `dx = d · W`, frame by frame.
 pub(crate) struct InputGradient<'a> {
     pub(crate) batch: &'a Batch,
-    pub(crate) sizes: Sizes,
     pub(crate) weights: Packed<'a>,
+    /// Rows of gate gradients, `stride` floats apart.
     pub(crate) gates: &'a [f32],
+    pub(crate) stride: usize,
     pub(crate) input: usize,
     pub(crate) dx: &'a mut [f32],
     pub(crate) dx_map: &'a FrameMap,
@@ -841,7 +924,7 @@ impl Dispatch for InputGradient<'_> {
                     for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
                         with_rows!(m, M => with_vectors!(nv, NV => {
                             let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
-                            let stride = self.sizes.gate_stride;
+                            let stride = self.stride;
                             let rows = frames.each_ref().map(|frame| frame.index(&geometry) * stride);
                             simd.call(Product::<M, NV> {
                                 a: Tile::of(self.gates, &rows, depth),

@@ -2,13 +2,13 @@
 
 use crate::cell::{Kernel, gru, lstm, rnn};
 use crate::disjoint::{Buffer, Pieces, kept_row};
-use crate::gemm::{FrameRows, GateColumns, GateGradient, weight_gradients};
+use crate::gemm::{FrameRows, GateColumns, GateGradient, NarrowRows, narrow_stride, weight_gradients};
 use crate::grid::{
     BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
 };
 use crate::pack::{self, Panels};
-use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};
-use crate::simd::{Dispatch, Lanes, Level};
+use crate::shape::{Activation, Batch, Cell, Layer, Layout, Precision, Reset, ShapeError, expect};
+use crate::simd::{Dispatch, Lanes, Level, pair};
 use crate::tape::{Pass, Sizes, Tape};
 use crate::team;
 use std::marker::PhantomData;
@@ -222,7 +222,7 @@ static SPARE: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
 /// ```
 /// use carousel_kernels::*;
 ///
-/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
+/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32 };
 /// let batch = Batch::ragged(&[1, 4], 4)?; // two sequences, padded to four steps
 /// let (w, u, b) = layer.weight_lengths();
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
@@ -294,12 +294,14 @@ fn run_forward(
     tape.places.y.set(batch, layer.direction, (y.layout, y.stride, y.offset), layer.hidden);
     clear_padding(batch, layer.hidden, y.data, (y.layout, y.stride, y.offset));
     let job = ForwardJob { layer, batch, weights, x, initial, y: y.data, last, tape: &mut *tape, taped };
+    // A GRU that resets before its product has no kernel over pairs.
+    let precision = if layer.cell == Cell::Gru(Reset::Before) { Precision::F32 } else { layer.precision };
     match layer.cell {
-        Cell::Rnn(Activation::Tanh) => level.dispatch(job.with::<rnn::Tanh>()),
-        Cell::Rnn(Activation::Relu) => level.dispatch(job.with::<rnn::Relu>()),
-        Cell::Lstm => level.dispatch(job.with::<lstm::Lstm>()),
-        Cell::Gru(Reset::After) => level.dispatch(job.with::<gru::After>()),
-        Cell::Gru(Reset::Before) => level.dispatch(job.with::<gru::Before>()),
+        Cell::Rnn(Activation::Tanh) => level.dispatch_at(precision, job.with::<rnn::Tanh>()),
+        Cell::Rnn(Activation::Relu) => level.dispatch_at(precision, job.with::<rnn::Relu>()),
+        Cell::Lstm => level.dispatch_at(precision, job.with::<lstm::Lstm>()),
+        Cell::Gru(Reset::After) => level.dispatch_at(precision, job.with::<gru::After>()),
+        Cell::Gru(Reset::Before) => level.dispatch_at(precision, job.with::<gru::Before>()),
     }
     if taped {
         tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
@@ -373,7 +375,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         let ForwardJob { layer, batch, weights, x, initial, y, last, tape, taped } = self.0;
         let traits = K::TRAITS;
         let (hidden, gates) = (layer.hidden, traits.gates);
-        let sizes = Sizes::new(layer, simd.level());
+        let sizes = Sizes::of(layer, simd);
         let (b, f) = (batch.sequences(), batch.frames());
 
         let rows = x.data().len() / layer.input;
@@ -399,16 +401,51 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         }
         let [input, first, second] = &tape.packed;
         let input = Packed { panels: panels[0], data: input.as_ref() };
-        let mut x = x.data();
+        let narrow = &mut tape.narrow;
+        let (mut x, mut width) = (x.data(), layer.input);
+        let starts = &mut tape.places.x;
         if source == Source::Table {
-            let table = tape.table.ensure(rows * sizes.gate_stride);
-            RowProduct { rows: x, width: layer.input, weights: input, bias: Some(input_bias), out: table }
-                .run(simd, sizes.gate_stride, false);
-            x = table;
-            for start in &mut tape.places.x {
-                *start = *start / layer.input * sizes.gate_stride;
+            // From here on each start is the number of a row.
+            starts.iter_mut().for_each(|start| *start /= layer.input);
+        }
+        if S::PAIRS {
+            width = narrow_stride::<S>(layer.input);
+            let all = &mut tape.places.rows;
+            let places = if source == Source::Table {
+                all.clear();
+                all.extend((0..rows).map(|row| row * layer.input));
+                &*all
+            } else {
+                &*starts
+            };
+            let count = places.len();
+            let rows = FrameRows { data: x, starts: places, width: layer.input };
+            let out = narrow.x.ensure(count * width);
+            NarrowRows { rows, out, stride: width }.run(simd);
+            x = &narrow.x.as_ref()[..count * width];
+            if source != Source::Table {
+                starts.iter_mut().enumerate().for_each(|(frame, start)| *start = frame * width);
+            }
+            let h_rows = narrow.h.ensure(b * sizes.unit_stride);
+            for (row, h) in
+                h_rows.chunks_exact_mut(sizes.unit_stride / 2).zip(h.chunks(sizes.unit_stride)).take(b)
+            {
+                for (to, from) in row.iter_mut().zip(h.chunks_exact(2)) {
+                    *to = pair(from[0], from[1]);
+                }
             }
         }
+        if source == Source::Table {
+            let table = tape.table.ensure(rows * sizes.gate_stride);
+            RowProduct { rows: x, width, weights: input, bias: Some(input_bias), out: table }.run(
+                simd,
+                sizes.gate_stride,
+                false,
+            );
+            x = table;
+            starts.iter_mut().for_each(|start| *start *= sizes.gate_stride);
+        }
+        let narrow_h = narrow.h.ensure(if S::PAIRS { b * sizes.unit_stride } else { 0 });
         ForwardPass::<K> {
             batch,
             sizes,
@@ -424,6 +461,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             bias: (input_bias, recurrent_bias),
             gates: tape.gates.ensure(gate_floats),
             h,
+            narrow: narrow_h,
             c,
             extra: tape.extra.ensure(extra_floats),
             y,
@@ -584,12 +622,20 @@ pub fn backward<'a>(
     }
     let job =
         BackwardJob { layer, batch, weights, x, dy: dy.map(|dy| dy.data), dlast, dinitial, gradients, tape };
+    // A GRU that resets before its product has no kernel over pairs.
+    let precision = if layer.cell == Cell::Gru(Reset::Before) { Precision::F32 } else { layer.precision };
     match layer.cell {
-        Cell::Rnn(Activation::Tanh) => pass.level.dispatch(job.with::<rnn::Tanh>(dx, accumulate)),
-        Cell::Rnn(Activation::Relu) => pass.level.dispatch(job.with::<rnn::Relu>(dx, accumulate)),
-        Cell::Lstm => pass.level.dispatch(job.with::<lstm::Lstm>(dx, accumulate)),
-        Cell::Gru(Reset::After) => pass.level.dispatch(job.with::<gru::After>(dx, accumulate)),
-        Cell::Gru(Reset::Before) => pass.level.dispatch(job.with::<gru::Before>(dx, accumulate)),
+        Cell::Rnn(Activation::Tanh) => {
+            pass.level.dispatch_at(precision, job.with::<rnn::Tanh>(dx, accumulate))
+        }
+        Cell::Rnn(Activation::Relu) => {
+            pass.level.dispatch_at(precision, job.with::<rnn::Relu>(dx, accumulate))
+        }
+        Cell::Lstm => pass.level.dispatch_at(precision, job.with::<lstm::Lstm>(dx, accumulate)),
+        Cell::Gru(Reset::After) => pass.level.dispatch_at(precision, job.with::<gru::After>(dx, accumulate)),
+        Cell::Gru(Reset::Before) => {
+            pass.level.dispatch_at(precision, job.with::<gru::Before>(dx, accumulate))
+        }
     }
     Ok(())
 }
@@ -624,7 +670,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let BackwardJob { layer, batch, weights, x, dy, dlast, dinitial, gradients, tape } = job;
         let traits = K::TRAITS;
         let (hidden, gates) = (layer.hidden, traits.gates);
-        let sizes = Sizes::new(layer, simd.level());
+        let sizes = Sizes::of(layer, simd);
         let (b, f) = (batch.sequences(), batch.frames());
 
         let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
@@ -670,6 +716,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             extra: tape.extra.as_ref(),
             gates: tape.gates.ensure(f * sizes.gate_stride),
             recurrent: tape.recurrent.ensure(recurrent_floats),
+            narrow: tape.narrow.recurrent.ensure(if S::PAIRS { f * sizes.gate_stride / 2 } else { 0 }),
             carry_h,
             carry_c,
             kernel: PhantomData,
@@ -742,11 +789,25 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         });
 
         let weights = Packed { panels: panels[2], data: input.as_ref() };
+        let mut d = &d_input.data[..d_input.frames * sizes.gate_stride];
+        let mut stride = sizes.gate_stride;
+        if S::PAIRS && dx.is_some() {
+            stride /= 2;
+            let same = traits.recurrent_gates == 0 && matches!(x, Inputs::Frames(_));
+            let narrow = if same { &mut tape.narrow.recurrent } else { &mut tape.narrow.gates };
+            let out = narrow.ensure(d_input.frames * stride);
+            if !same {
+                places.rows.clear();
+                places.rows.extend((0..d_input.frames).map(|row| row * sizes.gate_stride));
+                let rows = FrameRows { data: d, starts: &places.rows, width: deep };
+                NarrowRows { rows, out: &mut *out, stride }.run(simd);
+            }
+            d = out;
+        }
         match (dx, x) {
             (None, _) => {}
             (Some(dx), Inputs::Rows { .. }) => {
-                let rows = &d_input.data[..d_input.frames * sizes.gate_stride];
-                RowProduct { rows, width: sizes.gate_stride, weights, bias: None, out: dx.data }.run(
+                RowProduct { rows: d, width: stride, weights, bias: None, out: dx.data }.run(
                     simd,
                     layer.input,
                     accumulate,
@@ -760,9 +821,9 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
                 }
                 InputGradient {
                     batch,
-                    sizes,
                     weights,
-                    gates: tape.gates.as_ref(),
+                    gates: d,
+                    stride,
                     input: layer.input,
                     dx: dx.data,
                     dx_map: &places.dx,

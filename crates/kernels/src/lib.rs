@@ -40,7 +40,7 @@ mod team;
 pub use layer::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
 };
-pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Reset, ShapeError};
+pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Precision, Reset, ShapeError};
 pub use simd::Level;
 pub use step::Stepper;
 pub use tape::Tape;

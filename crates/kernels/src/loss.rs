@@ -212,8 +212,13 @@ impl Dispatch for WithScratch<'_> {
         let Pass { output, hidden, vocabulary, x, mut goal } = self.0;
         let scratch = self.1;
         let rows = x.len() / hidden;
-        let panels =
-            |depth, columns: usize| Panels { lanes: S::N, width: 4, vectors: columns.div_ceil(S::N), depth };
+        let panels = |depth, columns: usize| Panels {
+            lanes: S::N,
+            width: 4,
+            vectors: columns.div_ceil(S::N),
+            depth,
+            pairs: false,
+        };
         let forward = panels(hidden, vocabulary);
         let wants_back = matches!(goal, Goal::Loss { gradients: Some(_), .. });
         // Depth counts the padded vocabulary: padded logits become zero gradients.

@@ -4,6 +4,7 @@
 //! as `[depth][W][N]`, so that the micro-kernel reads it front to back. Lanes past the last unit are zero.
 
 use crate::disjoint::{Buffer, Pieces};
+use crate::simd::pair;
 use crate::team::Worker;
 
 /// Lines of a panel that are filled at a time: a cache line of each source row.
@@ -19,6 +20,8 @@ pub(crate) struct Panels {
     /// Vectors in all; the last panel has what is left.
     pub(crate) vectors: usize,
     pub(crate) depth: usize,
+    /// Whether each float of it is a pair of bfloat16, two steps of the real depth.
+    pub(crate) pairs: bool,
 }
 
 impl Panels {
@@ -57,6 +60,7 @@ pub(crate) fn by_unit(
     hidden: usize,
 ) {
     let (mut p, mut data) = pieces.take(worker);
+    let columns = weight.len() / (gates * hidden);
     while !data.is_empty() {
         let vectors = panels.vectors_of(p);
         let row = vectors * panels.lanes;
@@ -67,9 +71,16 @@ pub(crate) fn by_unit(
                 let j = p * panels.width + column / panels.lanes;
                 let unit = j / gates * panels.lanes + column % panels.lanes;
                 if unit < hidden {
-                    let source = &weight[(j % gates * hidden + unit) * panels.depth..][..panels.depth];
-                    for (line, &w) in lines.chunks_exact_mut(row).zip(&source[first..]) {
-                        line[column] = w;
+                    let source = &weight[(j % gates * hidden + unit) * columns..][..columns];
+                    let lines = lines.chunks_exact_mut(row);
+                    if panels.pairs {
+                        for (line, w) in lines.zip(source[2 * first..].chunks(2)) {
+                            line[column] = pair(w[0], w.get(1).copied().unwrap_or(0.0));
+                        }
+                    } else {
+                        for (line, &w) in lines.zip(&source[first..]) {
+                            line[column] = w;
+                        }
                     }
                 } else {
                     for line in lines.chunks_exact_mut(row) {
@@ -101,12 +112,22 @@ pub(crate) fn by_column(
         let first = p * panels.width * lanes;
         let real = row.min(columns - first);
         for (d, line) in panel.chunks_exact_mut(row).enumerate() {
-            let (gate, unit) = (d / lanes % all, d / (lanes * all) * lanes + d % lanes);
-            if gate < gates && unit < hidden {
-                line[..real].copy_from_slice(&weight[(gate * hidden + unit) * columns + first..][..real]);
-                line[real..].fill(0.0);
-            } else {
-                line.fill(0.0);
+            let source = |d: usize| {
+                let (gate, unit) = (d / lanes % all, d / (lanes * all) * lanes + d % lanes);
+                (gate < gates && unit < hidden)
+                    .then(|| &weight[(gate * hidden + unit) * columns + first..][..real])
+            };
+            line.fill(0.0);
+            if panels.pairs {
+                // Neighbours in depth are units of one gate; the second may lie past the last.
+                if let Some(low) = source(2 * d) {
+                    let high = source(2 * d + 1);
+                    for (k, w) in line[..real].iter_mut().enumerate() {
+                        *w = pair(low[k], high.map_or(0.0, |high| high[k]));
+                    }
+                }
+            } else if let Some(source) = source(d) {
+                line[..real].copy_from_slice(source);
             }
         }
         (p, data) = (p + 1, rest);

@@ -74,6 +74,26 @@ pub enum Direction {
     Reverse,
 }
 
+/// How the operands of products are stored; everything is summed in 32-bit floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Weights, inputs, states and gate gradients are rounded to bfloat16 (8 bits of mantissa) where they are
+    /// multiplied. Weights, sums, gates, states and gradients stay 32-bit floats.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether this machine has instructions for it. Where it has not, kernels use 32-bit floats instead, and so
+    /// they do for a GRU that resets before the product.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        self == Precision::F32 || crate::simd::has_bf16()
+    }
+}
+
 /// One layer in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer {
@@ -85,6 +105,8 @@ pub struct Layer {
     pub input: usize,
     /// `H`, at least 1.
     pub hidden: usize,
+    /// Of the products.
+    pub precision: Precision,
 }
 
 impl Layer {

@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 /// use carousel_kernels::*;
 ///
 /// let cell = Cell::Gru(Reset::After);
-/// let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 3 };
+/// let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32 };
 /// let (w, u, b) = layer.weight_lengths();
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
 /// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
@@ -288,7 +288,13 @@ impl<K: Kernel> Dispatch for Typed<'_, K> {
                             y: TileMut::of(&mut y[row * hidden..], hidden, &real),
                         };
                         with_vectors!(nv, NV => {
-                            simd.call(ForwardJob::<K, M, NV> { phase, tile, panels: 1, kernel: PhantomData });
+                            simd.call(ForwardJob::<K, M, NV> {
+                                phase,
+                                tile,
+                                panels: 1,
+                                narrow: TileMut::empty(),
+                                kernel: PhantomData,
+                            });
                         });
                     });
                 }

@@ -4,7 +4,7 @@ use crate::disjoint::{Buffer, FrameMap};
 use crate::layer::Inputs;
 use crate::pack::Panels;
 use crate::shape::{Batch, Layer, Layout};
-use crate::simd::Level;
+use crate::simd::{Lanes, Level};
 
 /// What one forward pass leaves for its backward pass: gate values, states, packed weights.
 ///
@@ -27,9 +27,23 @@ pub struct Tape {
     pub(crate) carry_c: Buffer,
     /// `[U, gates]`, where frames share input rows: their projection, then their gradients.
     pub(crate) table: Buffer,
+    pub(crate) narrow: Narrow,
     pub(crate) packed: [Buffer; 3],
     pub(crate) bias: Buffer,
     pub(crate) places: Places,
+}
+
+/// Copies of products' operands as pairs of bfloat16.
+#[derive(Default)]
+pub(crate) struct Narrow {
+    /// Input rows.
+    pub(crate) x: Buffer,
+    /// `[2 B, units / 2]`: the last two states.
+    pub(crate) h: Buffer,
+    /// `[F, gates / 2]`: gradients that the recurrent product sees.
+    pub(crate) recurrent: Buffer,
+    /// `[F or U, gates / 2]`: gradients that the inputs see, where they differ.
+    pub(crate) gates: Buffer,
 }
 
 /// Which pass the tape belongs to.
@@ -87,6 +101,8 @@ pub(crate) struct Sizes {
     pub(crate) unit_stride: usize,
     /// Floats from row to row of a gate buffer.
     pub(crate) gate_stride: usize,
+    /// Whether products take pairs of bfloat16.
+    pub(crate) pairs: bool,
 }
 
 impl Sizes {
@@ -101,6 +117,7 @@ impl Sizes {
             gates,
             unit_stride: (groups * lanes).next_multiple_of(16) + 16,
             gate_stride: (gates * groups * lanes).next_multiple_of(16) + 16,
+            pairs: false,
         }
     }
 
@@ -111,12 +128,22 @@ impl Sizes {
 
     /// Panels for products whose columns are units: `gates` of them side by side.
     pub(crate) fn by_unit(&self, gates: usize, width: usize, depth: usize) -> Panels {
-        Panels { lanes: self.lanes, width, vectors: gates * self.groups, depth }
+        self.panels(width, gates * self.groups, depth)
     }
 
     /// Panels for products of `depth` gate gradients whose columns are `columns` inputs or units.
     pub(crate) fn by_column(&self, columns: usize, depth: usize) -> Panels {
-        Panels { lanes: self.lanes, width: 4, vectors: columns.div_ceil(self.lanes), depth }
+        self.panels(4, columns.div_ceil(self.lanes), depth)
+    }
+
+    fn panels(&self, width: usize, vectors: usize, depth: usize) -> Panels {
+        let depth = if self.pairs { depth.div_ceil(2) } else { depth };
+        Panels { lanes: self.lanes, width, vectors, depth, pairs: self.pairs }
+    }
+
+    /// The same for the products of `S`.
+    pub(crate) fn of<S: Lanes>(layer: &Layer, simd: S) -> Sizes {
+        Sizes { pairs: S::PAIRS, ..Sizes::new(layer, simd.level()) }
     }
 }
 

@@ -5,11 +5,17 @@
 mod common;
 
 use carousel_kernels::*;
-use common::{CELLS, Numbers, Problem, compare, everywhere, settings};
+use common::{CELLS, Numbers, Problem, close, compare, everywhere, settings, wide};
 
 fn layers(hidden: usize, input: usize) -> impl Iterator<Item = Layer> {
     CELLS.into_iter().flat_map(move |cell| {
-        [Direction::Forward, Direction::Reverse].map(|direction| Layer { cell, direction, input, hidden })
+        [Direction::Forward, Direction::Reverse].map(|direction| Layer {
+            cell,
+            direction,
+            input,
+            hidden,
+            precision: Precision::F32,
+        })
     })
 }
 
@@ -69,7 +75,8 @@ fn agrees_with_the_reference() {
 #[test]
 fn large_weights_are_split_by_units_and_give_the_same_bits() {
     for cell in CELLS {
-        let layer = Layer { cell, direction: Direction::Forward, input: 40, hidden: 200 };
+        let layer =
+            Layer { cell, direction: Direction::Forward, input: 40, hidden: 200, precision: Precision::F32 };
         let problem = Problem::random(layer, Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap(), 4);
         let expected = problem.reference();
         let mut first = None;
@@ -90,7 +97,7 @@ fn both_directions_share_one_output_and_add_their_input_gradients() {
     let _turn = settings();
     let (input, hidden) = (5, 9);
     let batch = Batch::ragged(&[3, 6, 0], 6).unwrap();
-    let layer = |direction| Layer { cell: Cell::Lstm, direction, input, hidden };
+    let layer = |direction| Layer { cell: Cell::Lstm, direction, input, hidden, precision: Precision::F32 };
     let mut tape = Tape::default();
     let mut y = vec![f32::NAN; 3 * 6 * 2 * hidden];
     let mut dx = vec![f32::NAN; 3 * 6 * input];
@@ -136,7 +143,13 @@ fn both_directions_share_one_output_and_add_their_input_gradients() {
 #[test]
 fn a_packed_layout_holds_the_same_frames() {
     let _turn = settings();
-    let layer = Layer { cell: Cell::Gru(Reset::After), direction: Direction::Reverse, input: 3, hidden: 10 };
+    let layer = Layer {
+        cell: Cell::Gru(Reset::After),
+        direction: Direction::Reverse,
+        input: 3,
+        hidden: 10,
+        precision: Precision::F32,
+    };
     let batch = Batch::ragged(&[2, 5, 0, 5], 5).unwrap();
     let problem = Problem::random(layer, batch.clone(), 2);
     let (padded, _, _) = problem.fused(&mut Tape::default());
@@ -155,7 +168,13 @@ fn a_packed_layout_holds_the_same_frames() {
 
 #[test]
 fn what_does_not_fit_is_named() {
-    let layer = Layer { cell: Cell::Gru(Reset::After), direction: Direction::Forward, input: 2, hidden: 3 };
+    let layer = Layer {
+        cell: Cell::Gru(Reset::After),
+        direction: Direction::Forward,
+        input: 2,
+        hidden: 3,
+        precision: Precision::F32,
+    };
     let batch = Batch::full(2, 4);
     let problem = Problem::random(layer, batch.clone(), 1);
     let check = |change: &dyn Fn(&mut Problem) -> Option<Layer>, c: Option<&[f32]>, expected: &str| {
@@ -194,8 +213,13 @@ fn what_does_not_fit_is_named() {
 
 #[test]
 fn sizes_that_wrap_around_are_refused() {
-    let layer =
-        Layer { cell: Cell::Rnn(Activation::Tanh), direction: Direction::Forward, input: 1, hidden: 1 };
+    let layer = Layer {
+        cell: Cell::Rnn(Activation::Tanh),
+        direction: Direction::Forward,
+        input: 1,
+        hidden: 1,
+        precision: Precision::F32,
+    };
     let batch = Batch::full(1, 1);
     let weights = Weights { input: &[1.0], recurrent: &[1.0], bias_input: &[0.0], bias_recurrent: &[0.0] };
     let check = |offset| {
@@ -225,7 +249,8 @@ fn nothing_at_all_is_a_batch_too() {
             Batch::full(3, 0),
             Batch::ragged(&[0, 0], 4).unwrap(),
         ] {
-            let layer = Layer { cell, direction: Direction::Forward, input: 3, hidden: 4 };
+            let layer =
+                Layer { cell, direction: Direction::Forward, input: 3, hidden: 4, precision: Precision::F32 };
             let problem = Problem::random(layer, batch, 6);
             compare("empty", &problem.fused(&mut Tape::default()), &problem.reference(), 1e-6);
         }
@@ -235,7 +260,13 @@ fn nothing_at_all_is_a_batch_too() {
 #[test]
 fn a_tape_serves_one_backward_pass() {
     let _turn = settings();
-    let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
+    let layer = Layer {
+        cell: Cell::Lstm,
+        direction: Direction::Forward,
+        input: 2,
+        hidden: 3,
+        precision: Precision::F32,
+    };
     let problem = Problem::random(layer, Batch::full(2, 4), 1);
     let mut tape = Tape::default();
     assert!(!tape.is_full());
@@ -270,7 +301,7 @@ fn frames_that_share_input_rows_agree_with_copies() {
     for (rows, hidden, input) in [(1, 9, 3), (5, 33, 20), (5, 64, 7), (70, 16, 5)] {
         for cell in CELLS {
             for direction in [Direction::Forward, Direction::Reverse] {
-                let layer = Layer { cell, direction, input, hidden };
+                let layer = Layer { cell, direction, input, hidden, precision: Precision::F32 };
                 let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
                 let mut problem = Problem::random(layer, batch.clone(), hidden as u64);
                 let table = numbers.floats(rows * input, 1.0);
@@ -309,7 +340,13 @@ fn frames_that_share_input_rows_agree_with_copies() {
 
 #[test]
 fn an_index_past_the_input_rows_is_refused() {
-    let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3 };
+    let layer = Layer {
+        cell: Cell::Lstm,
+        direction: Direction::Forward,
+        input: 2,
+        hidden: 3,
+        precision: Precision::F32,
+    };
     let problem = Problem::random(layer, Batch::full(1, 2), 1);
     let data = [0.0; 4];
     let run = |index: &[u32]| {
@@ -328,4 +365,82 @@ fn an_index_past_the_input_rows_is_refused() {
     assert_eq!(run(&[0, 2]), Err(ShapeError::Index { what: "a frame's input row", found: 2, limit: 2 }));
     let short = ShapeError::Elements { what: "index of the input rows", found: 1, expected: 2 };
     assert_eq!(run(&[0]), Err(short));
+}
+
+/// Products of bfloat16 pairs lose about three digits each; everything else is as it was.
+#[test]
+fn bfloat16_products_stay_near_the_reference() {
+    if !Precision::Bf16.is_available() {
+        println!("not checked: this processor has no bfloat16 products");
+        return;
+    }
+    let cells =
+        [Cell::Rnn(Activation::Tanh), Cell::Rnn(Activation::Relu), Cell::Lstm, Cell::Gru(Reset::After)];
+    for cell in cells {
+        for (hidden, input) in [(1, 3), (7, 4), (33, 20), (64, 7), (100, 65)] {
+            for direction in [Direction::Forward, Direction::Reverse] {
+                let layer = Layer { cell, direction, input, hidden, precision: Precision::Bf16 };
+                let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
+                let mut problem = Problem::random(layer, batch, hidden as u64);
+                problem.poison(f32::NAN);
+                let mut plain = problem.clone();
+                plain.layer.precision = Precision::F32;
+                let mut clean = problem.clone();
+                clean.poison(0.0);
+                let expected = clean.reference();
+                let mut first = None;
+                let _turn = settings();
+                assert!(Level::Avx512.force());
+                for threads in [1, 2, 3, 8] {
+                    set_threads(threads);
+                    let found = problem.fused(&mut Tape::default());
+                    let what = format!("{threads} threads {layer:?}");
+                    let (y, last, _) = &found;
+                    assert!(problem.infer() == (y.clone(), last.clone()), "{what}: bits without a tape");
+                    if threads == 1 {
+                        compare(&what, &found, &expected, 3e-2);
+                        assert_ne!(
+                            found.0,
+                            plain.fused(&mut Tape::default()).0,
+                            "{what}: precision has no effect"
+                        );
+                        first = Some(found);
+                    } else {
+                        assert!(first.as_ref() == Some(&found), "{what}: bits differ from one thread's");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Frames that share rows, and a GRU that has no kernel over pairs.
+#[test]
+fn bfloat16_serves_shared_rows_and_leaves_the_older_gru_alone() {
+    let _turn = settings();
+    let mut numbers = Numbers::new(6);
+    for cell in CELLS {
+        let layer =
+            Layer { cell, direction: Direction::Reverse, input: 20, hidden: 40, precision: Precision::Bf16 };
+        let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
+        let problem = Problem::random(layer, batch.clone(), 3);
+        let table = numbers.floats(5 * 20, 1.0);
+        let index: Vec<u32> = (0..batch.frames()).map(|_| numbers.integer(5) as u32).collect();
+        let mut plain = problem.clone();
+        plain.layer.precision = Precision::F32;
+        let inputs = Inputs::Rows { data: &table, index: &index };
+        let found = problem.fused_on(inputs, &mut Tape::default());
+        let expected = plain.fused_on(inputs, &mut Tape::default());
+        if cell == Cell::Gru(Reset::Before) {
+            assert!(found == expected);
+            continue;
+        }
+        for (what, found, expected) in [
+            ("y", &found.0, &expected.0),
+            ("dx", &found.2.x, &expected.2.x),
+            ("d input weight", &found.2.weights.input, &expected.2.weights.input),
+        ] {
+            close(&format!("{cell:?} {what}"), found, &wide(expected), 3e-2);
+        }
+    }
 }

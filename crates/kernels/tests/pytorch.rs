@@ -7,9 +7,9 @@ mod fixtures;
 use std::sync::{Mutex, PoisonError};
 
 use carousel_kernels::{
-    Activation, Batch, Cell, Direction, Frames, FramesMut, InputGradients, Layer, Layout, Level, Reset,
-    State, StateMut, Tape, WeightGradients, Weights, backward, embedding, forward, loss, optim, reference,
-    set_threads,
+    Activation, Batch, Cell, Direction, Frames, FramesMut, InputGradients, Layer, Layout, Level, Precision,
+    Reset, State, StateMut, Tape, WeightGradients, Weights, backward, embedding, forward, loss, optim,
+    reference, set_threads,
 };
 use fixtures::{DOUBLE, Fixture, SINGLE, close};
 
@@ -134,7 +134,11 @@ fn recurrent(case: &Fixture, layout: Layout) -> Vec<Result<(), String>> {
         .map(|(level, d, direction)| {
             let input = if level == 0 { case.size("input") } else { directions.len() * hidden };
             let end = format!("_l{level}{}", if direction == Direction::Reverse { "_reverse" } else { "" });
-            (Layer { cell, direction, input, hidden }, d * hidden, Parameters::read(case, &end))
+            (
+                Layer { cell, direction, input, hidden, precision: Precision::F32 },
+                d * hidden,
+                Parameters::read(case, &end),
+            )
         })
         .collect();
 
@@ -247,7 +251,7 @@ fn the_reference_in_f64() {
             if !case.has(&format!("weight_ih{end}")) {
                 continue;
             }
-            let layer = Layer { cell, direction, input, hidden };
+            let layer = Layer { cell, direction, input, hidden, precision: Precision::F32 };
             let width = case.tensor("y").shape[2];
             let read = |name: &str| case.f64s(&format!("{name}{end}")).to_vec();
             let weights = reference::Weights {

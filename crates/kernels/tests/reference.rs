@@ -49,7 +49,7 @@ fn gradients_agree_with_finite_differences() {
     for cell in CELLS {
         for direction in [Direction::Forward, Direction::Reverse] {
             for lengths in [[4, 4, 4], [2, 0, 4]] {
-                let layer = Layer { cell, direction, input: 2, hidden: 3 };
+                let layer = Layer { cell, direction, input: 2, hidden: 3, precision: Precision::F32 };
                 let batch = Batch::ragged(&lengths, 4).unwrap();
                 let problem = Problem::random(layer, batch, 7);
                 let (_, _, d) = problem.reference();
@@ -92,7 +92,8 @@ fn gradients_agree_with_finite_differences() {
 #[test]
 fn f32_and_f64_agree() {
     for cell in CELLS {
-        let layer = Layer { cell, direction: Direction::Forward, input: 3, hidden: 5 };
+        let layer =
+            Layer { cell, direction: Direction::Forward, input: 3, hidden: 5, precision: Precision::F32 };
         let problem = Problem::random(layer, Batch::full(2, 6), 3);
         let (y, _) =
             reference::forward(&layer, &problem.batch, &problem.weights, &problem.x, &problem.initial);
@@ -104,7 +105,8 @@ fn f32_and_f64_agree() {
 fn walking_backwards_equals_walking_reversed_input() {
     let mut numbers = Numbers::new(5);
     for cell in CELLS {
-        let layer = Layer { cell, direction: Direction::Reverse, input: 2, hidden: 3 };
+        let layer =
+            Layer { cell, direction: Direction::Reverse, input: 2, hidden: 3, precision: Precision::F32 };
         let mut problem = Problem::random(layer, Batch::full(1, 5), numbers.integer(1000) as u64);
         let (reverse, _, _) = problem.reference();
         problem.layer.direction = Direction::Forward;

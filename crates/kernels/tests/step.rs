@@ -37,8 +37,8 @@ fn check(cell: Cell, level: Level, batch: usize, hidden: usize) {
     assert!(level.force());
     let (time, input) = (1000, 5);
     let layers = [
-        Layer { cell, direction: Direction::Forward, input, hidden },
-        Layer { cell, direction: Direction::Forward, input: hidden, hidden },
+        Layer { cell, direction: Direction::Forward, input, hidden, precision: Precision::F32 },
+        Layer { cell, direction: Direction::Forward, input: hidden, hidden, precision: Precision::F32 },
     ];
     let problems = layers.map(|layer| {
         let mut problem = Problem::random(layer, Batch::full(batch, time), 11);
@@ -102,7 +102,8 @@ fn a_thousand_steps_agree_with_the_sequence_call_and_allocate_nothing() {
 fn a_state_can_be_taken_out_and_put_back() {
     let mut numbers = Numbers::new(2);
     for cell in CELLS {
-        let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 5 };
+        let layer =
+            Layer { cell, direction: Direction::Forward, input: 2, hidden: 5, precision: Precision::F32 };
         let problem = Problem::random(layer, Batch::full(1, 1), 3);
         let mut stepper = Stepper::new(&[(layer, problem.weights())], 2).unwrap();
         let xs: Vec<_> = (0..4).map(|_| numbers.floats(4, 1.0)).collect();
@@ -123,7 +124,13 @@ fn a_state_can_be_taken_out_and_put_back() {
 
 #[test]
 fn what_cannot_be_stepped_is_refused() {
-    let layer = Layer { cell: Cell::Lstm, direction: Direction::Reverse, input: 2, hidden: 5 };
+    let layer = Layer {
+        cell: Cell::Lstm,
+        direction: Direction::Reverse,
+        input: 2,
+        hidden: 5,
+        precision: Precision::F32,
+    };
     let problem = Problem::random(layer, Batch::full(1, 1), 3);
     let check = |layers: &[(Layer, Weights<'_>)], batch, expected: &str| {
         let error = Stepper::new(layers, batch).err().unwrap();

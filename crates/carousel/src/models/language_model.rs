@@ -13,7 +13,7 @@ use crate::init::Initializer;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut};
 use crate::ragged::SharedRows;
-use crate::recurrent::{ConfigError, Path, Recurrent, RecurrentConfig};
+use crate::recurrent::{ConfigError, Path, Precision, Recurrent, RecurrentConfig};
 use crate::state::State;
 use crate::stepper::Stepper;
 
@@ -157,6 +157,12 @@ impl LanguageModel {
     #[must_use]
     pub fn recurrent(&self) -> &Recurrent {
         &self.recurrent
+    }
+
+    /// Chooses what the recurrent layers multiply; see [`Recurrent::with_precision`].
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> LanguageModel {
+        LanguageModel { recurrent: self.recurrent.with_precision(precision), ..self }
     }
 
     /// Chooses the implementation of all parts.

@@ -71,8 +71,8 @@ impl Kernel for After {
     }
 
     #[inline(always)]
-    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Backward<'_, M>) {
-        let dh = gradient_of_h::<S, M, NV>(simd, &mut t, true);
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: &mut Backward<'_, M>) {
+        let dh = gradient_of_h::<S, M, NV>(simd, t, true);
         let one = simd.splat(1.0);
         for i in 0..M {
             for j in 0..NV {
@@ -141,10 +141,10 @@ impl Kernel for Before {
     ///
     /// In phase 0 `recurrent` takes n's gradient; in phase 1 `next` holds it.
     #[inline(always)]
-    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, mut t: Backward<'_, M>) {
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: &mut Backward<'_, M>) {
         let one = simd.splat(1.0);
         if phase == 0 {
-            let dh = gradient_of_h::<S, M, NV>(simd, &mut t, true);
+            let dh = gradient_of_h::<S, M, NV>(simd, t, true);
             for i in 0..M {
                 for j in 0..NV {
                     let at = j * S::N;

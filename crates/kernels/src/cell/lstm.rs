@@ -48,8 +48,8 @@ impl Kernel for Lstm {
     }
 
     #[inline(always)]
-    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Backward<'_, M>) {
-        let dh = gradient_of_h::<S, M, NV>(simd, &mut t, false);
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: &mut Backward<'_, M>) {
+        let dh = gradient_of_h::<S, M, NV>(simd, t, false);
         let one = simd.splat(1.0);
         for r in 0..M {
             for j in 0..NV {

@@ -128,7 +128,7 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: Forward<'_, M>);
 
     /// Phase 0 or 1 of a step backward.
-    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: Backward<'_, M>);
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: &mut Backward<'_, M>);
 }
 
 /// The inputs' part of a tile's sums.

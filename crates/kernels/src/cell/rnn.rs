@@ -40,10 +40,10 @@ fn forward<S: Lanes, const M: usize, const NV: usize>(
 #[inline(always)]
 fn backward<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
-    mut t: Backward<'_, M>,
+    t: &mut Backward<'_, M>,
     slope: impl Fn(S::V, S::V) -> S::V,
 ) {
-    let mut dh = gradient_of_h::<S, M, NV>(simd, &mut t, false);
+    let mut dh = gradient_of_h::<S, M, NV>(simd, t, false);
     for i in 0..M {
         for j in 0..NV {
             dh[i][j] = slope(simd.load(&t.h.row(i)[j * S::N..]), dh[i][j]);
@@ -61,7 +61,7 @@ impl Kernel for Tanh {
     }
 
     #[inline(always)]
-    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Backward<'_, M>) {
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: &mut Backward<'_, M>) {
         backward::<S, M, NV>(simd, t, |h, dh| simd.fnma(simd.mul(h, h), dh, dh));
     }
 }
@@ -75,7 +75,7 @@ impl Kernel for Relu {
     }
 
     #[inline(always)]
-    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Backward<'_, M>) {
+    fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: &mut Backward<'_, M>) {
         backward::<S, M, NV>(simd, t, |h, dh| simd.where_positive(h, dh));
     }
 }

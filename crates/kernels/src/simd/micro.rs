@@ -1,5 +1,7 @@
 //! The micro-kernel: a tile of `M` rows and `NV` vectors, held in registers over the whole depth.
 //!
+//! Where a level multiplies pairs of bfloat16, a pair stands in the place of a float and the loop is the same.
+//!
 //! Every output element is one chain of multiply-adds in order of depth, whatever the tile's size and
 //! whichever worker runs it: this is what makes results equal to the bit for every number of threads.
 
@@ -36,7 +38,7 @@ pub(crate) fn multiply<S: Lanes, const M: usize, const NV: usize>(
             // SAFETY: every row holds at least `depth` floats, checked above.
             let x = simd.splat(unsafe { *rows[i].add(k) });
             for j in 0..NV {
-                c[i][j] = simd.fma(x, b[j], c[i][j]);
+                c[i][j] = simd.product(x, b[j], c[i][j]);
             }
         }
     }
@@ -72,7 +74,7 @@ pub(crate) fn multiply_columns<S: Lanes, const M: usize, const NV: usize>(
         for i in 0..M {
             let x = simd.splat(x[i]);
             for j in 0..NV {
-                c[i][j] = simd.fma(x, b[j], c[i][j]);
+                c[i][j] = simd.product(x, b[j], c[i][j]);
             }
         }
     }

@@ -9,6 +9,7 @@ mod scalar;
 #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
 mod x86;
 
+use crate::shape::Precision;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(crate) use micro::{multiply, multiply_columns};
@@ -86,6 +87,16 @@ impl Level {
         }
     }
 
+    /// Runs `job` with this level's token for products of a precision; 32-bit floats where it is missing.
+    pub(crate) fn dispatch_at<J: Dispatch>(self, precision: Precision, job: J) -> J::Output {
+        #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
+        if precision == Precision::Bf16 && self == Level::Avx512 && has_bf16() {
+            return job.run(x86::Avx512Bf16::new());
+        }
+        let _ = precision;
+        self.dispatch(job)
+    }
+
     /// Runs `job` with this level's token.
     pub(crate) fn dispatch<J: Dispatch>(self, job: J) -> J::Output {
         match self {
@@ -96,6 +107,26 @@ impl Level {
             _ => job.run(scalar::Scalar),
         }
     }
+}
+
+/// Whether the processor multiplies pairs of bfloat16.
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
+    {
+        Level::available().contains(&Level::Avx512) && is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(carousel_portable))))]
+    false
+}
+
+/// Two numbers rounded to bfloat16 (to nearest, ties to even), as the bits of one float: `low` in the lower half.
+pub(crate) fn pair(low: f32, high: f32) -> f32 {
+    let round = |x: f32| {
+        let bits = x.to_bits();
+        // A NaN must not be rounded to infinity.
+        if x.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
+    };
+    f32::from_bits(round(high) << 16 | round(low))
 }
 
 /// Code that is generic over the level, entered by [`Level::dispatch`].
@@ -159,6 +190,27 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn exp2_int(self, n: Self::V) -> Self::V;
     /// `1 / a` to about one unit in the last place, for `1 <= a < 2^100`.
     fn recip(self, a: Self::V) -> Self::V;
+    /// Whether products take pairs of bfloat16, each pair in the place of one float: twice the depth in the
+    /// same loop.
+    const PAIRS: bool = false;
+
+    /// What a product adds up: `a * b + c`, or the sum over both numbers of a pair.
+    #[inline(always)]
+    fn product(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.fma(a, b, c)
+    }
+
+    /// `N` pairs of bfloat16, first the number from `low`.
+    fn pairs(self, low: Self::V, high: Self::V) -> Self::V;
+
+    /// Stores `N` floats as `N / 2` pairs of neighbours.
+    fn store_pairs(self, to: &mut [f32], v: Self::V);
+
+    /// The depth of a product over `count` numbers.
+    fn depth(count: usize) -> usize {
+        if Self::PAIRS { count.div_ceil(2) } else { count }
+    }
+
     /// `v` where `gate > 0`, else zero.
     fn where_positive(self, gate: Self::V, v: Self::V) -> Self::V;
 

@@ -26,6 +26,14 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn pairs(self, _: Self::V, _: Self::V) -> Self::V {
+        unreachable!("this level multiplies floats")
+    }
+    #[inline(always)]
+    fn store_pairs(self, _: &mut [f32], _: Self::V) {
+        unreachable!("this level multiplies floats")
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; N]
     }

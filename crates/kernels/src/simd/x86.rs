@@ -51,6 +51,14 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn pairs(self, _: Self::V, _: Self::V) -> Self::V {
+        unreachable!("this level multiplies floats")
+    }
+    #[inline(always)]
+    fn store_pairs(self, _: &mut [f32], _: Self::V) {
+        unreachable!("this level multiplies floats")
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: the token proves the instructions.
         unsafe { _mm512_set1_ps(x) }
@@ -140,6 +148,14 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn pairs(self, _: Self::V, _: Self::V) -> Self::V {
+        unreachable!("this level multiplies floats")
+    }
+    #[inline(always)]
+    fn store_pairs(self, _: &mut [f32], _: Self::V) {
+        unreachable!("this level multiplies floats")
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: the token proves the instructions.
         unsafe { _mm256_set1_ps(x) }
@@ -192,5 +208,104 @@ impl Lanes for Avx2 {
             _mm256_cmp_ps::<_CMP_GT_OQ>(gate, _mm256_setzero_ps()),
             v,
         );
+    }
+}
+
+/// AVX-512 whose products take pairs of bfloat16.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16(Avx512);
+
+impl Avx512Bf16 {
+    pub(crate) fn new() -> Self {
+        assert!(super::has_bf16(), "this processor has no AVX-512 BF16");
+        Avx512Bf16(Avx512::new())
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,avx2,fma")]
+fn call_avx512_bf16<J: Job<Avx512Bf16>>(simd: Avx512Bf16, job: J) -> J::Output {
+    job.run(simd)
+}
+
+/// Writes lane methods that do what plain AVX-512 does.
+macro_rules! as_avx512 {
+    ($($name:ident($($arg:ident: $t:ty),*) -> $out:ty;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: $t),*) -> $out {
+            self.0.$name($($arg),*)
+        })*
+    };
+}
+
+impl Lanes for Avx512Bf16 {
+    type V = __m512;
+    const N: usize = 16;
+    const ROWS: [usize; 4] = Avx512::ROWS;
+    const PAIRS: bool = true;
+
+    #[inline(always)]
+    fn call<J: Job<Self>>(self, job: J) -> J::Output {
+        // SAFETY: a token proves that the processor has the instructions; see `new`.
+        unsafe { call_avx512_bf16(self, job) }
+    }
+
+    #[inline(always)]
+    fn product(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the token proves the instructions; the three vector types are the same 64 bytes.
+        unsafe { _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute(b)) }
+    }
+
+    #[inline(always)]
+    fn pairs(self, low: __m512, high: __m512) -> __m512 {
+        const fn interleaved() -> [u16; 32] {
+            let mut order = [0; 32];
+            let mut lane = 0;
+            while lane < 16 {
+                order[2 * lane] = lane as u16;
+                order[2 * lane + 1] = 16 + lane as u16;
+                lane += 1;
+            }
+            order
+        }
+        const ORDER: [u16; 32] = interleaved();
+        // SAFETY: the token proves the instructions; `ORDER` and the vectors are 64 bytes each.
+        unsafe {
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both))
+        }
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, to: &mut [f32], v: __m512) {
+        assert!(to.len() >= 8);
+        // SAFETY: the token proves the instructions, the assertion 32 writable bytes.
+        unsafe {
+            let narrow: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), narrow);
+        }
+    }
+
+    as_avx512! {
+        level() -> Level;
+        splat(x: f32) -> __m512;
+        load(from: &[f32]) -> __m512;
+        load_part(from: &[f32]) -> __m512;
+        store(to: &mut [f32], v: __m512) -> ();
+        store_part(to: &mut [f32], v: __m512) -> ();
+        recip(a: __m512) -> __m512;
+        add(a: __m512, b: __m512) -> __m512;
+        sub(a: __m512, b: __m512) -> __m512;
+        mul(a: __m512, b: __m512) -> __m512;
+        div(a: __m512, b: __m512) -> __m512;
+        sqrt(a: __m512) -> __m512;
+        fma(a: __m512, b: __m512, c: __m512) -> __m512;
+        fnma(a: __m512, b: __m512, c: __m512) -> __m512;
+        min(a: __m512, b: __m512) -> __m512;
+        max(a: __m512, b: __m512) -> __m512;
+        round(a: __m512) -> __m512;
+        exp2_int(n: __m512) -> __m512;
+        scale(v: __m512, n: __m512) -> __m512;
+        where_positive(gate: __m512, v: __m512) -> __m512;
     }
 }
