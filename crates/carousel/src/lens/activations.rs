@@ -270,6 +270,21 @@ impl Activations {
         &self.scales[index].values
     }
 
+    /// Mean and standard deviation of a unit over some tokens.
+    #[must_use]
+    pub fn moments(&self, index: usize, tokens: Range<usize>) -> (f32, f32) {
+        let total = tokens.len().max(1) as f64;
+        let mut counts = [0u32; CODES];
+        self.codes(index)[tokens].iter().for_each(|&code| counts[usize::from(code)] += 1);
+        let weighted = |of: &dyn Fn(f64) -> f64| -> f64 {
+            let values = self.code_values(index).iter().zip(&counts);
+            values.map(|(&value, &count)| of(f64::from(value)) * f64::from(count)).sum::<f64>() / total
+        };
+        let mean = weighted(&|value| value);
+        let variance = weighted(&|value| (value - mean) * (value - mean));
+        (mean as f32, variance.sqrt() as f32)
+    }
+
     /// The values of a unit over some tokens, to the precision of their codes.
     #[must_use]
     pub fn values(&self, index: usize, tokens: Range<usize>) -> Vec<f32> {

@@ -238,6 +238,15 @@ impl Property {
         Ok(Property { name: name.to_owned(), kind, values: values[..text.len()].to_vec() })
     }
 
+    /// The property over some of the tokens.
+    ///
+    /// # Panics
+    /// When the tokens are not all there.
+    #[must_use]
+    pub fn part(&self, tokens: std::ops::Range<usize>) -> Property {
+        Property { name: self.name.clone(), kind: self.kind, values: self.values[tokens].to_vec() }
+    }
+
     /// Whether all values are the same, so that there is nothing to find.
     #[must_use]
     pub fn is_constant(&self) -> bool {

@@ -330,8 +330,7 @@ mod tests {
         let labels: Vec<f32> = numbers(900, 4).iter().map(|value| f32::from(*value < 0.3)).collect();
         let values = numbers(900, 5);
         let tokens = 100..900;
-        let targets =
-            [Target::new(Kind::Binary, &labels[100..]), Target::new(Kind::Number, &values[100..])];
+        let targets = [Target::new(Kind::Binary, &labels[100..]), Target::new(Kind::Number, &values[100..])];
         let scores = score_all(&activations, tokens.clone(), &targets, &[0, 37, 799], |_| {});
         for unit in 0..3 {
             let codes: Vec<f32> =

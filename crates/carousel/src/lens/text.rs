@@ -136,6 +136,28 @@ impl Text {
         self.characters[from..to.max(from)].iter().collect()
     }
 
+    /// Some of the tokens as a text of their own; a document that is cut goes on as a document.
+    ///
+    /// # Panics
+    /// When the tokens are not all there.
+    #[must_use]
+    pub fn part(&self, tokens: Range<usize>) -> Text {
+        let spans = &self.spans[tokens.clone()];
+        let from = spans.first().map_or(0, |span| span.start);
+        let to = spans.last().map_or(from, |span| span.end);
+        let inside = self.document_starts.iter().filter(|start| tokens.contains(start));
+        let mut document_starts: Vec<usize> = inside.map(|start| start - tokens.start).collect();
+        if !tokens.is_empty() && document_starts.first() != Some(&0) {
+            document_starts.insert(0, 0);
+        }
+        Text {
+            characters: self.characters[from..to].to_vec(),
+            tokens: self.tokens[tokens.clone()].to_vec(),
+            spans: spans.iter().map(|span| span.start - from..span.end - from).collect(),
+            document_starts,
+        }
+    }
+
     /// First token of each document.
     #[must_use]
     pub fn document_starts(&self) -> &[usize] {
@@ -189,5 +211,7 @@ mod tests {
         let read = text(Tokens::Byte, &["é".as_bytes(), b"de"], 3);
         assert_eq!((read.len(), read.shown(0..3).as_str(), read.document_starts()), (3, "éd", &[0, 2][..]));
         assert_eq!(text(Tokens::Char, &[b"abc", b"de"], 3).document_starts(), [0]);
+        let part = text(Tokens::Char, &[b"abc", b"de"], 5).part(1..4);
+        assert_eq!((part.shown(0..3).as_str(), part.document_starts()), ("bcd", &[0, 2][..]));
     }
 }
