@@ -6,6 +6,7 @@
 mod activations;
 mod cells;
 mod errors;
+mod film;
 mod gates;
 mod gradients;
 mod jacobian;
@@ -21,6 +22,7 @@ mod text;
 pub use activations::{Activations, Unit};
 pub use cells::{CellSearch, Finding, Probe, Scored, Search, search};
 pub use errors::{Ahead, ErrorReport, Row, compare_errors};
+pub use film::{Film, FilmSignal, FilmUnit, LIKELY, film};
 pub use gates::{Gate, GateReport, SATURATED, watch_gates};
 pub use gradients::{Flow, GradientFlow, Jacobian, LayerFlow, Start, follow_gradients};
 pub use ngram::Ngrams;

@@ -2,26 +2,33 @@
 
 use std::fmt::Write;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use carousel::lens::{
-    Activations, CellSearch, Finding, Hold, Property, Ranked, Rankings, Search, Surgery, Text, Unit, losses,
-    operate, passages, rank, search,
+    Activations, CellSearch, Finding, Hold, Property, Ranked, Rankings, Search, Surgery, Text, Unit, film,
+    losses, operate, passages, rank, search,
 };
 use carousel::models::language_model::LanguageModel;
-use carousel::report::thousands;
+use carousel::report::{CellsPage, PageUnit, thousands};
 use carousel::saved::SavedLanguageModel;
 use clap::Args;
 use serde_json::json;
 
 use super::{SubjectArgs, Working};
 use crate::BadUsage;
-use crate::output::{self, Form};
+use crate::output::{self, Form, message};
 
 /// Memory for activations, one byte each.
 const ROOM: usize = 5 << 28;
+/// Units on a page.
+const SHOWN: usize = 64;
+/// Units of a kind in the table of those that stand out.
+const RANKED: usize = 3;
 /// Characters of a line of text shown.
 const WIDTH: usize = 76;
+/// Tokens that a page is made of; it keeps as many as fit.
+const LONGEST_PAGE: usize = 100_000;
 /// Tokens that surgery is measured on.
 const OPERATED: usize = 32_768;
 /// Random units that an operated one is compared with.
@@ -65,6 +72,10 @@ pub(crate) struct CellsArgs {
     /// Look for labels in a file: one number a token
     #[arg(long, value_name = "NAME=FILE")]
     labels: Vec<String>,
+
+    /// Write a page on which units colour the text
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 
     /// Signals to search [default: h and, for an LSTM, c]
     #[arg(long, value_name = "NAME", num_args = 1..)]
@@ -125,9 +136,17 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
         Activations::record(&saved.model, &text, &names, |share| working.draw("reading", share));
     let how = Search { shifts: args.shifts, seed: args.seed, ..Search::default() };
     let result = search(&activations, &text, &properties, &how, |share| working.draw("searching", share));
-    let rankings = rank(&activations, &text, 3);
+    let rankings = rank(&activations, &text, SHOWN);
     let operations = operations(args, &saved.model, &text, &activations, &properties, &result, &mut working);
+    if let Some(path) = &args.html {
+        let page = page(&saved, args, &text, &result, &rankings, &mut working);
+        std::fs::write(path, page.to_html())
+            .with_context(|| format!("could not write {}", path.display()))?;
+    }
     drop(working);
+    if let Some(path) = &args.html {
+        message(format_args!("page: {}", path.display()));
+    }
 
     match Form::from_flag(args.subject.json) {
         Form::Json => output::json(&json!({
@@ -137,7 +156,7 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
             "level": result.level,
             "findings": result.findings,
             "absent": result.absent,
-            "rankings": rankings,
+            "rankings": first_of(&rankings, RANKED),
             "surgery": operations
                 .iter()
                 .map(|(name, surgery)| json!({"property": name, "effect": surgery}))
@@ -146,7 +165,7 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
         Form::Text => {
             let mut shown = table(&result);
             shown.push_str(&operations_table(&operations));
-            shown.push_str(&rankings_table(&rankings, &saved));
+            shown.push_str(&rankings_table(&first_of(&rankings, RANKED), &saved));
             shown.push_str(&pictures(&result, &activations, &text, &properties));
             output::result(&shown)
         }
@@ -242,6 +261,113 @@ fn operations(
         Some((finding.property.clone(), surgery))
     };
     finds.into_iter().enumerate().filter_map(operate_on).collect()
+}
+
+/// The first of each ranking.
+fn first_of(rankings: &Rankings, count: usize) -> Rankings {
+    let first = |all: &[Ranked]| all[..all.len().min(count)].to_vec();
+    Rankings {
+        bimodal: first(&rankings.bimodal),
+        slowest: first(&rankings.slowest),
+        periodic: first(&rankings.periodic),
+        tied: first(&rankings.tied),
+    }
+}
+
+/// The page: the units of the finds, then those that stand out, over the half of the text that did not choose
+/// them.
+fn page(
+    saved: &SavedLanguageModel,
+    args: &CellsArgs,
+    text: &Text,
+    result: &CellSearch,
+    rankings: &Rankings,
+    working: &mut Working,
+) -> CellsPage {
+    let mut chosen: Vec<(Unit, String)> = Vec::new();
+    let mut take = |unit: &Unit, note: String| {
+        let same = |(other, _): &(Unit, String)| (other.layer, other.unit) == (unit.layer, unit.unit);
+        match chosen.iter().position(same) {
+            Some(place) if !chosen[place].1.contains(&note) => {
+                chosen[place].1 = format!("{}, {note}", chosen[place].1);
+            }
+            Some(_) => {}
+            None if chosen.len() < SHOWN => chosen.push((unit.clone(), note)),
+            None => {}
+        }
+    };
+    let mut finds: Vec<&Finding> = result.findings.iter().filter(|finding| finding.found).collect();
+    finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
+    for finding in &finds {
+        take(&finding.units[0].unit, format!("{} {:.2}", finding.property, finding.units[0].held_out));
+    }
+    for finding in &finds {
+        for scored in &finding.units[1..] {
+            take(&scored.unit, format!("{} {:.2}", finding.property, scored.held_out));
+        }
+    }
+    // In turns, so that each kind is there.
+    for place in 0..SHOWN {
+        for (name, ranked) in [
+            ("bimodal", &rankings.bimodal),
+            ("slow", &rankings.slowest),
+            ("periodic", &rankings.periodic),
+            ("tied to a token", &rankings.tied),
+        ] {
+            if let Some(ranked) = ranked.get(place) {
+                take(&ranked.unit, name.to_owned());
+            }
+        }
+    }
+    let from =
+        if text.len() > 2 * LONGEST_PAGE { text.len() / 2 } else { text.len().saturating_sub(LONGEST_PAGE) };
+    let part = text.part(from..text.len().min(from + LONGEST_PAGE));
+    let units: Vec<(usize, usize)> = chosen.iter().map(|(unit, _)| (unit.layer, unit.unit)).collect();
+    let film = film(&saved.model, &part, &units, |share| working.draw("filming", share));
+    let vocabulary = (0..saved.tokenizer.vocab().len() as u32).map(|id| saved.tokenizer.decode(&[id]));
+    let score = |value: f64| format!("{value:.3}");
+    CellsPage {
+        title: args.subject.run.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        subtitle: format!(
+            "{} units' signals searched over {} tokens. Hover a unit, and the text takes its colours: \
+             orange where it is high, blue where it is low.",
+            thousands(result.searched as u64),
+            thousands(text.len() as u64)
+        ),
+        tokens: (0..part.len()).map(|token| part.shown(token..token + 1)).collect(),
+        units: film
+            .units
+            .into_iter()
+            .zip(chosen)
+            .map(|(shown, (unit, note))| PageUnit {
+                layer: shown.layer,
+                unit: shown.unit,
+                note,
+                best: unit.signal,
+                signals: shown
+                    .signals
+                    .into_iter()
+                    .map(|signal| (signal.name, [signal.low, signal.high], signal.codes))
+                    .collect(),
+            })
+            .collect(),
+        likely: film.likely.iter().map(|likely| likely.to_vec()).collect(),
+        vocabulary: vocabulary.collect(),
+        findings: result
+            .findings
+            .iter()
+            .map(|finding| {
+                let best = &finding.units[0];
+                [
+                    finding.property.clone(),
+                    best.unit.to_string(),
+                    score(best.held_out),
+                    score(finding.chance[1]),
+                    score(finding.last_three),
+                ]
+            })
+            .collect(),
+    }
 }
 
 /// How far the best unit is above what its last tokens alone tell.
