@@ -22,6 +22,7 @@ pub mod init;
 mod layer;
 pub mod lens;
 pub mod models;
+mod one_step;
 pub mod output;
 pub mod parameters;
 mod portable;

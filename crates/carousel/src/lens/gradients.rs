@@ -7,11 +7,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
-use super::jacobian::{OwnWeights, Pair, Step, dot};
+use super::jacobian::dot;
 use super::text::Text;
-use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
+use crate::one_step::{Net, Pair, Step};
 use crate::parameters::NamedParameters;
 use crate::recurrent::ConfigError;
 
@@ -220,56 +220,7 @@ fn ends(text: &Text, how: &Flow) -> Vec<usize> {
     (0..how.places.max(1)).map(|_| fit[(random.next_u64() % fit.len() as u64) as usize]).collect()
 }
 
-/// A model's numbers, copied.
-struct Net {
-    layers: Vec<(carousel_kernels::Layer, OwnWeights)>,
-    table: Vec<f32>,
-    width: usize,
-    output: (Vec<f32>, Vec<f32>),
-}
-
 impl Net {
-    fn new(model: &LanguageModel) -> Net {
-        let cell = model.recurrent().cell();
-        let layers = model.recurrent().weights().iter().map(|weights| {
-            let input = weights.weight_ih.dims()[1];
-            let hidden = weights.weight_hh.dims()[1];
-            let direction = carousel_kernels::Direction::Forward;
-            let own = OwnWeights {
-                input: with_slice(&weights.weight_ih.val(), <[f32]>::to_vec),
-                recurrent: with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
-                bias_input: with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
-                bias_recurrent: with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
-            };
-            (carousel_kernels::Layer { cell, direction, input, hidden }, own)
-        });
-        let (embedding, output) = (model.embedding(), model.output());
-        Net {
-            layers: layers.collect(),
-            table: with_slice(&embedding.weight.val(), <[f32]>::to_vec),
-            width: embedding.weight.dims()[1],
-            output: (
-                with_slice(&output.weight.val(), <[f32]>::to_vec),
-                with_slice(&output.bias.val(), <[f32]>::to_vec),
-            ),
-        }
-    }
-
-    fn embed(&self, tokens: impl Iterator<Item = u32>) -> Vec<f32> {
-        tokens.flat_map(|token| self.table[token as usize * self.width..][..self.width].to_vec()).collect()
-    }
-
-    /// One step of all layers.
-    fn step(&self, mut x: Vec<f32>, states: &[Pair]) -> Vec<Step> {
-        let mut steps: Vec<Step> = Vec::with_capacity(self.layers.len());
-        for ((layer, weights), before) in self.layers.iter().zip(states) {
-            let step = Step::take(*layer, weights, x, before.clone());
-            x = step.after.h.clone();
-            steps.push(step);
-        }
-        steps
-    }
-
     /// The states before the first of the tokens that are followed.
     fn warm_up(&self, text: &Text, ends: &[usize], how: &Flow) -> Vec<Pair> {
         let mut states: Vec<Pair> =
@@ -337,9 +288,9 @@ impl Net {
                         .collect();
                     norms[layer].c.push(lengths(&through, sizes.hidden));
                 }
-                let (before, dx) = step.pull(weights, dy.as_deref(), carried);
-                *carried = before;
-                dy = Some(dx);
+                let pulled = step.pull(weights, dy.as_deref(), carried);
+                *carried = pulled.before;
+                dy = Some(pulled.x);
             }
             // The layer at the top hears of the loss at the last step only.
             dy = None;
@@ -355,10 +306,8 @@ impl Net {
         let places = ends.len().min(PLACES);
         let few: Vec<Pair> = start
             .iter()
-            .map(|pair| Pair {
-                h: pair.h[..places * n].to_vec(),
-                c: pair.c[..(places * n).min(pair.c.len())].to_vec(),
-            })
+            .zip(&self.layers)
+            .map(|(pair, (sizes, _))| pair.first(places, sizes.hidden))
             .collect();
         let x = self.embed(ends[..places].iter().map(|&end| text.tokens()[end - lags]));
         let mut steps = self.step(x, &few);
@@ -395,7 +344,7 @@ impl Net {
                     let lengths = Vectors { pair: pushed.clone(), ..*vector }.lengths();
                     singular[place] = lengths.iter().sum::<f64>() / places as f64;
                 }
-                vector.pair = steps[layer].pull(weights, None, &pushed).0;
+                vector.pair = steps[layer].pull(weights, None, &pushed).before;
             }
         }
         singular.sort_by(|a, b| b.total_cmp(a));

@@ -12,153 +12,12 @@
 //!         before: dn = (1-n²) * Un (r * dh + h * dr)
 //! ```
 
-use carousel_kernels::{
-    Batch, Frames, FramesMut, InputGradients, Layer, Layout, Signal, State, StateMut, Tape, WeightGradients,
-    Weights, backward, forward,
-};
+use carousel_kernels::{Layer, Signal};
 
 use crate::cell::{Activation, Cell, Reset};
-
-/// A layer's weights, copied.
-#[derive(Clone, Debug)]
-pub(crate) struct OwnWeights {
-    pub(crate) input: Vec<f32>,
-    pub(crate) recurrent: Vec<f32>,
-    pub(crate) bias_input: Vec<f32>,
-    pub(crate) bias_recurrent: Vec<f32>,
-}
-
-impl OwnWeights {
-    pub(crate) fn lend(&self) -> Weights<'_> {
-        Weights {
-            input: &self.input,
-            recurrent: &self.recurrent,
-            bias_input: &self.bias_input,
-            bias_recurrent: &self.bias_recurrent,
-        }
-    }
-}
-
-/// States of some sequences, or vectors in their place: `[B, H]` each.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Pair {
-    pub(crate) h: Vec<f32>,
-    /// Empty for cells without one.
-    pub(crate) c: Vec<f32>,
-}
-
-impl Pair {
-    pub(crate) fn zeros(layer: &Layer, sequences: usize) -> Pair {
-        let zeros = vec![0.0; sequences * layer.hidden];
-        Pair { c: if layer.cell.has_cell_state() { zeros.clone() } else { Vec::new() }, h: zeros }
-    }
-
-    fn lend(&self) -> State<'_> {
-        State { h: Some(&self.h), c: (!self.c.is_empty()).then_some(&self.c[..]) }
-    }
-
-    fn lend_mut(&mut self) -> StateMut<'_> {
-        StateMut { h: Some(&mut self.h), c: (!self.c.is_empty()).then_some(&mut self.c[..]) }
-    }
-}
-
-/// One step of one layer for some sequences, and all that its derivatives need.
-pub(crate) struct Step {
-    layer: Layer,
-    sequences: usize,
-    x: Vec<f32>,
-    before: Pair,
-    /// The state after it.
-    pub(crate) after: Pair,
-    tape: Tape,
-}
+use crate::one_step::{OwnWeights, Pair, Step};
 
 impl Step {
-    /// Takes the step from `before` with `x` `[B, I]`.
-    pub(crate) fn take(layer: Layer, weights: &OwnWeights, x: Vec<f32>, before: Pair) -> Step {
-        let sequences = x.len() / layer.input;
-        let mut step = Step {
-            after: Pair::zeros(&layer, sequences),
-            layer,
-            sequences,
-            x,
-            before,
-            tape: Tape::default(),
-        };
-        step.run(weights);
-        step
-    }
-
-    fn frames(&self) -> Frames<'_> {
-        Frames { data: &self.x, layout: Layout::Packed, stride: self.layer.input, offset: 0 }
-    }
-
-    fn run(&mut self, weights: &OwnWeights) {
-        let hidden = self.layer.hidden;
-        let mut y = vec![0.0; self.sequences * hidden];
-        forward(
-            &self.layer,
-            &Batch::full(self.sequences, 1),
-            weights.lend(),
-            Frames { data: &self.x, layout: Layout::Packed, stride: self.layer.input, offset: 0 },
-            self.before.lend(),
-            FramesMut { data: &mut y, layout: Layout::Packed, stride: hidden, offset: 0 },
-            self.after.lend_mut(),
-            Some(&mut self.tape),
-        )
-        .expect("the model's sizes fit each other");
-    }
-
-    /// From the gradient of the state after the step (and of the output) to those of the state before and of
-    /// `x`.
-    pub(crate) fn pull(
-        &mut self,
-        weights: &OwnWeights,
-        dy: Option<&[f32]>,
-        after: &Pair,
-    ) -> (Pair, Vec<f32>) {
-        if !self.tape.is_full() {
-            self.run(weights);
-        }
-        let hidden = self.layer.hidden;
-        let mut dx = vec![0.0; self.x.len()];
-        let mut before = Pair::zeros(&self.layer, self.sequences);
-        let (input, recurrent, bias) = self.layer.weight_lengths();
-        let mut scratch = [input, recurrent, bias, bias].map(|length| vec![0.0; length]);
-        let [input, recurrent, bias_input, bias_recurrent] = &mut scratch;
-        let mut tape = std::mem::take(&mut self.tape);
-        backward(
-            &self.layer,
-            &Batch::full(self.sequences, 1),
-            weights.lend(),
-            &mut tape,
-            self.frames(),
-            dy.map(|data| Frames { data, layout: Layout::Packed, stride: hidden, offset: 0 }),
-            after.lend(),
-            InputGradients::Write(FramesMut {
-                data: &mut dx,
-                layout: Layout::Packed,
-                stride: self.layer.input,
-                offset: 0,
-            }),
-            before.lend_mut(),
-            WeightGradients { input, recurrent, bias_input, bias_recurrent },
-        )
-        .expect("the step was just taken with the same sizes");
-        self.tape = tape;
-        (before, dx)
-    }
-
-    /// A signal of the cell in this step, `[B, H]`.
-    pub(crate) fn signal(&mut self, weights: &OwnWeights, signal: Signal) -> Vec<f32> {
-        if !self.tape.is_full() {
-            self.run(weights);
-        }
-        let mut values = vec![0.0; self.sequences * self.layer.hidden];
-        self.tape.copy_signal(signal, Layout::Packed, &mut values).expect("the cell has it");
-        values
-    }
-
     /// The step made ready for products `J v`.
     pub(crate) fn linearized(&mut self, weights: &OwnWeights) -> Linear {
         let gates = match self.layer.cell {
@@ -316,7 +175,7 @@ mod tests {
             let mut step = Step::take(layer, &weights, x, before);
             let (u, v) = (vector(&layer, &mut random), vector(&layer, &mut random));
             let pushed = step.linearized(&weights).push(&weights, &v);
-            let (pulled, _) = step.pull(&weights, None, &u);
+            let pulled = step.pull(&weights, None, &u).before;
             let (left, right) = (inner(&u, &pushed), inner(&pulled, &v));
             assert!((left - right).abs() < 1e-5 * left.abs().max(1.0), "{cell:?}: {left} {right}");
         }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crc32fast::Hasher;
+use flate2::Crc;
 
 use super::read::{Reading, read};
 use super::text::Text;
@@ -226,8 +226,8 @@ impl<W: Write + Seek> Archive<W> {
         let head = local(0);
         self.file.write_all(&head)?;
         self.file.write_all(header)?;
-        let mut hasher = Hasher::new();
-        hasher.update(header);
+        let mut crc = Crc::new();
+        crc.update(header);
         let mut buffer = vec![0; 1 << 16];
         let mut left = bytes;
         while left > 0 {
@@ -239,11 +239,11 @@ impl<W: Write + Seek> Archive<W> {
                     "an array is shorter than its text",
                 ));
             }
-            hasher.update(&buffer[..count]);
+            crc.update(&buffer[..count]);
             self.file.write_all(&buffer[..count])?;
             left -= count as u64;
         }
-        let checksum = hasher.finalize();
+        let checksum = crc.sum();
         self.at += head.len() as u64 + size;
         // The checksum is only known now.
         self.file.seek(SeekFrom::Start(offset))?;
