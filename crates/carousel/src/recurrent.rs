@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 pub use carousel_kernels::Precision;
 use carousel_kernels::{Batch, Layer, Layout};
 
 use crate::cell::Cell;
-use crate::fused;
+use crate::fused::{self, with_slice};
 use crate::init::{Init, Initializer};
 pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, TapePool};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
 use crate::ragged::{Ragged, SharedRows};
-use crate::state::State;
+use crate::record::{self, Keep, Record};
+use crate::state::{LayerState, State};
 use crate::stepper::Stepper;
 
 /// Which ways the layers of a stack walk through time.
@@ -306,6 +307,49 @@ impl Recurrent {
         (sealed::Sealed::from_rows(rows, batch), state)
     }
 
+    /// [`forward`](Recurrent::forward) that also keeps what the cells had at every step. The rows of what is kept
+    /// stand in the order of the input: frames of a [`Ragged`] batch, or batch first of a `Tensor<3>`.
+    ///
+    /// It runs on the CPU, whatever device the stack is on, and without gradients.
+    ///
+    /// # Panics
+    /// As [`forward`](Recurrent::forward).
+    #[must_use]
+    pub fn forward_recorded<S: Sequence>(
+        &self,
+        x: S,
+        state: Option<State>,
+        keep: &Keep,
+    ) -> (S, State, Record) {
+        let (rows, batch, layout) = x.into_rows();
+        self.check_input(&rows);
+        if let Some(state) = &state {
+            self.check_state(state, batch.sequences());
+        }
+        let directions = self.direction.kernels().len();
+        let layers: Vec<Vec<_>> = (0..self.layers)
+            .map(|layer| self.kernel_layers(layer).zip(&self.weights[layer * directions..]).collect())
+            .collect();
+        let device = rows.device().without_autodiff();
+        let initial = state.as_ref().map(|state| &state.layers[..]);
+        let (y, last, record) =
+            record::run(&layers, with_slice(&rows, <[f32]>::to_vec), &batch, layout, initial, keep);
+        let matrix = |values: Vec<f32>, width: usize| {
+            let shape = [values.len() / width, width];
+            Tensor::<2>::from_data(TensorData::new(values, shape), &device)
+        };
+        let layers = last
+            .into_iter()
+            .map(|(h, c)| LayerState { h: matrix(h, self.hidden), c: c.map(|c| matrix(c, self.hidden)) });
+        let state = State { layers: layers.collect() };
+        (S::from_rows(matrix(y, self.output_width()), batch), state, record)
+    }
+
+    fn check_input(&self, x: &Tensor<2>) {
+        let width = x.dims()[1];
+        assert!(width == self.input, "the input has {width} values a step, expected {}", self.input);
+    }
+
     fn run(
         &self,
         mut x: Tensor<2>,
@@ -314,8 +358,7 @@ impl Recurrent {
         layout: Layout,
         state: Option<State>,
     ) -> (Tensor<2>, State) {
-        let width = x.dims()[1];
-        assert!(width == self.input, "the input has {width} values a step, expected {}", self.input);
+        self.check_input(&x);
         if let Some(state) = &state {
             self.check_state(state, batch.sequences());
         }

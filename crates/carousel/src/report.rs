@@ -4,7 +4,11 @@
 //! The SVG is stretched to whatever width the page has, so axis labels are HTML placed by percentages and keep
 //! their size on a phone. Without JavaScript everything but the hover values still works.
 
+mod cells;
+
 use std::fmt::Write;
+
+pub use cells::{CellsPage, PageUnit};
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/hover.js");

@@ -231,6 +231,13 @@ impl RunFolder {
         self.load(&[LATEST])
     }
 
+    /// Where the latest checkpoint lies; `None` before the first.
+    #[must_use]
+    pub fn latest_path(&self) -> Option<PathBuf> {
+        let name = self.pointed(LATEST)?;
+        Some(self.path.join(CHECKPOINTS).join(name.to_string()))
+    }
+
     /// Reads the best checkpoint; the latest where none was ever called the best. Where it is damaged
     /// another one is read, and the note says so.
     ///

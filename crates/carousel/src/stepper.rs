@@ -5,6 +5,7 @@ use kernels::{Layer, ShapeError};
 
 use crate::fused::with_slice;
 use crate::layer::RecurrentWeights;
+use crate::record::{Keep, Record, Series};
 use crate::state::State;
 
 /// Runs a forward stack on the CPU one step at a time and keeps its state. [`step`](Stepper::step) allocates
@@ -99,6 +100,43 @@ impl Stepper {
     #[must_use]
     pub fn state(&self, layer: usize) -> kernels::State<'_> {
         self.inner.state(layer)
+    }
+
+    /// What the cells had in the last step: rows `[B, H]`, one a sequence.
+    ///
+    /// ```
+    /// use burn::tensor::Device;
+    /// use carousel::cell::{Cell, Reset};
+    /// use carousel::record::Keep;
+    /// use carousel::recurrent::RecurrentConfig;
+    ///
+    /// let stack = RecurrentConfig::new(Cell::Gru(Reset::After), 3, 8).init(&Device::default())?;
+    /// let mut stepper = stack.stepper(1).expect("the stack walks forward");
+    /// let h = stepper.step(&[0.1, 0.2, 0.3])?.to_vec();
+    /// let record = stepper.record(&Keep::signals(["h", "z"]));
+    /// assert_eq!(record.get(0, "h").expect("every cell has h").values, h);
+    /// assert!(record.get(0, "z").is_some_and(|z| z.values.iter().all(|z| (0.0..=1.0).contains(z))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn record(&self, keep: &Keep) -> Record {
+        let mut record = Record::default();
+        for (layer, sizes) in self.inner.layers().enumerate() {
+            for &(name, signal) in sizes.cell.signals() {
+                if keep.wants(layer, name) {
+                    let mut values = vec![0.0; self.batch * sizes.hidden];
+                    self.inner.copy_signal(layer, signal, &mut values).expect("the cell names the signal");
+                    record.series.push(Series {
+                        layer,
+                        direction: sizes.direction,
+                        name: name.to_owned(),
+                        units: sizes.hidden,
+                        values,
+                    });
+                }
+            }
+        }
+        record
     }
 
     /// Starts again from zero.

@@ -3,6 +3,7 @@
 //! Results go to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 bad usage.
 
 mod eval;
+mod inspect;
 mod output;
 mod progress;
 mod report;
@@ -21,12 +22,14 @@ Examples:
   carousel train --data my.txt               the same model of your own text
   carousel sample runs/lm-001 --prompt 'fn ' let it write
   carousel eval runs/lm-001 --data other.txt measure it
+  carousel inspect cells runs/lm-001 --data other.txt
+                                             see what its units follow
 
 Results go to stdout, messages and progress to stderr. With --json the last
 line of stdout is one JSON object. Exit status: 0 done, 1 failed, 2 bad usage.
 `carousel help train` says more about training.";
 
-/// Recurrent neural networks: train them, measure them, let them write
+/// Recurrent neural networks: train them, measure them, look inside
 #[derive(Parser)]
 #[command(name = "carousel", version, after_help = OVERVIEW)]
 struct Cli {
@@ -39,6 +42,7 @@ enum Verb {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Sample(sample::SampleArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 /// Where and how a verb computes.
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Sample(args) => sample::run(&args),
+        Verb::Inspect(args) => inspect::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

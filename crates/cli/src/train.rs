@@ -81,6 +81,14 @@ pub(crate) struct TrainArgs {
     #[arg(long, requires = "out")]
     resume: bool,
 
+    /// Look again at a batch that broke a run
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["recipe", "data", "valid", "test", "out", "set", "seed", "resume"]
+    )]
+    replay: Option<PathBuf>,
+
     /// Print one JSON object instead of a sample
     #[arg(long)]
     json: bool,
@@ -100,6 +108,9 @@ struct Prepared {
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     args.machine.apply();
+    if let Some(path) = &args.replay {
+        return look_again(path, Form::from_flag(args.json));
+    }
     let stop = stop_on_interrupt()?;
     let prepared = if args.resume { reopen(args)? } else { prepare(args)? };
     let Prepared { folder, recipe, sources, learned_from, start } = &prepared;
@@ -136,6 +147,24 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
         Form::Json => output::json(&json_summary(path, recipe, &summary)),
         Form::Text if summary.stopped => Ok(()),
         Form::Text => print_sample(path, recipe.seed),
+    }
+}
+
+/// What broke a step, from the batch that was saved then.
+fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
+    let (step, diagnosis) = carousel::train::replay(path)?;
+    match form {
+        Form::Text => output::result(&format!("step {step}:{diagnosis}\n")),
+        Form::Json => output::json(&json!({
+            "step": step,
+            "origin": diagnosis.origin.to_string(),
+            "largest_weight": {"name": diagnosis.largest_weight.0, "value": diagnosis.largest_weight.1},
+            "largest_h": diagnosis.hidden,
+            "saturated": diagnosis.saturated,
+            "gradient_norm": diagnosis.gradient_norm,
+            "advice": diagnosis.advice,
+            "checkpoint": diagnosis.checkpoint,
+        })),
     }
 }
 

@@ -28,6 +28,7 @@ mod layer;
 pub mod loss;
 pub mod optim;
 mod pack;
+mod record;
 pub mod reference;
 mod shape;
 #[allow(unsafe_code)]
@@ -40,6 +41,7 @@ mod team;
 pub use layer::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
 };
+pub use record::Signal;
 pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Precision, Reset, ShapeError};
 pub use simd::Level;
 pub use step::Stepper;

@@ -6,6 +6,7 @@ use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::ForwardJob;
 use crate::layer::{State, Weights, check_layer, pack_forward};
 use crate::pack::Panels;
+use crate::record::{Signal, copy_gate};
 use crate::shape::{Activation, Cell, Direction, Layer, Reset, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
 use crate::tape::Sizes;
@@ -147,6 +148,11 @@ impl Stepper {
         self.batch
     }
 
+    /// The layers of the stack, from the input up.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Layer> + '_ {
+        self.layers.iter().map(|layer| layer.layer)
+    }
+
     /// A layer's state, `[B, H]` each; `c` for an LSTM.
     ///
     /// # Panics
@@ -155,6 +161,30 @@ impl Stepper {
     pub fn state(&self, layer: usize) -> State<'_> {
         let layer = &self.layers[layer];
         State { h: Some(&layer.y), c: layer.layer.cell.has_cell_state().then_some(&layer.dense_c) }
+    }
+
+    /// Copies what a layer's cell had in the last step to `[B, H]`. Gates are zero before the first step.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when `out` does not fit or the cell has no such signal.
+    ///
+    /// # Panics
+    /// When there is no such layer.
+    pub fn copy_signal(&self, layer: usize, signal: Signal, out: &mut [f32]) -> Result<(), ShapeError> {
+        let StepLayer { layer, sizes, gates, y, dense_c, .. } = &self.layers[layer];
+        layer.cell.expect_signal(signal)?;
+        expect("room for a signal", out.len(), y.len())?;
+        match signal {
+            Signal::Hidden => out.copy_from_slice(y),
+            Signal::Cell => out.copy_from_slice(dense_c),
+            Signal::Gate(gate) => {
+                let rows = gates.as_ref().chunks_exact(sizes.gate_stride);
+                for (units, row) in out.chunks_exact_mut(layer.hidden).zip(rows) {
+                    copy_gate(sizes, gate, row, units);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sets a layer's state; what is `None` becomes zero.

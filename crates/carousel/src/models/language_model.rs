@@ -12,7 +12,8 @@ use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut};
-use crate::ragged::SharedRows;
+use crate::ragged::{Ragged, SharedRows};
+use crate::record::{Keep, Record};
 use crate::recurrent::{ConfigError, Path, Precision, Recurrent, RecurrentConfig};
 use crate::state::State;
 use crate::stepper::Stepper;
@@ -128,6 +129,26 @@ impl LanguageModel {
         (self.output.logits(y), state)
     }
 
+    /// The top layer's output `[F, H]`, the state, and what the cells had at every step; see
+    /// [`Recurrent::forward_recorded`]. Without gradients. [`output`](LanguageModel::output) makes scores of the
+    /// first.
+    ///
+    /// # Panics
+    /// As [`forward_loss`](LanguageModel::forward_loss).
+    #[must_use]
+    pub fn forward_recorded(
+        &self,
+        inputs: &[u32],
+        batch: &Arc<Batch>,
+        state: Option<State>,
+        keep: &Keep,
+    ) -> (Tensor<2>, State, Record) {
+        let x = Ragged::new(self.embedding.forward(inputs), batch.clone())
+            .unwrap_or_else(|error| panic!("the inputs do not fit the batch: {error}"));
+        let (y, state, record) = self.recurrent.forward_recorded(x, state, keep);
+        (y.frames(), state, record)
+    }
+
     fn hidden(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
         let (rows, index) = self.embedding.distinct(inputs);
         let x = SharedRows::new(rows, index, batch.clone())
@@ -163,6 +184,18 @@ impl LanguageModel {
     #[must_use]
     pub fn with_precision(self, precision: Precision) -> LanguageModel {
         LanguageModel { recurrent: self.recurrent.with_precision(precision), ..self }
+    }
+
+    /// The table of token vectors.
+    #[must_use]
+    pub fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
+    /// The output layer.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        &self.output
     }
 
     /// Chooses the implementation of all parts.

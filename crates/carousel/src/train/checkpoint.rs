@@ -190,6 +190,11 @@ pub fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>, CheckpointError> {
     decode_tensors(path, &read(path)?)
 }
 
+/// Writes tensors as a safetensors file, or puts them in the place of the one there.
+pub(crate) fn write_tensors(path: &Path, tensors: &[NamedTensor]) -> Result<(), CheckpointError> {
+    replace_file(path, &encode_tensors(&path.display().to_string(), tensors)?)
+}
+
 /// The tensor of a name, checked to have the shape that a model wants.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ use crate::run::{Keep, RunFolder};
 use crate::saved::config;
 use crate::state::State;
 use crate::train::checkpoint::{Checkpoint, find_tensor};
+use crate::train::diagnose::{BrokenBatch, Circumstances, diagnose, save};
 use crate::train::evaluate::{carry, mean, measure, window_state};
 use crate::train::{Control, Event, Optimizer, Sources, Start, Summary, TrainError};
 
@@ -243,17 +244,26 @@ impl Training<'_> {
         }
         let Window { inputs, targets, batch, segments } = self.windows.get(self.progress.window);
         let state = window_state(self.carried.as_ref(), &segments);
-        let (loss, state) = self.model.forward_loss(&inputs, &targets, &Arc::new(batch), state);
+        let batch = Arc::new(batch);
+        let began_from = state.clone();
+        let (loss, state) = self.model.forward_loss(&inputs, &targets, &batch, state);
+        let broken = |step| BrokenBatch {
+            step,
+            inputs: inputs.clone(),
+            targets: targets.clone(),
+            batch: (*batch).clone(),
+            state: began_from.clone(),
+        };
         self.carried = Some(carry(&state, &segments, self.windows.streams()));
         let step = self.progress.step + 1;
         let mean = f64::from(with_slice(&loss, |loss| loss[0]));
         if !mean.is_finite() {
-            return Err(TrainError::Diverged { step, what: "the loss" });
+            return Err(self.diverged("the loss", broken(step)));
         }
         let gradients = self.model.take_gradients(&mut loss.backward());
         let update = self.optimizer.update(&mut self.model, &gradients);
         if !update.norm.is_finite() {
-            return Err(TrainError::Diverged { step, what: "the gradient" });
+            return Err(self.diverged("the gradient", broken(step)));
         }
         let p = &mut self.progress;
         p.step = step;
@@ -272,6 +282,20 @@ impl Training<'_> {
         self.clock.spent += spent;
         self.clock.log_spent += spent;
         Ok(())
+    }
+
+    /// Finds out what broke, and saves the batch in the run.
+    fn diverged(&self, what: &'static str, broken: BrokenBatch) -> TrainError {
+        let told = Circumstances {
+            recipe: self.recipe,
+            gradient_norm: self.progress.gradient_norm,
+            checkpoint: self.run.latest_path(),
+        };
+        let mut diagnosis = Box::new(diagnose(&self.model, &broken, told));
+        let path = self.run.path().join(format!("diverged-{}.safetensors", broken.step));
+        // A disk that is full must not hide what went wrong.
+        diagnosis.replay = save(&path, &self.model, &broken).is_ok().then_some(path);
+        TrainError::Diverged { step: broken.step, what, diagnosis }
     }
 
     /// Passes over the data so far.

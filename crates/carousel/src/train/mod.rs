@@ -4,12 +4,14 @@
 //! for a stop.
 
 pub mod checkpoint;
+mod diagnose;
 mod evaluate;
 mod language_model;
 mod optimizer;
 
 use std::path::Path;
 
+pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate};
 pub use language_model::language_model;
 pub use optimizer::Optimizer;
@@ -167,14 +169,13 @@ pub enum TrainError {
         reason: String,
     },
     /// Loss or gradient is not a number any more.
-    #[error(
-        "step {step}: {what} is not finite; lower train.learning_rate or train.clip_norm. \
-         The checkpoints saved before are intact"
-    )]
+    #[error("step {step}: {what} is not finite{diagnosis}")]
     Diverged {
         /// The step.
         step: u64,
         /// The loss or the gradient.
         what: &'static str,
+        /// Where it began, and what to do.
+        diagnosis: Box<Diagnosis>,
     },
 }

@@ -1,0 +1,135 @@
+//! `carousel inspect errors`: where a language model errs, beside n-grams.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use carousel::lens::{ErrorReport, Ngrams, Row, Text, compare_errors, losses};
+use carousel::report::thousands;
+use carousel::run::RunFolder;
+use clap::Args;
+use serde_json::json;
+
+use super::{SubjectArgs, Working};
+use crate::output::{self, Form, message};
+use crate::sources::SourceList;
+
+/// Characters shown before a predicted token.
+const CONTEXT: usize = 46;
+
+const EXAMPLES: &str = "\
+Examples:
+  carousel inspect errors runs/lm-001 --data test.c
+  carousel inspect errors runs/lm-001 --data test.c --train train.c --json
+
+Losses are in nats per token. The n-grams of order 1 to 6 have Kneser-Ney
+smoothing and are counted on what the run learned from, or on --train; 2, 4 and
+6 are shown. `only net` is the share of tokens that the net gives more than half
+of the probability and no n-gram does; `only n` is the opposite.";
+
+/// See where a language model errs, beside n-grams
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ErrorsArgs {
+    #[command(flatten)]
+    subject: SubjectArgs,
+
+    /// Text to count n-grams on [default: the run's training text]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    train: Vec<PathBuf>,
+}
+
+pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
+    let (saved, text) = args.subject.open(|_| usize::MAX)?;
+    if text.len() < 2 {
+        anyhow::bail!("the text has {} tokens, expected at least 2", text.len());
+    }
+    let counted = match args.train.is_empty() {
+        false => Text::new(&saved.tokenizer, &carousel::data::read_documents(&args.train)?, usize::MAX)?,
+        true => {
+            let (_, sources) = SourceList::reread(&RunFolder::open(&args.subject.run)?)?;
+            let all = Text::new(&saved.tokenizer, &sources.train, usize::MAX)?;
+            // What was held out for validation and test was not learned from.
+            let held_out = |share: f64, given: bool| if given { 0.0 } else { share };
+            let [_, valid, test] = saved.recipe.data.split;
+            let share =
+                1.0 - held_out(valid, !sources.valid.is_empty()) - held_out(test, !sources.test.is_empty());
+            let learned = ((all.len() as f64 * share + 1e-6) as usize).min(all.len());
+            all.part(0..learned)
+        }
+    };
+    let mut working = Working::new();
+    working.draw("counting n-grams", 0.0);
+    let ngrams = Ngrams::count(counted.tokens(), counted.document_starts(), saved.tokenizer.vocab().len());
+    working.draw("measuring", 0.5);
+    let measured = losses(&saved.model, &text);
+    let report = compare_errors(&text, &measured, &ngrams, 12);
+    drop(working);
+    message(format_args!("n-grams counted on {} tokens", thousands(counted.len() as u64)));
+    match Form::from_flag(args.subject.json) {
+        Form::Json => {
+            let mut line = json!({"run": args.subject.run, "counted": counted.len()});
+            super::extend(&mut line, &report)?;
+            output::json(&line)
+        }
+        Form::Text => output::result(&tables(&report, &text)),
+    }
+}
+
+fn tables(report: &ErrorReport, text: &Text) -> String {
+    let mut shown = String::new();
+    let mut table = |heading: &str, rows: &[Row]| {
+        if rows.is_empty() {
+            return;
+        }
+        let _ = writeln!(
+            shown,
+            "{heading:<18} {:>8} {:>7} {:>7} {:>7} {:>7} {:>9} {:>7}",
+            "tokens", "net", "2-gram", "4-gram", "6-gram", "only net", "only n"
+        );
+        for row in rows {
+            let _ = writeln!(
+                shown,
+                "{:<18} {:>8} {:>7.3} {:>7.3} {:>7.3} {:>7.3} {:>7.1} % {:>5.1} %",
+                row.name,
+                thousands(row.tokens as u64),
+                row.loss,
+                row.ngrams[1],
+                row.ngrams[3],
+                row.ngrams[5],
+                row.only_model * 100.0,
+                row.only_ngrams * 100.0
+            );
+        }
+        shown.push('\n');
+    };
+    table("loss", std::slice::from_ref(&report.all));
+    table("by what comes", &report.classes);
+    table("by place in line", &report.positions);
+    table("closing, after", &report.brackets);
+    shown.push_str("what only the net knew                                   net  n-grams  it was\n");
+    for ahead in &report.ahead {
+        let from = ahead.token.saturating_sub(CONTEXT);
+        let before: String = one_line(&text.shown(from..ahead.token));
+        let count = before.chars().count();
+        let tail: String = before.chars().skip(count.saturating_sub(CONTEXT)).collect();
+        let _ = writeln!(
+            shown,
+            "  {tail:>CONTEXT$}    {:>7.1} % {:>6.2} %  {}",
+            ahead.probability * 100.0,
+            ahead.best_ngram * 100.0,
+            one_line(&text.shown(ahead.token..ahead.token + 1)).trim_start()
+        );
+    }
+    shown
+}
+
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|character| match character {
+            '\n' => '⏎',
+            '\t' => '→',
+            _ if character.is_control() => '\u{fffd}',
+            _ => character,
+        })
+        .collect()
+}
