@@ -28,6 +28,7 @@ mod layer;
 pub mod loss;
 pub mod optim;
 mod pack;
+mod peak;
 pub mod reference;
 mod shape;
 #[allow(unsafe_code)]
@@ -40,6 +41,7 @@ mod team;
 pub use layer::{
     Frames, FramesMut, InputGradients, State, StateMut, WeightGradients, Weights, backward, forward,
 };
+pub use peak::fma_peak;
 pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Reset, ShapeError};
 pub use simd::Level;
 pub use step::Stepper;
