@@ -114,6 +114,12 @@ fn a_model_takes_its_sizes_from_a_recipe() {
     );
     about(operations(&line), 6.0 * 32.0 * (4.0 * 16.0 * 24.0 + 16.0 * 11.0));
     about(number(&line, "tokens_per_second"), 32.0 / number(&line, "milliseconds") * 1e3);
+    assert!(line["outside_share"].is_null(), "it was not asked for: {line}");
+    let parts = home.carousel(&format!("{tiny} --parts")).succeeds().json();
+    about(
+        number(&parts, "outside_share"),
+        number(&parts, "outside_milliseconds") / number(&parts, "milliseconds"),
+    );
     let parameters = 11 * 8 + 4 * 16 * (24 + 2) + 11 * 16 + 11;
     assert_eq!(line["parameters"], parameters);
     let wider =

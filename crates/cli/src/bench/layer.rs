@@ -328,6 +328,7 @@ pub(super) fn run(args: &LayerArgs) -> anyhow::Result<()> {
         timing,
         operations: case.operations(),
         rates: vec![("frames", "frames/s", frames as f64)],
+        part: None,
     };
     measured.print(peak)
 }

@@ -15,7 +15,16 @@ pub(super) fn processor() -> String {
 
 /// Bytes of memory that can be used without swapping; `None` where the system does not say.
 pub(super) fn free_memory() -> Option<u64> {
-    let value = field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")?;
+    bytes("/proc/meminfo", "MemAvailable")
+}
+
+/// The most memory that this process has held so far, in bytes; `None` where the system does not say.
+pub(super) fn peak_memory() -> Option<u64> {
+    bytes("/proc/self/status", "VmHWM")
+}
+
+fn bytes(path: &str, name: &str) -> Option<u64> {
+    let value = field(&fs::read_to_string(path).ok()?, name)?;
     let kibibytes: u64 = value.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

@@ -196,10 +196,12 @@ struct Measured<'a> {
     operations: f64,
     /// What a repetition yields a second: name, unit, how many one repetition has.
     rates: Vec<(&'static str, &'static str, f64)>,
+    /// A piece of the repetition that was timed by itself: name, seconds.
+    part: Option<(&'static str, f64)>,
 }
 
-/// Measures the machine, then `work`, and prints both.
 impl Measured<'_> {
+    /// A table, or one JSON line.
     fn print(self, peak: f64) -> anyhow::Result<()> {
         let Timing { median, fastest, slowest, repetitions } = self.timing;
         let gflops = self.operations / median / 1e9;
@@ -220,11 +222,16 @@ impl Measured<'_> {
                 "threads": threads,
                 "level": level,
                 "processor": processor,
+                "peak_memory_bytes": machine::peak_memory(),
                 "version": env!("CARGO_PKG_VERSION"),
             });
             line.extend(measured.as_object().cloned().unwrap_or_default());
             for (name, _, count) in &self.rates {
                 line.insert(format!("{name}_per_second"), json!(count / median));
+            }
+            if let Some((name, seconds)) = self.part {
+                line.insert(format!("{name}_milliseconds"), json!(seconds * 1e3));
+                line.insert(format!("{name}_share"), json!(seconds / median));
             }
             return output::json(&Value::Object(line));
         }
@@ -251,6 +258,9 @@ impl Measured<'_> {
         ));
         for (_, unit, count) in &self.rates {
             facts.push(("", format!("{} {unit}", figures(count / median))));
+        }
+        if let Some((name, seconds)) = self.part {
+            facts.push((name, format!("{} ms, {:.1} %", figures(seconds * 1e3), seconds / median * 100.0)));
         }
         let lines = facts.iter().map(|(name, value)| format!("  {name:<9} {value}\n"));
         output::result(&format!("{}\n{}", self.title, lines.collect::<String>()))

@@ -1,12 +1,15 @@
 //! `carousel bench model`: whole training steps of a recipe's model on random tokens.
 
+use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use carousel::data::Tokens;
+use carousel::embedding::Embedding;
 use carousel::fused::with_slice;
 use carousel::init::Initializer;
+use carousel::output::Output;
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
 use carousel::recipe::{Named, Recipe};
@@ -29,6 +32,7 @@ stack, output layer, loss, gradients, clipping and update, the state carried on.
 Tokens are random; speed does not depend on them. Sizes and update rule come
 from the recipe (docs/recipe.md), the default one if none is named; the number
 of tokens from data.vocab_size, or it is 65 characters, 256 bytes, 10,000 words.
+--parts times embedding, output layer with loss, clipping and update alone.
 GFLOP/s count the products of stack and output layer, forward and backward.";
 
 /// Time whole steps of training a recipe's model
@@ -46,6 +50,10 @@ pub(crate) struct ModelArgs {
     /// Tokens there are [default: by the recipe, see below]
     #[arg(long, value_name = "V", value_parser = vocabulary, allow_negative_numbers = true)]
     vocabulary: Option<usize>,
+
+    /// Also time what lies outside the recurrent stack
+    #[arg(long)]
+    parts: bool,
 
     #[command(flatten)]
     measure: MeasureArgs,
@@ -90,13 +98,25 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
     let mut tokens = random_tokens(2 * frames, vocabulary, recipe.seed);
     let targets = tokens.split_off(frames);
     let mut state = None;
+    let mut gradients = Vec::new();
     let (peak, timing) = timed(args.measure.seconds, || {
         let (loss, next) = model.forward_loss(&tokens, &targets, &batch, state.take());
         state = Some(next);
-        with_slice(&loss, |loss| std::hint::black_box(loss[0]));
-        let gradients = model.take_gradients(&mut loss.backward());
-        std::hint::black_box(optimizer.update(&mut model, &gradients));
+        with_slice(&loss, |loss| black_box(loss[0]));
+        gradients = model.take_gradients(&mut loss.backward());
+        black_box(optimizer.update(&mut model, &gradients));
     });
+    let part = match args.parts {
+        true => {
+            let outside = outside(&recipe, vocabulary, (&tokens, &targets), &device)?;
+            let (_, timing) = timed(args.measure.seconds / 4.0, || {
+                outside();
+                black_box(optimizer.update(&mut model, &gradients));
+            });
+            Some(("outside", timing.median))
+        }
+        false => None,
+    };
 
     let name = cell.name();
     let measured = Measured {
@@ -133,8 +153,29 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
         timing,
         operations: 6.0 * (recurrent + output) * frames as f64,
         rates: vec![("tokens", "tokens/s", frames as f64)],
+        part,
     };
     measured.print(peak)
+}
+
+/// Embedding, output layer and loss of the recipe's model, forward and backward, with random numbers in place
+/// of what the stack would give.
+fn outside(
+    recipe: &Recipe,
+    vocabulary: usize,
+    (tokens, targets): (&[u32], &[u32]),
+    device: &Device,
+) -> anyhow::Result<impl Fn()> {
+    let random = &mut Initializer::new(recipe.seed);
+    let (width, hidden) = (recipe.model.embedding, recipe.model.hidden);
+    let embedding = Embedding::init(vocabulary, width, random, device)?;
+    let output = Output::init(hidden, vocabulary, random, device)?;
+    let y = TensorData::new(random.uniform(targets.len() * hidden, 1.0), [targets.len(), hidden]);
+    let y = Tensor::<2>::from_data(y, device).require_grad();
+    Ok(move || {
+        black_box(embedding.forward(tokens).sum().backward());
+        black_box(output.cross_entropy(y.clone(), targets).backward());
+    })
 }
 
 /// Tokens drawn evenly from the vocabulary.

@@ -114,6 +114,7 @@ pub(super) fn run(args: &StepArgs) -> anyhow::Result<()> {
             ("weight_gigabytes", "GB/s of weights", weights * bytes / 1e9),
         ],
         timing,
+        part: None,
     };
     measured.print(peak)
 }
