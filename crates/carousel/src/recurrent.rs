@@ -418,13 +418,7 @@ impl Recurrent {
         let directions = self.direction.kernels();
         let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
         let input = if layer == 0 { self.input } else { hidden * directions.len() };
-        directions.iter().map(move |&direction| Layer {
-            cell,
-            direction,
-            input,
-            hidden,
-            precision: Precision::F32,
-        })
+        directions.iter().map(move |&direction| Layer { cell, direction, input, hidden, precision })
     }
 
     /// Chooses the implementation.

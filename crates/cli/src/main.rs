@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 bad usage.
 
+mod bench;
 mod eval;
 mod inspect;
 mod output;
@@ -14,6 +15,7 @@ mod train;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
+use carousel_kernels::MAX_THREADS;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const OVERVIEW: &str = "\
@@ -24,6 +26,7 @@ Examples:
   carousel eval runs/lm-001 --data other.txt measure it
   carousel inspect cells runs/lm-001 --data other.txt
                                              see what its units follow
+  carousel bench layer --shape 64,32,256     time this machine
 
 Results go to stdout, messages and progress to stderr. With --json the last
 line of stdout is one JSON object. Exit status: 0 done, 1 failed, 2 bad usage.
@@ -43,14 +46,15 @@ enum Verb {
     Eval(eval::EvalArgs),
     Sample(sample::SampleArgs),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Where and how a verb computes.
 #[derive(Args)]
 struct MachineArgs {
     /// Threads to compute with [default: all cores]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true, help_heading = "Machine")]
+    threads: Option<usize>,
 
     /// Device to compute on; only cpu so far
     #[arg(
@@ -68,11 +72,18 @@ enum Device {
     Cpu,
 }
 
+fn threads(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|threads| (1..=MAX_THREADS).contains(threads))
+        .ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}"))
+}
+
 impl MachineArgs {
     fn apply(&self) {
-        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS);
         match self.device {
-            Device::Cpu => carousel_kernels::set_threads(self.threads.unwrap_or_else(cores).get()),
+            Device::Cpu => carousel_kernels::set_threads(self.threads.unwrap_or_else(cores)),
         }
     }
 }
@@ -101,6 +112,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::run(&args),
         Verb::Sample(args) => sample::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
+        Verb::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -169,7 +169,7 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 }
 
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
-    let recipe = read_recipe(args)?;
+    let recipe = recipe_of(args)?;
     let path = args.out.clone().unwrap_or_else(next_free_run);
     let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
     let folder = RunFolder::create(&path).map_err(|error| match error {
@@ -196,34 +196,40 @@ fn remove_unstarted(folder: &RunFolder) {
     let _ = fs::remove_dir_all(folder.path());
 }
 
-fn read_recipe(args: &TrainArgs) -> anyhow::Result<Recipe> {
-    let is_toml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "toml");
-    let default = || (DEFAULT_RECIPE.to_owned(), "recipes/default.toml".to_owned());
-    let (text, name) = match &args.recipe {
-        None if args.data.last().is_some_and(is_toml) => {
-            // `--data text.txt my.toml` would train on the recipe as if it were text.
-            let path = args.data.last().map(|path| path.display().to_string()).unwrap_or_default();
-            let message = format!(
-                "--data takes all paths that follow it, {path} too: write a recipe before --data, \
-                 or `train lm` to learn from that file"
-            );
-            return Err(BadUsage(message).into());
-        }
+fn recipe_of(args: &TrainArgs) -> anyhow::Result<Recipe> {
+    if args.recipe.is_none() && args.data.last().is_some_and(|path| is_toml(path)) {
+        // `--data text.txt my.toml` would train on the recipe as if it were text.
+        let path = args.data.last().map(|path| path.display().to_string()).unwrap_or_default();
+        let message = format!(
+            "--data takes all paths that follow it, {path} too: write a recipe before --data, \
+             or `train lm` to learn from that file"
+        );
+        return Err(BadUsage(message).into());
+    }
+    let seed = args.seed.map(|seed| format!("seed={seed}"));
+    let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
+    read_recipe(args.recipe.as_deref(), &assignments)
+}
+
+fn is_toml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "toml")
+}
+
+/// The recipe in a file, or that of a task, or the default one; with `--set` applied.
+pub(crate) fn read_recipe(named: Option<&Path>, assignments: &[impl AsRef<str>]) -> anyhow::Result<Recipe> {
+    let (text, name) = match named {
         Some(path) if is_toml(path) => {
             let name = path.display().to_string();
             (fs::read_to_string(path).with_context(|| format!("could not read {name}"))?, name)
         }
-        None => default(),
-        Some(task) if task == Path::new("lm") => default(),
-        Some(other) => {
+        Some(other) if other != Path::new("lm") => {
             let message = format!("{} is no task, expected lm or a recipe file (.toml)", other.display());
             return Err(BadUsage(message).into());
         }
+        _ => (DEFAULT_RECIPE.to_owned(), "recipes/default.toml".to_owned()),
     };
     let mut recipe = Recipe::from_toml(&text, &name).map_err(BadUsage::from)?;
-    let seed = args.seed.map(|seed| format!("seed={seed}"));
-    let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
-    recipe.set_all(&assignments).map_err(BadUsage::from)?;
+    recipe.set_all(assignments).map_err(BadUsage::from)?;
     Ok(recipe)
 }
 

@@ -28,6 +28,7 @@ mod layer;
 pub mod loss;
 pub mod optim;
 mod pack;
+mod peak;
 mod record;
 pub mod reference;
 mod shape;
@@ -41,6 +42,7 @@ mod team;
 pub use layer::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
 };
+pub use peak::fma_peak;
 pub use record::Signal;
 pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Precision, Reset, ShapeError};
 pub use simd::Level;
