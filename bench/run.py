@@ -30,63 +30,111 @@ ROOT = HERE.parent
 RECORD = HERE / ".record.jsonl"
 
 
+# Below this share of the best peak seen, something else ran beside the bench.
+QUIET = 0.9
+TRIES = 5
+
+
 class Stopped(Exception):
     """The slice of time is over."""
 
 
-def measure(section, stable, record, launches, deadline):
-    """Fills the record with what it lacks of a section."""
-    rounds = list(section.rounds())
-    for launch in range(min(launches, section.most_launches or launches)):
-        started = {}
-        try:
-            for number, (case, contestants) in enumerate(rounds, 1):
-                # Whoever comes second finds a warmer machine: they take turns.
-                first = launch % len(contestants)
-                for contestant in contestants[first:] + contestants[:first]:
-                    if not stable.has(contestant):
-                        continue
-                    place = f"{section.name} {launch + 1}/{launches} {number}/{len(rounds)}  {describe(case)}"
-                    one(section, stable, record, launch, contestant, case, started, deadline, place)
-        finally:
-            for process in started.values():
-                process.close()
+class Watch:
+    """Sees whether the machine is the bench's alone, by what multiply-adds reach on all threads."""
+
+    PLACE = ("peak", 0, "", "", "")
+
+    def __init__(self, stable, record):
+        self.stable, self.record = stable, record
+        for _ in range(3):
+            self.is_quiet()
+        print(f"multiply-adds reach {self.best():.0f} GFLOP/s on {stable.threads} threads", file=sys.stderr)
+
+    def best(self):
+        """The best so far, that of a run that goes on included."""
+        return self.record.found.get(self.PLACE, {"gflops": 0.0})["gflops"]
+
+    def is_quiet(self):
+        peak = self.stable.peak()
+        if peak > self.best():
+            self.record.add(self.PLACE, {"gflops": peak})
+        return peak >= QUIET * self.best()
 
 
-def one(section, stable, record, launch, contestant, case, started, deadline, place):
-    """One contestant, one case, one launch, in the first launch in every variant."""
-    known = variants(contestant, case)[: 1 if section.fresh else None]
-    fastest = record.fastest(section.name, contestant, case, known)
-    for variant in known if launch == 0 or fastest is None else [fastest]:
-        if record.get(section.name, launch, contestant, variant, case) is not None:
-            continue
-        if time.monotonic() > deadline:
-            raise Stopped
-        program = stable.program(contestant)
-        if program not in started:
-            started[program] = stable.start(program)
-            introduction = getattr(started[program], "introduction", None)
+class Measuring:
+    """One section on its way."""
+
+    def __init__(self, section, stable, record, watch, launches, deadline):
+        self.section, self.stable, self.record, self.watch = section, stable, record, watch
+        self.launches = min(launches, section.most_launches or launches)
+        self.deadline = deadline
+        self.started = {}
+
+    def run(self):
+        """Fills the record with what it lacks of the section."""
+        rounds = list(self.section.rounds())
+        for launch in range(self.launches):
+            try:
+                for number, (case, contestants) in enumerate(rounds, 1):
+                    # Whoever comes second finds a warmer machine: they take turns.
+                    first = launch % len(contestants)
+                    turn = [one for one in contestants[first:] + contestants[:first] if self.stable.has(one)]
+                    place = f"{self.section.name} {launch + 1}/{self.launches} {number}/{len(rounds)}"
+                    self.turn(launch, case, turn, f"{place}  {describe(case)}")
+            finally:
+                for process in self.started.values():
+                    process.close()
+                self.started = {}
+
+    def missing(self, launch, case, turn):
+        """Who has not been measured yet: (contestant, variant); in the first launch every variant."""
+        for contestant in turn:
+            known = variants(contestant, case)[: 1 if self.section.fresh else None]
+            fastest = self.record.fastest(self.section.name, contestant, case, known)
+            for variant in known if launch == 0 or fastest is None else [fastest]:
+                if self.record.get(self.section.name, launch, contestant, variant, case) is None:
+                    yield contestant, variant
+
+    def turn(self, launch, case, turn, place):
+        """All contestants on one case, again where something else ran meanwhile."""
+        missing = list(self.missing(launch, case, turn))
+        for _ in range(TRIES if missing else 0):
+            if time.monotonic() > self.deadline:
+                raise Stopped
+            answers = [self.one(contestant, case, variant) for contestant, variant in missing]
+            if self.watch.is_quiet():
+                break
+            print(f"{place}  something else is running; once more", file=sys.stderr, flush=True)
+        else:
+            if missing:
+                sys.exit(f"{place}: the machine is busy; let nothing else run, then go on with --resume")
+        for (contestant, variant), answer in zip(missing, answers if missing else []):
+            self.record.add((self.section.name, launch, contestant, variant, key(case)), answer)
+            said = answer.get("error") or f"{answer['milliseconds']:.3f} ms"
+            print(f"{place}  {' '.join([contestant, variant]).strip()}: {said}", file=sys.stderr, flush=True)
+
+    def one(self, contestant, case, variant):
+        program = self.stable.program(contestant)
+        if program not in self.started:
+            self.started[program] = self.stable.start(program)
+            introduction = getattr(self.started[program], "introduction", None)
             if introduction:
-                record.add(("versions", 0, program, "", ""), introduction)
-        answer = started[program].measure(case | ({"variant": variant} if variant else {}))
-        record.add((section.name, launch, contestant, variant, key(case)), answer)
-        if section.fresh:
-            started.pop(program).close()
-        said = answer.get("error") or f"{answer['milliseconds']:.3f} ms"
-        print(f"{place}  {contestant} {variant}: {said}", file=sys.stderr, flush=True)
+                self.record.add(("versions", 0, program, "", ""), introduction)
+        answer = self.started[program].measure(case | ({"variant": variant} if variant else {}))
+        if self.section.fresh:
+            self.started.pop(program).close()
+        return answer
 
 
-def footer(section, record, stable, command):
+def footer(section, record, stable, peak, command):
     """Versions, machine, date and command."""
     contestants = {contestant for _, all in section.rounds() for contestant in all}
     found = [record.found.get(("versions", 0, name, "", "")) for name in sorted(map(stable.program, contestants))]
     versions = [f"{one['peer']} {one['version']}" for one in found if one]
     done = subprocess.run([stable.carousel, "--version"], stdout=subprocess.PIPE, check=True, text=True)
-    peaks = [answer["peak_gflops"] for answer in record.found.values() if answer.get("level") and "peak_gflops" in answer]
-    peak = f"FMA peak {sorted(peaks)[len(peaks) // 2]:.0f} GFLOP/s; " if peaks else ""
     parts = "; ".join([done.stdout.strip(), *versions])
     machine = f"{results.machine()}, {stable.threads} threads"
-    return f"{parts}; {machine}; {peak}{datetime.date.today()}. Written by `{command}`."
+    return f"{parts}; {machine}, FMA peak {peak:.0f} GFLOP/s; {datetime.date.today()}. Written by `{command}`."
 
 
 def main():
@@ -123,15 +171,16 @@ def main():
         record = Record.resume(RECORD, header) if resumed else Record(None if options.quick else RECORD, header)
     except ValueError as error:
         sys.exit(str(error))
+    watch = Watch(stable, record)
     command = "bench/run.py" + (f" --only {options.only}" if options.only else "")
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             section = ALL[name](stable, folder)
             try:
-                measure(section, stable, record, launches, deadline)
+                Measuring(section, stable, record, watch, launches, deadline).run()
             except (Stopped, KeyboardInterrupt):
                 sys.exit(f"stopped in {name}; --resume goes on")
-            lines = [f"## {section.title}", "", *section.lines(record), "", footer(section, record, stable, command)]
+            lines = [f"## {section.title}", "", *section.lines(record), "", footer(section, record, stable, watch.best(), command)]
             print("\n".join(lines), end="\n\n", flush=True)
             if not options.quick:
                 results.write_section(name, "\n".join(lines))

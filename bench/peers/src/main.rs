@@ -15,7 +15,9 @@ use ndarray::Array2;
 use rust_lstm::LSTMNetwork;
 use rust_lstm::models::gru_network::GRUNetwork;
 use serde_json::{Value, json};
-use tract_onnx::prelude::*;
+use tract_onnx::prelude::{
+    Framework, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec, Tensor as TractTensor,
+};
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 type Work = Box<dyn FnMut()>;
@@ -140,7 +142,9 @@ fn burn_layer(case: &Value) -> Fallible<Work> {
 fn rust_lstm_layer(case: &Value) -> Fallible<Work> {
     let sizes = Sizes::of(case)?;
     let x: Vec<Array2<f64>> = (0..sizes.time)
-        .map(|t| Array2::from_shape_fn((sizes.input, sizes.batch), |(i, b)| ((t * 31 + i * 7 + b) as f64).sin()))
+        .map(|t| {
+            Array2::from_shape_fn((sizes.input, sizes.batch), |(i, b)| ((t * 31 + i * 7 + b) as f64).sin())
+        })
         .collect();
     let dy = vec![Array2::ones((sizes.hidden, sizes.batch)); sizes.time];
     let training = sizes.training;
@@ -172,17 +176,15 @@ fn tract_step(case: &Value) -> Fallible<Work> {
     for input in 0..model.input_outlets()?.len() {
         let fact = model.input_fact(input)?;
         let shape = fact.shape.as_concrete().ok_or("the model has sizes that are not fixed")?;
-        let fill = if input == 0 { 0.5 } else { 0.0 };
-        values.push(Tensor0::from_shape(shape, &vec![fill; shape.iter().product()])?.into_tvalue());
+        let fill: f32 = if input == 0 { 0.5 } else { 0.0 };
+        values.push(TractTensor::from_shape(shape, &vec![fill; shape.iter().product()])?.into_tvalue());
     }
-    let model = model.into_runnable()?;
+    // Kept from step to step: it holds the plan's buffers.
+    let mut state = model.into_runnable()?.spawn()?;
     Ok(Box::new(move || {
-        let outputs = model.run(values.clone()).expect("the model ran when it was built");
+        let outputs = state.run(values.clone()).expect("the model ran when it was built");
         // Outputs are y and the states, in the order of the inputs behind x.
         values.truncate(1);
         values.extend(outputs.into_iter().skip(1));
     }))
 }
-
-/// Burn's prelude has a `Tensor` too.
-use tract_onnx::prelude::Tensor as Tensor0;
