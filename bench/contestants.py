@@ -74,6 +74,10 @@ class Carousel:
         pass
 
 
+class PeerGone(Exception):
+    """A peer is not installed, or ended by itself."""
+
+
 class Peer:
     """A process that stays for a whole launch."""
 
@@ -90,16 +94,22 @@ class Peer:
     def read(self):
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"{shlex.join(self.process.args)} ended with status {self.process.wait()}")
+            raise PeerGone(f"`{shlex.join(self.process.args)}` ended with status {self.process.wait()}")
         return json.loads(line)
 
     def measure(self, case):
-        self.process.stdin.write(json.dumps(case) + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps(case) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # It is gone; reading tells how.
         return self.read()
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.wait()
 
 
@@ -108,9 +118,11 @@ class Stable:
 
     def __init__(self, carousel, peers, threads):
         self.carousel, self.peers, self.threads = carousel, peers, threads
+        # Programs that could not be started, or ended by themselves.
+        self.gone = set()
 
     def has(self, contestant):
-        return contestant not in RUST_PEERS or self.peers.exists()
+        return self.program(contestant) not in self.gone and (contestant not in RUST_PEERS or self.peers.exists())
 
     def program(self, contestant):
         """The process that serves a contestant; some share one."""

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import results
-from contestants import RUST_PEERS, Stable, variants
+from contestants import RUST_PEERS, PeerGone, Stable, variants
 from record import Record, key
 from sections import ALL, describe
 
@@ -115,12 +115,17 @@ class Measuring:
 
     def one(self, contestant, case, variant):
         program = self.stable.program(contestant)
-        if program not in self.started:
-            self.started[program] = self.stable.start(program)
-            introduction = getattr(self.started[program], "introduction", None)
-            if introduction:
-                self.record.add(("versions", 0, program, "", ""), introduction)
-        answer = self.started[program].measure(case | ({"variant": variant} if variant else {}))
+        try:
+            if program not in self.started:
+                self.started[program] = self.stable.start(program)
+                introduction = getattr(self.started[program], "introduction", None)
+                if introduction:
+                    self.record.add(("versions", 0, program, "", ""), introduction)
+            answer = self.started[program].measure(case | ({"variant": variant} if variant else {}))
+        except PeerGone as gone:
+            # Peers are optional; the others go on without it.
+            self.stable.gone.add(program)
+            return {"error": str(gone)}
         if self.section.fresh:
             self.started.pop(program).close()
         return answer

@@ -3,13 +3,13 @@
     python3 -m unittest discover -s bench
 """
 
-import json
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 import results
-from contestants import carousel_arguments
+from contestants import Peer, PeerGone, carousel_arguments
 from record import Record, key, median, milliseconds, percent, ratios, spread, table, verdict
 from sections import ALL, Layers, Memory, Model, Ragged, Step, layer, model, step
 from timing import FEWEST, timed
@@ -124,6 +124,25 @@ class CommandTest(unittest.TestCase):
         words = carousel_arguments(model(dict(vocabulary=9, embedding=8, hidden=4, batch=3, bptt=2, optimizer="sgd")))
         for word in ["--vocabulary", "9", "--set=model.hidden=4", "--set=train.optimizer=sgd", "--set=train.bptt=2"]:
             self.assertIn(word, words)
+
+
+class PeerTest(unittest.TestCase):
+    def test_a_peer_answers_line_by_line(self):
+        echo = "import sys\nprint('{}', flush=True)\nfor line in sys.stdin: print(line, flush=True, end='')"
+        peer = Peer([sys.executable, "-c", echo], {})
+        self.addCleanup(peer.process.stdout.close)
+        self.assertEqual(peer.measure(CASE), CASE)
+        peer.close()
+
+    def test_a_peer_that_ends_is_told_from_one_that_answers(self):
+        with self.assertRaisesRegex(PeerGone, "ended with status 3"):
+            Peer([sys.executable, "-c", "raise SystemExit(3)"], {})
+        peer = Peer([sys.executable, "-c", "print('{}')"], {})
+        self.addCleanup(peer.process.stdout.close)
+        peer.process.wait()
+        with self.assertRaisesRegex(PeerGone, "ended with status 0"):
+            peer.measure(CASE)
+        peer.close()
 
 
 class FakeRagged(Ragged):
