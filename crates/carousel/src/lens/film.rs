@@ -113,10 +113,13 @@ pub fn film(
     Film { units: units.collect(), likely }
 }
 
-/// Gates between 0 and 1, all else evenly on both sides of 0.
+/// Gates between 0 and 1, all else evenly on both sides of 0, as far as 99 % of the values reach: a few
+/// extremes would leave the others without colour.
 fn coded(name: &str, values: &[f32]) -> FilmSignal {
     let is_gate = ["i", "f", "o", "r", "z"].contains(&name);
-    let most = values.iter().fold(0f32, |most, value| most.max(value.abs())).max(1e-6);
+    let mut sizes: Vec<f32> = values.iter().map(|value| value.abs()).collect();
+    sizes.sort_unstable_by(f32::total_cmp);
+    let most = sizes.get(sizes.len() * 99 / 100).copied().unwrap_or_default().max(1e-6);
     let (low, high) = if is_gate { (0.0, 1.0) } else { (-most, most) };
     let code = |&value: &f32| ((value - low) / (high - low) * 255.0).round().clamp(0.0, 255.0) as u8;
     FilmSignal { name: name.to_owned(), low, high, codes: values.iter().map(code).collect() }

@@ -285,10 +285,12 @@ fn page(
     working: &mut Working,
 ) -> CellsPage {
     let mut chosen: Vec<(Unit, String)> = Vec::new();
-    let mut take = |unit: &Unit, note: String| {
+    let mut take = |unit: &Unit, what: &str, score: Option<f64>| {
+        let note = score.map_or(what.to_owned(), |score| format!("{what} {score:.2}"));
         let same = |(other, _): &(Unit, String)| (other.layer, other.unit) == (unit.layer, unit.unit);
         match chosen.iter().position(same) {
-            Some(place) if !chosen[place].1.contains(&note) => {
+            // h and c of a unit follow the same property; the better one is named.
+            Some(place) if !chosen[place].1.split(", ").any(|note| note.starts_with(what)) => {
                 chosen[place].1 = format!("{}, {note}", chosen[place].1);
             }
             Some(_) => {}
@@ -299,11 +301,11 @@ fn page(
     let mut finds: Vec<&Finding> = result.findings.iter().filter(|finding| finding.found).collect();
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     for finding in &finds {
-        take(&finding.units[0].unit, format!("{} {:.2}", finding.property, finding.units[0].held_out));
+        take(&finding.units[0].unit, &finding.property, Some(finding.units[0].held_out));
     }
     for finding in &finds {
         for scored in &finding.units[1..] {
-            take(&scored.unit, format!("{} {:.2}", finding.property, scored.held_out));
+            take(&scored.unit, &finding.property, Some(scored.held_out));
         }
     }
     // In turns, so that each kind is there.
@@ -315,7 +317,7 @@ fn page(
             ("tied to a token", &rankings.tied),
         ] {
             if let Some(ranked) = ranked.get(place) {
-                take(&ranked.unit, name.to_owned());
+                take(&ranked.unit, name, None);
             }
         }
     }
