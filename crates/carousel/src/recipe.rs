@@ -1,9 +1,12 @@
 //! The recipe: everything that decides what an experiment does, as typed values.
 //!
-//! A recipe comes from a TOML file and from `key=value` overrides. Both go through one register,
-//! `KEYS`: the parser, the range checks, the error messages, the file that is written into a run and
-//! the table in `docs/recipe.md` all follow it. To add a key, add a field with its default, a line in
-//! `KEYS` and a row in `docs/recipe.md`; a test compares the two.
+//! A recipe comes from a TOML file and from `key=value` overrides. Both go through one register, `KEYS`
+//! in `recipe/register.rs`: the parser, the range checks, the error messages, the file that is written
+//! into a run and the table in `docs/recipe.md` all follow it. To add a key, add a field with its
+//! default, a line in `KEYS` and a row in `docs/recipe.md`; a test compares the two. What several keys
+//! must be together is a line in `RULES`.
+
+mod register;
 
 use std::fmt;
 
@@ -13,6 +16,8 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 use crate::data::Tokens;
+use crate::init::{Fan, GateBias, Init, WeightInit};
+use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
 
 /// One whole experiment.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,8 +62,22 @@ pub struct ModelRecipe {
     pub hidden: usize,
     /// Width of a token's embedding.
     pub embedding: usize,
-    /// What the forget gate's bias starts from. `lstm` only.
-    pub forget_bias: f64,
+    /// How the input weights are drawn, and with [`InitName::Uniform`] every other weight too.
+    pub init: InitName,
+    /// Half the width of the distribution. [`InitName::Uniform`] only.
+    pub init_range: f64,
+    /// Factor on the width; unset: see [`WeightInit`].
+    pub init_gain: Option<f64>,
+    /// What the width follows from. [`InitName::HeUniform`] and [`InitName::HeNormal`] only.
+    pub init_fan: Fan,
+    /// How the recurrent weights are drawn; unset: as the input weights.
+    pub recurrent_init: Option<InitName>,
+    /// As `init_gain`, for the recurrent weights. Where `recurrent_init` is set.
+    pub recurrent_gain: Option<f64>,
+    /// What the forget gate's bias starts from. `lstm` only; not beside `chrono`.
+    pub forget_bias: Option<f64>,
+    /// The longest time to remember, for chrono initialisation. `lstm` and `gru` only.
+    pub chrono: Option<usize>,
 }
 
 impl ModelRecipe {
@@ -69,6 +88,35 @@ impl ModelRecipe {
             CellName::Rnn => Cell::Rnn(self.activation),
             CellName::Lstm => Cell::Lstm,
             CellName::Gru => Cell::Gru(self.reset),
+        }
+    }
+
+    /// How the recurrent stack's weights are drawn.
+    #[must_use]
+    pub fn init(&self) -> Init {
+        let input = self.weight_init(self.init, self.init_gain);
+        let recurrent = match self.recurrent_init {
+            Some(name) => self.weight_init(name, self.recurrent_gain),
+            None => input,
+        };
+        let gates = match (self.chrono, self.forget_bias) {
+            (Some(longest), _) if self.cell != CellName::Rnn => GateBias::Chrono { longest },
+            (_, forget) => GateBias::Forget(forget.unwrap_or_default()),
+        };
+        Init { input, recurrent, gates }
+    }
+
+    fn weight_init(&self, name: InitName, gain: Option<f64>) -> WeightInit {
+        let fan = self.init_fan;
+        match name {
+            InitName::PyTorch => WeightInit::PyTorch,
+            InitName::Uniform => WeightInit::Uniform { range: self.init_range },
+            InitName::XavierUniform => WeightInit::XavierUniform { gain },
+            InitName::XavierNormal => WeightInit::XavierNormal { gain },
+            InitName::HeUniform => WeightInit::HeUniform { fan, gain },
+            InitName::HeNormal => WeightInit::HeNormal { fan, gain },
+            InitName::Orthogonal => WeightInit::Orthogonal { gain },
+            InitName::Identity => WeightInit::Identity { scale: gain },
         }
     }
 }
@@ -147,6 +195,64 @@ impl Named for CellName {
             CellName::Rnn => "rnn",
             CellName::Lstm => "lstm",
             CellName::Gru => "gru",
+        }
+    }
+}
+
+/// How weights are drawn, without the numbers; see [`WeightInit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitName {
+    /// PyTorch's default.
+    PyTorch,
+    /// One range for the whole model.
+    Uniform,
+    /// Glorot and Bengio 2010, uniform.
+    XavierUniform,
+    /// Glorot and Bengio 2010, normal.
+    XavierNormal,
+    /// He et al. 2015, uniform.
+    HeUniform,
+    /// He et al. 2015, normal.
+    HeNormal,
+    /// Saxe et al. 2014.
+    Orthogonal,
+    /// Le et al. 2015.
+    Identity,
+}
+
+impl Named for InitName {
+    const ALL: &'static [InitName] = &[
+        InitName::PyTorch,
+        InitName::Uniform,
+        InitName::XavierUniform,
+        InitName::XavierNormal,
+        InitName::HeUniform,
+        InitName::HeNormal,
+        InitName::Orthogonal,
+        InitName::Identity,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            InitName::PyTorch => "pytorch",
+            InitName::Uniform => "uniform",
+            InitName::XavierUniform => "xavier-uniform",
+            InitName::XavierNormal => "xavier-normal",
+            InitName::HeUniform => "he-uniform",
+            InitName::HeNormal => "he-normal",
+            InitName::Orthogonal => "orthogonal",
+            InitName::Identity => "identity",
+        }
+    }
+}
+
+impl Named for Fan {
+    const ALL: &'static [Fan] = &[Fan::In, Fan::Out];
+
+    fn name(self) -> &'static str {
+        match self {
+            Fan::In => "in",
+            Fan::Out => "out",
         }
     }
 }
@@ -252,8 +358,8 @@ pub enum RecipeError {
         other: &'static str,
         /// Its value.
         found: String,
-        /// The value that would make the key count.
-        wanted: &'static str,
+        /// The values that would make the key count.
+        wanted: String,
     },
     /// Two keys that say the same thing in two ways.
     #[error("{place}: {key} and {other} are both set, expected one of them")]
@@ -264,6 +370,14 @@ pub enum RecipeError {
         key: &'static str,
         /// The other.
         other: &'static str,
+    },
+    /// Keys that cannot stand beside each other with these values.
+    #[error("{place}: {message}")]
+    Together {
+        /// Where one of them stands.
+        place: Place,
+        /// Which keys, what they are, and what was wanted.
+        message: String,
     },
     /// A key without a default is not there.
     #[error("{place}: {key} is missing, expected {wanted}")]
@@ -322,7 +436,14 @@ impl Recipe {
                     layers: 2,
                     hidden: 128,
                     embedding: 128,
-                    forget_bias: 1.0,
+                    init: InitName::PyTorch,
+                    init_range: 0.1,
+                    init_gain: None,
+                    init_fan: Fan::In,
+                    recurrent_init: None,
+                    recurrent_gain: None,
+                    forget_bias: Some(1.0),
+                    chrono: None,
                 },
                 train: TrainRecipe {
                     epochs: Some(10.0),
@@ -383,11 +504,13 @@ impl Recipe {
     }
 
     /// Applies overrides together, so that their order does not matter; of two for one key the last
-    /// counts. `train.steps` takes the place of `train.epochs`, and the other way round.
+    /// counts. A key takes the place of others that say the same thing: `train.steps` of `train.epochs`,
+    /// and the other way round.
     ///
     /// # Errors
     /// [`RecipeError`], and the recipe is left as it was: for an override that is not `key=value`, an
-    /// unknown key, a bad value, or an override that has no effect in the resulting recipe.
+    /// unknown key, a bad value, an override that has no effect in the resulting recipe, or keys that
+    /// cannot stand together.
     pub fn set_all<S: AsRef<str>>(&mut self, assignments: &[S]) -> Result<(), RecipeError> {
         let given = assignments.iter().map(|assignment| {
             let text = assignment.as_ref();
@@ -412,11 +535,12 @@ impl Recipe {
         Ok(())
     }
 
-    /// Checks every value's range. Recipes read from a file or changed by overrides have passed this.
+    /// Checks every value's range, and what several must be together. Recipes read from a file or changed
+    /// by overrides have passed this.
     ///
     /// # Errors
-    /// [`RecipeError`] for the first value out of range, or where not exactly one of `train.epochs` and
-    /// `train.steps` is set.
+    /// [`RecipeError`] for the first value out of range, for two keys that say the same thing, and for keys
+    /// that cannot stand together.
     pub fn check(&self) -> Result<(), RecipeError> {
         for key in KEYS {
             if let Some(value) = (key.get)(self)
@@ -425,15 +549,15 @@ impl Recipe {
                 return Err(key.refuse(Place::Code, &value));
             }
         }
-        let (key, other) = ("train.steps", "train.epochs");
-        match (self.train.steps, self.train.epochs) {
-            (Some(_), Some(_)) => Err(RecipeError::Both { place: Place::Code, key, other }),
-            (None, None) => Err(RecipeError::Missing {
-                place: Place::Code,
-                key,
-                wanted: format!("{key} or {other} to be set"),
-            }),
-            _ => Ok(()),
+        for group in EXCLUSIVE {
+            let mut set = group.iter().filter(|name| find(name).is_some_and(|key| (key.get)(self).is_some()));
+            if let (Some(key), Some(other)) = (set.next(), set.next()) {
+                return Err(RecipeError::Both { place: Place::Code, key, other });
+            }
+        }
+        match RULES.iter().find_map(|rule| (rule.broken)(self)) {
+            Some(message) => Err(RecipeError::Together { place: Place::Code, message }),
+            None => Ok(()),
         }
     }
 
@@ -465,27 +589,32 @@ impl Recipe {
             if !key.kind.accepts(value) || (key.set)(self, value).is_none() {
                 return Err(key.refuse(place.clone(), value));
             }
-            match key.name {
-                "train.steps" => self.train.epochs = None,
-                "train.epochs" => self.train.steps = None,
-                _ => {}
+            for group in EXCLUSIVE.iter().filter(|group| group.contains(&key.name)) {
+                let others = group.iter().filter(|other| **other != key.name);
+                others.filter_map(|other| find(other)).for_each(|other| (other.unset)(self));
             }
             keys.push((key, place));
         }
-        let place_of = |name| keys.iter().rev().find(|(key, _)| key.name == name).map(|(_, place)| place);
-        if let (Some(place), Some(_)) = (place_of("train.steps"), place_of("train.epochs")) {
-            let (key, other) = ("train.steps", "train.epochs");
-            return Err(RecipeError::Both { place: (*place).clone(), key, other });
+        let place_of =
+            |name: &str| keys.iter().rev().find(|(key, _)| key.name == name).map(|(_, place)| *place);
+        for group in EXCLUSIVE {
+            let mut set = group.iter().filter_map(|name| Some((*name, place_of(name)?)));
+            if let (Some((key, place)), Some((other, _))) = (set.next(), set.next()) {
+                return Err(RecipeError::Both { place: place.clone(), key, other });
+            }
         }
-        for (key, place) in keys {
-            if let Some((only, found)) = key.blocked(self) {
-                return Err(RecipeError::NoEffect {
-                    place: place.clone(),
-                    key: key.name,
-                    other: only.key,
-                    found,
-                    wanted: only.value,
-                });
+        for (key, place) in &keys {
+            if let Some((OnlyWith { key: other, values }, found)) = key.blocked(self) {
+                let (place, key, wanted) = ((*place).clone(), key.name, values.join(" or "));
+                return Err(RecipeError::NoEffect { place, key, other, found, wanted });
+            }
+        }
+        for rule in RULES {
+            // Before this the demand was met, so something given now breaks it.
+            let place = rule.keys.iter().find_map(|name| place_of(name));
+            let place = place.or(keys.first().map(|(_, place)| *place));
+            if let (Some(place), Some(message)) = (place, (rule.broken)(self)) {
+                return Err(RecipeError::Together { place: place.clone(), message });
             }
         }
         Ok(())
@@ -515,229 +644,6 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, visit: &mut impl FnMut
             }
         }
     }
-}
-
-/// One line of the register.
-struct Key {
-    /// Dotted, as in `--set`.
-    name: &'static str,
-    kind: Kind,
-    /// The key counts only where this holds.
-    only_with: Option<OnlyWith>,
-    get: fn(&Recipe) -> Option<Value>,
-    set: fn(&mut Recipe, &Value) -> Option<()>,
-}
-
-/// "The key counts only where `key` is `value`."
-#[derive(Clone, Copy)]
-struct OnlyWith {
-    key: &'static str,
-    value: &'static str,
-}
-
-impl Key {
-    const fn only_with(mut self, key: &'static str, value: &'static str) -> Key {
-        self.only_with = Some(OnlyWith { key, value });
-        self
-    }
-
-    /// The condition that the recipe does not meet, and the value found instead.
-    fn blocked(&self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
-        let only = self.only_with?;
-        let found = find(only.key).and_then(|key| (key.get)(recipe))?;
-        (found.as_str() != Some(only.value)).then(|| (only, found.to_string()))
-    }
-
-    fn refuse(&self, place: Place, value: &Value) -> RecipeError {
-        RecipeError::Value { place, key: self.name, found: value.to_string(), wanted: self.kind.to_string() }
-    }
-}
-
-macro_rules! key {
-    (@line $name:expr, $kind:expr, $($field:ident).+) => {
-        Key {
-            name: $name,
-            kind: $kind,
-            only_with: None,
-            get: |recipe| Setting::write(&recipe.$($field).+),
-            set: |recipe, value| Setting::read(value).map(|read| recipe.$($field).+ = read),
-        }
-    };
-    ($field:ident, $kind:expr) => { key!(@line stringify!($field), $kind, $field) };
-    ($section:ident.$field:ident, $kind:expr) => {
-        key!(@line concat!(stringify!($section), ".", stringify!($field)), $kind, $section.$field)
-    };
-}
-
-const COUNT: u64 = u32::MAX as u64;
-const SIZE: u64 = 1 << 16;
-
-/// The register of keys, in the order of `docs/recipe.md` and of written recipes.
-const KEYS: &[Key] = &[
-    key!(task, Kind::OneOf(names::<Task>)),
-    key!(seed, Kind::Whole(0, i64::MAX as u64)),
-    key!(data.split, Kind::Shares),
-    key!(data.tokens, Kind::OneOf(names::<Tokens>)),
-    key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", "word"),
-    key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", "word"),
-    key!(model.cell, Kind::OneOf(names::<CellName>)),
-    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", "rnn"),
-    key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", "gru"),
-    key!(model.layers, Kind::Whole(1, 1000)),
-    key!(model.hidden, Kind::Whole(1, SIZE)),
-    key!(model.embedding, Kind::Whole(1, SIZE)),
-    key!(model.forget_bias, Kind::Number(-100.0, 100.0)).only_with("model.cell", "lstm"),
-    key!(train.epochs, Kind::Above(0.0, 1e6)),
-    key!(train.steps, Kind::Whole(1, COUNT)),
-    key!(train.batch, Kind::Whole(1, SIZE)),
-    key!(train.bptt, Kind::Whole(1, SIZE)),
-    key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
-    key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
-    key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", "momentum"),
-    key!(train.clip_norm, Kind::Number(0.0, 1e9)),
-    key!(train.validate_every, Kind::Whole(1, COUNT)),
-    key!(train.checkpoint_seconds, Kind::Whole(1, COUNT)),
-    key!(train.sample_length, Kind::Whole(0, COUNT)),
-    key!(train.log_every, Kind::Whole(1, COUNT)),
-];
-
-fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
-}
-
-/// Names of the keys of a section.
-fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
-    KEYS.iter()
-        .map(|key| key.name)
-        .filter(move |name| name.split_once('.').is_some_and(|(found, _)| found == section))
-}
-
-fn is_section(name: &str) -> bool {
-    keys_of(name).next().is_some()
-}
-
-/// What values a key takes; its text is the type column of `docs/recipe.md`.
-enum Kind {
-    /// A whole number, both ends included.
-    Whole(u64, u64),
-    /// A number, both ends included.
-    Number(f64, f64),
-    /// A number above the first and up to the second.
-    Above(f64, f64),
-    /// One of these names.
-    OneOf(fn() -> Vec<&'static str>),
-    /// Shares of the data: training, validation, test.
-    Shares,
-}
-
-impl Kind {
-    fn accepts(&self, value: &Value) -> bool {
-        match *self {
-            Kind::Whole(from, to) => {
-                value.as_integer().and_then(|n| u64::try_from(n).ok()).is_some_and(|n| from <= n && n <= to)
-            }
-            Kind::Number(from, to) => number(value).is_some_and(|n| from <= n && n <= to),
-            Kind::Above(from, to) => number(value).is_some_and(|n| from < n && n <= to),
-            Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
-            Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
-                let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
-                in_range && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
-            }),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Kind::Whole(from, to) if *to >= COUNT => write!(f, "a whole number from {from}"),
-            Kind::Whole(from, to) => write!(f, "a whole number from {from} to {to}"),
-            Kind::Number(from, to) => write!(f, "a number from {from} to {to}"),
-            Kind::Above(from, to) => write!(f, "a number above {from}, up to {to}"),
-            Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
-            Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
-        }
-    }
-}
-
-/// A type that a field of the recipe may have.
-trait Setting: Sized {
-    /// `None`: the value has another type.
-    fn read(value: &Value) -> Option<Self>;
-    /// `None`: the field is unset.
-    fn write(&self) -> Option<Value>;
-}
-
-impl Setting for usize {
-    fn read(value: &Value) -> Option<usize> {
-        value.as_integer().and_then(|number| usize::try_from(number).ok())
-    }
-
-    fn write(&self) -> Option<Value> {
-        (*self as u64).write()
-    }
-}
-
-impl Setting for u64 {
-    fn read(value: &Value) -> Option<u64> {
-        value.as_integer().and_then(|number| u64::try_from(number).ok())
-    }
-
-    /// TOML's whole numbers end at `i64::MAX`; one above becomes text, which every range refuses.
-    fn write(&self) -> Option<Value> {
-        Some(i64::try_from(*self).map_or_else(|_| Value::String(self.to_string()), Value::Integer))
-    }
-}
-
-impl Setting for f64 {
-    fn read(value: &Value) -> Option<f64> {
-        number(value)
-    }
-
-    fn write(&self) -> Option<Value> {
-        Some(Value::Float(*self))
-    }
-}
-
-impl Setting for [f64; 3] {
-    fn read(value: &Value) -> Option<[f64; 3]> {
-        let numbers: Vec<f64> = value.as_array()?.iter().map(number).collect::<Option<_>>()?;
-        numbers.try_into().ok()
-    }
-
-    fn write(&self) -> Option<Value> {
-        Some(Value::Array(self.iter().copied().map(Value::Float).collect()))
-    }
-}
-
-impl<T: Setting> Setting for Option<T> {
-    fn read(value: &Value) -> Option<Option<T>> {
-        T::read(value).map(Some)
-    }
-
-    fn write(&self) -> Option<Value> {
-        self.as_ref().and_then(T::write)
-    }
-}
-
-impl<T: Named> Setting for T {
-    fn read(value: &Value) -> Option<T> {
-        let name = value.as_str()?;
-        T::ALL.iter().copied().find(|named| named.name() == name)
-    }
-
-    fn write(&self) -> Option<Value> {
-        Some(Value::String(self.name().to_owned()))
-    }
-}
-
-fn names<T: Named>() -> Vec<&'static str> {
-    T::ALL.iter().map(|named| named.name()).collect()
-}
-
-/// A number, written with or without a decimal point.
-fn number(value: &Value) -> Option<f64> {
-    value.as_float().or_else(|| value.as_integer().map(|number| number as f64))
 }
 
 fn unknown(place: &Place, name: &str) -> RecipeError {
@@ -805,8 +711,13 @@ mod tests {
                 let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
                 assert_eq!(cells.len(), 4, "{row}");
                 let only = KEYS.iter().find(|key| cells[0] == format!("`{}`", key.name));
-                if let Some(OnlyWith { key, value }) = only.and_then(|key| key.only_with) {
-                    let condition = format!("Only with `{key} = \"{value}\"`.");
+                if let Some(OnlyWith { key, values }) = only.and_then(|key| key.only_with) {
+                    let quoted = |value: &&str| match *value {
+                        "true" | "false" => value.to_string(),
+                        name => format!("\"{name}\""),
+                    };
+                    let values: Vec<String> = values.iter().map(quoted).collect();
+                    let condition = format!("Only with `{key} = {}`.", values.join("` or `"));
                     assert!(cells[3].ends_with(&condition), "{row}\nshould end with {condition}");
                 } else {
                     assert!(!cells[3].contains("Only with"), "{row}");
@@ -856,7 +767,14 @@ mod tests {
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
+            ("model.init", "xavier-normal", ""),
+            ("model.init_range", "0.05", "model.init=uniform"),
+            ("model.init_gain", "2", "model.init=orthogonal"),
+            ("model.init_fan", "out", "model.init=he-normal"),
+            ("model.recurrent_init", "identity", ""),
+            ("model.recurrent_gain", "0.5", "model.recurrent_init=identity"),
             ("model.forget_bias", "0", ""),
+            ("model.chrono", "200", ""),
             ("train.epochs", "2.5", ""),
             ("train.steps", "100", ""),
             ("train.batch", "20", ""),
@@ -947,6 +865,24 @@ mod tests {
             "a.toml:4: model.reset has no effect with model.cell = \"lstm\"; it is read with gru only",
         );
         check(
+            "[model]\nchrono = 200\ncell = 'rnn'",
+            "a.toml:3: model.chrono has no effect with model.cell = \"rnn\"; it is read with lstm or gru only",
+        );
+        check(
+            "[model]\nrecurrent_gain = 2",
+            "a.toml:3: model.recurrent_gain has no effect with model.recurrent_init = unset; it is read with \
+             xavier-uniform or xavier-normal or he-uniform or he-normal or orthogonal or identity only",
+        );
+        check(
+            "[model]\nchrono = 200\nforget_bias = 1",
+            "a.toml:3: model.chrono and model.forget_bias are both set, expected one of them",
+        );
+        check(
+            "model.recurrent_init = 'uniform'",
+            "a.toml:2: model.recurrent_init is \"uniform\", expected one of pytorch, xavier-uniform, \
+             xavier-normal, he-uniform, he-normal, orthogonal, identity",
+        );
+        check(
             "[train]\nepochs = 3\nsteps = 4",
             "a.toml:4: train.steps and train.epochs are both set, expected one of them",
         );
@@ -1032,8 +968,38 @@ mod tests {
         );
         check(
             |r| r.train.epochs = None,
-            "recipe: train.steps is missing, expected train.steps or train.epochs to be set",
+            "recipe: neither train.steps nor train.epochs is set, expected one of them",
         );
+    }
+
+    #[test]
+    fn initial_weights_follow_their_keys() {
+        let check = |assignments: &[&str], expected: Init| {
+            let mut recipe = default();
+            recipe.set_all(assignments).unwrap();
+            assert_eq!(recipe.model.init(), expected, "{assignments:?}");
+        };
+        check(&[], Init::default());
+        check(
+            &["model.init=he-normal", "model.init_fan=out", "model.init_gain=3", "model.forget_bias=0"],
+            Init {
+                gates: GateBias::Forget(0.0),
+                ..Init::both(WeightInit::HeNormal { fan: Fan::Out, gain: Some(3.0) })
+            },
+        );
+        check(
+            &["model.init=uniform", "model.init_range=0.05"],
+            Init::both(WeightInit::Uniform { range: 0.05 }),
+        );
+        check(
+            &["model.init=xavier-uniform", "model.recurrent_init=identity", "model.recurrent_gain=0.9"],
+            Init {
+                input: WeightInit::XavierUniform { gain: None },
+                recurrent: WeightInit::Identity { scale: Some(0.9) },
+                ..Init::default()
+            },
+        );
+        check(&["model.chrono=200"], Init { gates: GateBias::Chrono { longest: 200 }, ..Init::default() });
     }
 
     #[test]

@@ -9,7 +9,7 @@ use carousel_kernels::{Batch, Layer, Layout};
 
 use crate::cell::Cell;
 use crate::fused;
-use crate::init::{Init, Initializer};
+use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, TapePool};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
@@ -73,6 +73,24 @@ pub enum ConfigError {
         /// What was given.
         found: f64,
     },
+    /// A range or gain that no weights can be drawn with.
+    #[error("the size of the {what} weights' distribution is {found}, expected a finite number above 0")]
+    InitSize {
+        /// Input or recurrent.
+        what: &'static str,
+        /// What was given.
+        found: f64,
+    },
+    /// Chrono initialisation that gives no unit a time.
+    #[error(
+        "chrono initialisation of an {cell} over {longest} steps; it takes an lstm or a gru and at least 2"
+    )]
+    Chrono {
+        /// The steps given.
+        longest: usize,
+        /// The cell.
+        cell: &'static str,
+    },
 }
 
 /// Sizes and options of a [`Recurrent`].
@@ -102,7 +120,6 @@ pub struct RecurrentConfig {
     layers: usize,
     direction: Direction,
     init: Init,
-    forget_bias: f64,
     seed: u64,
 }
 
@@ -116,7 +133,6 @@ impl RecurrentConfig {
             layers: 1,
             direction: Direction::default(),
             init: Init::default(),
-            forget_bias: 1.0,
             seed: 0,
         }
     }
@@ -131,15 +147,16 @@ impl RecurrentConfig {
         RecurrentConfig { direction, ..self }
     }
 
-    /// How weights are drawn. Default [`Init::Uniform`].
+    /// How weights and biases are drawn. Default: as PyTorch does, and a forget bias of 1.
     pub fn with_init(self, init: Init) -> RecurrentConfig {
         RecurrentConfig { init, ..self }
     }
 
     /// What an LSTM's forget gate starts with (Jozefowicz et al. 2015): `bias_ih` holds this value there and
-    /// `bias_hh` zero. Default 1. Other cells have no forget gate and ignore it.
-    pub fn with_forget_bias(self, forget_bias: f64) -> RecurrentConfig {
-        RecurrentConfig { forget_bias, ..self }
+    /// `bias_hh` zero. Default 1. Other cells have no forget gate and ignore it. Part of [`Init`].
+    pub fn with_forget_bias(mut self, forget_bias: f64) -> RecurrentConfig {
+        self.init.gates = GateBias::Forget(forget_bias);
+        self
     }
 
     /// The seed the weights are drawn from. Default 0.
@@ -150,7 +167,7 @@ impl RecurrentConfig {
     /// Makes the stack. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors
-    /// [`ConfigError`] when a size is zero or the forget bias is not finite.
+    /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Recurrent, ConfigError> {
         self.init_with(&mut Initializer::new(self.seed), device)
     }
@@ -165,9 +182,7 @@ impl RecurrentConfig {
                 return Err(ConfigError::Zero { what });
             }
         }
-        if !self.forget_bias.is_finite() {
-            return Err(ConfigError::ForgetBias { found: self.forget_bias });
-        }
+        self.init.check(self.cell)?;
         let recurrent = |weights| Recurrent {
             weights,
             cell: self.cell,
@@ -187,28 +202,11 @@ impl RecurrentConfig {
     }
 
     fn draw(&self, layer: &Layer, random: &mut Initializer, device: &Device) -> RecurrentWeights {
-        let (input, hidden, gates) = (layer.input, layer.hidden, layer.cell.gates());
-        let rows = gates * hidden;
-        let (weight_ih, weight_hh, mut bias_ih, mut bias_hh) = match self.init {
-            Init::Uniform => {
-                let bound = 1.0 / (hidden as f64).sqrt();
-                let mut draw = |count| random.uniform(count, bound);
-                (draw(rows * input), draw(rows * hidden), draw(rows), draw(rows))
-            }
-            Init::XavierOrthogonal => {
-                let bound = (6.0 / (input + hidden) as f64).sqrt();
-                let weight_ih = random.uniform(rows * input, bound);
-                let weight_hh = (0..gates).flat_map(|_| random.orthogonal(hidden)).collect();
-                (weight_ih, weight_hh, vec![0.0; rows], vec![0.0; rows])
-            }
-        };
-        if layer.cell == Cell::Lstm {
-            bias_ih[hidden..2 * hidden].fill(self.forget_bias as f32);
-            bias_hh[hidden..2 * hidden].fill(0.0);
-        }
+        let LayerValues { weight_ih, weight_hh, bias_ih, bias_hh } = draw_layer(layer, &self.init, random);
+        let rows = bias_ih.len();
         RecurrentWeights {
-            weight_ih: parameter(weight_ih, [rows, input], device),
-            weight_hh: parameter(weight_hh, [rows, hidden], device),
+            weight_ih: parameter(weight_ih, [rows, layer.input], device),
+            weight_hh: parameter(weight_hh, [rows, layer.hidden], device),
             bias_ih: parameter(bias_ih, [rows], device),
             bias_hh: parameter(bias_hh, [rows], device),
             tapes: TapePool::default(),

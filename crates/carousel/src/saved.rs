@@ -72,7 +72,7 @@ pub fn config(recipe: &Recipe, vocabulary: usize) -> LanguageModelConfig {
         embedding: recipe.model.embedding,
         hidden: recipe.model.hidden,
         layers: recipe.model.layers,
-        forget_bias: recipe.model.forget_bias,
+        init: recipe.model.init(),
         seed: recipe.seed,
     }
 }

@@ -6,6 +6,7 @@ mod support;
 
 use burn::tensor::{Device, Gradients, Tensor};
 use carousel::cell::Cell;
+use carousel::init::Init;
 use carousel::models::language_model::LanguageModelConfig;
 use carousel::output::IGNORE;
 use carousel::parameters::NamedParameters;
@@ -196,7 +197,7 @@ fn model_run(path: Path, targets: &[u32]) -> Found {
         embedding: 4,
         hidden: 6,
         layers: 2,
-        forget_bias: 1.0,
+        init: Init::default(),
         seed: 3,
     };
     let model = config.init(&autodiff()).unwrap().with_path(path);

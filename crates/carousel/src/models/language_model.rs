@@ -8,8 +8,8 @@ use carousel_kernels::{Batch, ShapeError};
 
 use crate::cell::Cell;
 use crate::embedding::Embedding;
-use crate::fused::with_slice;
-use crate::init::Initializer;
+use crate::fused::{with_slice, with_slice_mut};
+use crate::init::{Init, Initializer, WeightInit};
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut};
 use crate::ragged::SharedRows;
@@ -30,8 +30,9 @@ pub struct LanguageModelConfig {
     pub hidden: usize,
     /// Recurrent layers.
     pub layers: usize,
-    /// What an LSTM's forget gate starts with, see [`RecurrentConfig::with_forget_bias`].
-    pub forget_bias: f64,
+    /// How weights are drawn. With [`WeightInit::Uniform`] input weights, embedding and output layer are drawn
+    /// so too.
+    pub init: Init,
     /// The seed all weights are drawn from.
     pub seed: u64,
 }
@@ -40,17 +41,24 @@ impl LanguageModelConfig {
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors
-    /// [`ConfigError`] when a size is zero or the forget bias is not finite.
+    /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<LanguageModel, ConfigError> {
         let random = &mut Initializer::new(self.seed);
-        Ok(LanguageModel {
+        let mut model = LanguageModel {
             embedding: Embedding::init(self.vocabulary, self.embedding, random, device)?,
             recurrent: RecurrentConfig::new(self.cell, self.embedding, self.hidden)
                 .with_layers(self.layers)
-                .with_forget_bias(self.forget_bias)
+                .with_init(self.init)
                 .init_with(random, device)?,
             output: Output::init(self.hidden, self.vocabulary, random, device)?,
-        })
+        };
+        if let WeightInit::Uniform { range } = self.init.input {
+            let mut draw = |values: &mut [f32]| values.copy_from_slice(&random.uniform(values.len(), range));
+            with_slice_mut(&mut model.embedding.weight, &mut draw);
+            with_slice_mut(&mut model.output.weight, &mut draw);
+            with_slice_mut(&mut model.output.bias, &mut draw);
+        }
+        Ok(model)
     }
 }
 
@@ -62,11 +70,12 @@ impl LanguageModelConfig {
 /// use std::sync::Arc;
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
+/// use carousel::init::Init;
 /// use carousel::models::language_model::LanguageModelConfig;
 /// use carousel::ragged::Batch;
 ///
 /// let config = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 5, embedding: 4, hidden: 8, layers: 1, forget_bias: 1.0, seed: 0,
+///     cell: Cell::Lstm, vocabulary: 5, embedding: 4, hidden: 8, layers: 1, init: Init::default(), seed: 0,
 /// };
 /// let model = config.init(&Device::default().autodiff())?;
 /// let batch = Arc::new(Batch::full(2, 3)); // 2 sequences, 3 steps
