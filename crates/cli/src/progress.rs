@@ -79,9 +79,6 @@ impl Progress {
                     thousands(*valid_tokens as u64),
                     thousands(*steps)
                 ));
-                if let Some(note) = note {
-                    self.line(&format!("warning: {note}"));
-                }
                 if let Some(step) = resumed_at {
                     self.line(&format!("resumed after step {}", thousands(*step)));
                 }

@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod evaluate;
 mod language_model;
 mod optimizer;
+mod trainer;
 
 use std::path::Path;
 
