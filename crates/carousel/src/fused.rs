@@ -625,7 +625,7 @@ pub(crate) fn cross_entropy(
         hidden,
         slice(&values),
         targets,
-        (1.0 / counted as f64) as f32,
+        kernels::loss::Objective::scaled((1.0 / counted as f64) as f32),
         kernels::loss::OutputGradients { x: &mut dx, weight: &mut dweight, bias: Some(&mut dbias) },
     )
     .expect("shapes were checked before the call");

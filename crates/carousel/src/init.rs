@@ -224,8 +224,13 @@ impl Initializer {
         Initializer { random: ChaCha8Rng::seed_from_u64(seed) }
     }
 
+    /// A whole number below `limit`, which is above 0.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.unit() * limit as f64) as usize
+    }
+
     /// `[0, 1)`, in steps of 2⁻⁵³.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.random.next_u64() >> 11) as f64 * (-53f64).exp2()
     }
 

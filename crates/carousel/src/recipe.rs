@@ -15,7 +15,7 @@ use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use crate::data::Tokens;
+use crate::data::{Tokens, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
 use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
 
@@ -45,6 +45,13 @@ pub struct DataRecipe {
     pub min_count: usize,
     /// The largest vocabulary, `<unk>` and `<eos>` included; the most frequent words stay. Words only.
     pub vocab_size: Option<usize>,
+    /// `T`: steps of a sequence ([`Task::Adding`]), or between what is to be remembered and its recall
+    /// ([`Task::Copy`]).
+    pub length: usize,
+    /// Different symbols. [`Task::Copy`] only.
+    pub symbols: usize,
+    /// Symbols to remember. [`Task::Copy`] only.
+    pub memorize: usize,
 }
 
 /// The `[model]` section.
@@ -132,14 +139,61 @@ pub struct TrainRecipe {
     pub batch: usize,
     /// Tokens of every stream in one step; the gradient is cut there (truncated BPTT).
     pub bptt: usize,
+    /// Steps between two updates; unset: `bptt`.
+    pub k1: Option<usize>,
+    /// Steps that the gradient goes back from the end of a window; unset: `bptt`.
+    pub k2: Option<usize>,
+    /// Whether windows vary in length, and the learning rate with them.
+    pub vary_bptt: bool,
+    /// Batches whose gradients are added up before an update.
+    pub accumulate: usize,
     /// The update rule.
     pub optimizer: Optimizer,
     /// Step size of the update rule.
     pub learning_rate: f64,
     /// Share of the last update that is kept. `momentum` only.
     pub momentum: f64,
-    /// Largest global norm of the gradient; 0 leaves it as it is.
-    pub clip_norm: f64,
+    /// Decay of the mean of gradients. `adam` and `adamw` only.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients. `adam` and `adamw` only.
+    pub beta2: f64,
+    /// Decay of the mean of squared gradients. `rmsprop` only.
+    pub alpha: f64,
+    /// Keeps the divisor from zero. `adam`, `adamw` and `rmsprop` only.
+    pub epsilon: f64,
+    /// Validations that the loss may stay above its lowest before averaging begins. `nt-asgd` only.
+    pub nonmono: usize,
+    /// Added to the gradient, times the weight; with `adamw` taken off the weight, times the learning rate.
+    pub weight_decay: f64,
+    /// How the learning rate changes.
+    pub schedule: ScheduleName,
+    /// Factor on the learning rate when its time has come. [`ScheduleName::Step`], [`ScheduleName::Epoch`] and
+    /// [`ScheduleName::Plateau`] only.
+    pub decay: f64,
+    /// Steps between two decays. [`ScheduleName::Step`] only, which needs it.
+    pub decay_every: Option<usize>,
+    /// Passes before the first decay. [`ScheduleName::Epoch`] only, which needs it.
+    pub decay_after: Option<usize>,
+    /// Validations without a new lowest loss that are borne before a decay. [`ScheduleName::Plateau`] only.
+    pub patience: usize,
+    /// Where the learning rate ends. [`ScheduleName::Plateau`] and [`ScheduleName::Cosine`] only.
+    pub min_learning_rate: f64,
+    /// Steps over which the learning rate grows from zero.
+    pub warmup_steps: usize,
+    /// Validations without a new lowest loss after which a run ends.
+    pub early_stop: Option<usize>,
+    /// The mean of the weights that is validated and saved as the best.
+    pub average: AverageName,
+    /// Share of what was before that each step keeps. [`AverageName::Exponential`] only.
+    pub average_decay: f64,
+    /// Steps before averaging begins. Where `average` is not [`AverageName::None`].
+    pub average_from: usize,
+    /// Largest global norm of the gradient; 0 leaves it as it is. At most one of the three is set.
+    pub clip_norm: Option<f64>,
+    /// Largest norm of each parameter's gradient.
+    pub clip_each_norm: Option<f64>,
+    /// Largest absolute value of the gradient's elements.
+    pub clip_value: Option<f64>,
     /// Steps between validations; unset: once an epoch.
     pub validate_every: Option<usize>,
     /// Seconds between checkpoints.
@@ -148,6 +202,21 @@ pub struct TrainRecipe {
     pub sample_length: usize,
     /// Steps between two lines of progress.
     pub log_every: usize,
+}
+
+impl TrainRecipe {
+    /// Steps that the gradient goes back from the end of a window.
+    #[must_use]
+    pub fn k2(&self) -> usize {
+        self.k2.unwrap_or(self.bptt)
+    }
+
+    /// Where backpropagation through time is cut. Windows that vary follow from `seed`.
+    #[must_use]
+    pub fn truncation(&self, seed: u64) -> Truncation {
+        let varied = self.vary_bptt.then_some(seed);
+        Truncation { k1: self.k1.unwrap_or(self.bptt), k2: self.k2(), varied }
+    }
 }
 
 /// A value that is one of a few names in a recipe.
@@ -164,14 +233,20 @@ pub trait Named: Copy + PartialEq + 'static {
 pub enum Task {
     /// Language model: predict the next token.
     Lm,
+    /// The adding problem (Hochreiter and Schmidhuber 1997).
+    Adding,
+    /// Copy memory (Arjovsky et al. 2016).
+    Copy,
 }
 
 impl Named for Task {
-    const ALL: &'static [Task] = &[Task::Lm];
+    const ALL: &'static [Task] = &[Task::Lm, Task::Adding, Task::Copy];
 
     fn name(self) -> &'static str {
         match self {
             Task::Lm => "lm",
+            Task::Adding => "adding",
+            Task::Copy => "copy",
         }
     }
 }
@@ -268,11 +343,22 @@ pub enum Optimizer {
     RmsProp,
     /// Adam (Kingma and Ba 2015).
     Adam,
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    AdamW,
+    /// Gradient descent whose weights are averaged once the validation loss no longer falls (Merity et al.
+    /// 2017).
+    NtAsgd,
 }
 
 impl Named for Optimizer {
-    const ALL: &'static [Optimizer] =
-        &[Optimizer::Sgd, Optimizer::Momentum, Optimizer::RmsProp, Optimizer::Adam];
+    const ALL: &'static [Optimizer] = &[
+        Optimizer::Sgd,
+        Optimizer::Momentum,
+        Optimizer::RmsProp,
+        Optimizer::Adam,
+        Optimizer::AdamW,
+        Optimizer::NtAsgd,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -280,6 +366,66 @@ impl Named for Optimizer {
             Optimizer::Momentum => "momentum",
             Optimizer::RmsProp => "rmsprop",
             Optimizer::Adam => "adam",
+            Optimizer::AdamW => "adamw",
+            Optimizer::NtAsgd => "nt-asgd",
+        }
+    }
+}
+
+/// How the learning rate changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleName {
+    /// Not at all.
+    Constant,
+    /// Falls every so many steps.
+    Step,
+    /// Falls at every pass after some.
+    Epoch,
+    /// Falls when the validation loss stands still.
+    Plateau,
+    /// Falls along half a cosine over the whole run (Loshchilov and Hutter 2017).
+    Cosine,
+}
+
+impl Named for ScheduleName {
+    const ALL: &'static [ScheduleName] = &[
+        ScheduleName::Constant,
+        ScheduleName::Step,
+        ScheduleName::Epoch,
+        ScheduleName::Plateau,
+        ScheduleName::Cosine,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            ScheduleName::Constant => "constant",
+            ScheduleName::Step => "step",
+            ScheduleName::Epoch => "epoch",
+            ScheduleName::Plateau => "plateau",
+            ScheduleName::Cosine => "cosine",
+        }
+    }
+}
+
+/// Which mean of the weights is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AverageName {
+    /// None.
+    None,
+    /// That of all steps (Polyak and Juditsky 1992).
+    Mean,
+    /// One that forgets.
+    Exponential,
+}
+
+impl Named for AverageName {
+    const ALL: &'static [AverageName] = &[AverageName::None, AverageName::Mean, AverageName::Exponential];
+
+    fn name(self) -> &'static str {
+        match self {
+            AverageName::None => "none",
+            AverageName::Mean => "mean",
+            AverageName::Exponential => "exponential",
         }
     }
 }
@@ -419,48 +565,77 @@ impl Recipe {
     /// The recipe of a task where nothing is said otherwise.
     #[must_use]
     pub fn default_for(task: Task) -> Recipe {
-        match task {
-            Task::Lm => Recipe {
-                task,
-                seed: 1,
-                data: DataRecipe {
-                    split: [0.9, 0.05, 0.05],
-                    tokens: Tokens::Char,
-                    min_count: 1,
-                    vocab_size: None,
-                },
-                model: ModelRecipe {
-                    cell: CellName::Lstm,
-                    activation: Activation::Tanh,
-                    reset: Reset::After,
-                    layers: 2,
-                    hidden: 128,
-                    embedding: 128,
-                    init: InitName::PyTorch,
-                    init_range: 0.1,
-                    init_gain: None,
-                    init_fan: Fan::In,
-                    recurrent_init: None,
-                    recurrent_gain: None,
-                    forget_bias: Some(1.0),
-                    chrono: None,
-                },
-                train: TrainRecipe {
-                    epochs: Some(10.0),
-                    steps: None,
-                    batch: 50,
-                    bptt: 50,
-                    optimizer: Optimizer::Adam,
-                    learning_rate: 0.002,
-                    momentum: 0.9,
-                    clip_norm: 5.0,
-                    validate_every: None,
-                    checkpoint_seconds: 120,
-                    sample_length: 200,
-                    log_every: 10,
-                },
+        let mut recipe = Recipe {
+            task,
+            seed: 1,
+            data: DataRecipe {
+                split: [0.9, 0.05, 0.05],
+                tokens: Tokens::Char,
+                min_count: 1,
+                vocab_size: None,
+                length: 100,
+                symbols: 8,
+                memorize: 10,
             },
+            model: ModelRecipe {
+                cell: CellName::Lstm,
+                activation: Activation::Tanh,
+                reset: Reset::After,
+                layers: 2,
+                hidden: 128,
+                embedding: 128,
+                init: InitName::PyTorch,
+                init_range: 0.1,
+                init_gain: None,
+                init_fan: Fan::In,
+                recurrent_init: None,
+                recurrent_gain: None,
+                forget_bias: Some(1.0),
+                chrono: None,
+            },
+            train: TrainRecipe {
+                epochs: Some(10.0),
+                steps: None,
+                batch: 50,
+                bptt: 50,
+                k1: None,
+                k2: None,
+                vary_bptt: false,
+                accumulate: 1,
+                optimizer: Optimizer::Adam,
+                learning_rate: 0.002,
+                momentum: 0.9,
+                beta1: 0.9,
+                beta2: 0.999,
+                alpha: 0.99,
+                epsilon: 1e-8,
+                nonmono: 5,
+                weight_decay: 0.0,
+                schedule: ScheduleName::Constant,
+                decay: 0.5,
+                decay_every: None,
+                decay_after: None,
+                patience: 3,
+                min_learning_rate: 0.0,
+                warmup_steps: 0,
+                early_stop: None,
+                average: AverageName::None,
+                average_decay: 0.999,
+                average_from: 0,
+                clip_norm: Some(5.0),
+                clip_each_norm: None,
+                clip_value: None,
+                validate_every: None,
+                checkpoint_seconds: 120,
+                sample_length: 200,
+                log_every: 10,
+            },
+        };
+        if task != Task::Lm {
+            // Made on the fly: there are no epochs to count.
+            (recipe.train.epochs, recipe.train.steps) = (None, Some(5000));
         }
+        recipe
     }
 
     /// Reads a recipe. `file` is the name used in messages.
@@ -479,17 +654,17 @@ impl Recipe {
             given.push(Given { place: line(offset), name, value });
         });
 
-        let task = given.iter().find(|given| given.name == "task").ok_or_else(|| {
-            let kind = &find("task").expect("task is in the register").kind;
-            RecipeError::Missing {
-                place: Place::File(file.to_owned()),
-                key: "task",
-                wanted: kind.to_string(),
-            }
+        // The task comes first, because it decides the defaults of all other keys.
+        let key = find("task").expect("task is in the register");
+        let task = given.iter().find(|given| given.name == "task").ok_or_else(|| RecipeError::Missing {
+            place: Place::File(file.to_owned()),
+            key: "task",
+            wanted: key.kind.to_string(),
         })?;
-        // The task is applied twice: first alone, because it decides the defaults of all other keys.
         let mut recipe = Recipe::default_for(Task::Lm);
-        recipe.apply(std::slice::from_ref(task))?;
+        if !key.kind.accepts(&task.value) || (key.set)(&mut recipe, &task.value).is_none() {
+            return Err(key.refuse(task.place.clone(), &task.value));
+        }
         recipe = Recipe::default_for(recipe.task);
         recipe.apply(&given)?;
         Ok(recipe)
@@ -761,6 +936,9 @@ mod tests {
             ("data.tokens", "byte", ""),
             ("data.min_count", "3", "data.tokens=word"),
             ("data.vocab_size", "10000", "data.tokens=word"),
+            ("data.length", "400", "task=adding train.steps=9"),
+            ("data.symbols", "4", "task=copy train.steps=9"),
+            ("data.memorize", "5", "task=copy train.steps=9"),
             ("model.cell", "rnn", ""),
             ("model.activation", "relu", "model.cell=rnn"),
             ("model.reset", "before", "model.cell=gru"),
@@ -779,10 +957,33 @@ mod tests {
             ("train.steps", "100", ""),
             ("train.batch", "20", ""),
             ("train.bptt", "35", ""),
+            ("train.k1", "10", ""),
+            ("train.k2", "90", ""),
+            ("train.vary_bptt", "true", ""),
+            ("train.accumulate", "4", ""),
             ("train.optimizer", "rmsprop", ""),
             ("train.learning_rate", "1e-3", ""),
             ("train.momentum", "0.5", "train.optimizer=momentum"),
+            ("train.beta1", "0.8", ""),
+            ("train.beta2", "0.99", ""),
+            ("train.alpha", "0.9", "train.optimizer=rmsprop"),
+            ("train.epsilon", "1e-6", ""),
+            ("train.nonmono", "2", "train.optimizer=nt-asgd"),
+            ("train.weight_decay", "0.01", ""),
+            ("train.schedule", "cosine", ""),
+            ("train.decay", "0.1", "train.schedule=plateau"),
+            ("train.decay_every", "100", "train.schedule=step"),
+            ("train.decay_after", "4", "train.schedule=epoch"),
+            ("train.patience", "1", "train.schedule=plateau"),
+            ("train.min_learning_rate", "1e-5", "train.schedule=cosine"),
+            ("train.warmup_steps", "10", ""),
+            ("train.early_stop", "4", ""),
+            ("train.average", "mean", ""),
+            ("train.average_decay", "0.9", "train.average=exponential"),
+            ("train.average_from", "50", "train.average=mean"),
             ("train.clip_norm", "0", ""),
+            ("train.clip_each_norm", "1", ""),
+            ("train.clip_value", "0.5", ""),
             ("train.validate_every", "500", ""),
             ("train.checkpoint_seconds", "5", ""),
             ("train.sample_length", "0", ""),
@@ -793,12 +994,16 @@ mod tests {
             KEYS.iter().map(|key| key.name).collect::<Vec<_>>()
         );
         for (name, value, needs) in others {
-            let mut before = default();
-            if !needs.is_empty() {
-                before.set(needs).unwrap();
+            let key = find(name).unwrap();
+            let mut after = default();
+            let mut assignments: Vec<String> = needs.split_whitespace().map(str::to_owned).collect();
+            assignments.push(format!("{name}={value}"));
+            after.set_all(&assignments).unwrap();
+            let mut before = after.clone();
+            match (key.get)(&default()) {
+                Some(value) => (key.set)(&mut before, &value).unwrap(),
+                None => (key.unset)(&mut before),
             }
-            let mut after = before.clone();
-            after.set(&format!("{name}={value}")).unwrap();
             assert_eq!(after == before, name == "task", "{name}");
             after.check().unwrap();
             assert_eq!(Recipe::from_toml(&after.to_toml(), "config.toml").unwrap(), after, "{name}");
@@ -832,12 +1037,14 @@ mod tests {
         check(
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
-             the known keys are data.split, data.tokens, data.min_count, data.vocab_size",
+             the known keys are data.split, data.tokens, data.min_count, data.vocab_size, data.length, \
+             data.symbols, data.memorize",
         );
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
-             the known keys are data.split, data.tokens, data.min_count, data.vocab_size",
+             the known keys are data.split, data.tokens, data.min_count, data.vocab_size, data.length, \
+             data.symbols, data.memorize",
         );
         check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
         check(
@@ -886,12 +1093,66 @@ mod tests {
             "[train]\nepochs = 3\nsteps = 4",
             "a.toml:4: train.steps and train.epochs are both set, expected one of them",
         );
+        check(
+            "[train]\nclip_value = 1\nclip_norm = 1",
+            "a.toml:4: train.clip_norm and train.clip_value are both set, expected one of them",
+        );
+        check(
+            "[train]\nschedule = 'step'",
+            "a.toml:3: train.schedule = \"step\" needs train.decay_every, the steps between two decays",
+        );
+        check(
+            "[train]\nschedule = 'epoch'",
+            "a.toml:3: train.schedule = \"epoch\" needs train.decay_after, the epochs before the first decay",
+        );
+        check(
+            "[train]\nschedule = 'cosine'\nsteps = 100\nwarmup_steps = 100",
+            "a.toml:5: train.warmup_steps is 100, expected less than train.steps, which is 100: \
+             the cosine has no step left",
+        );
+        check(
+            "[train]\nschedule = 'plateau'\nmin_learning_rate = 1",
+            "a.toml:4: train.min_learning_rate is 1, expected at most train.learning_rate, which is 0.002",
+        );
+        check(
+            "[train]\noptimizer = 'nt-asgd'\naverage = 'mean'",
+            "a.toml:4: train.optimizer = \"nt-asgd\" averages weights by itself, expected train.average = \"none\"",
+        );
+        check(
+            "[train]\ndecay_every = 5",
+            "a.toml:3: train.decay_every has no effect with train.schedule = \"constant\"; it is read with step only",
+        );
+        check(
+            "[train]\nk2 = 20\nk1 = 30",
+            "a.toml:4: train.k1 is 30, expected at most train.k2, which is 20",
+        );
+        check("[train]\nk2 = 20", "a.toml:3: train.k1 is 50, expected at most train.k2, which is 20");
+        check(
+            "[train]\nvary_bptt = true\nk1 = 20",
+            "a.toml:3: train.vary_bptt needs train.k1 and train.k2 to be equal, found 20 and 50",
+        );
+        check(
+            "[train]\naccumulate = 2\nk1 = 20",
+            "a.toml:3: train.accumulate above 1 needs train.k1 and train.k2 to be equal, found 20 and 50",
+        );
         check("seed = 1\nseed = 2", "a.toml:3: duplicate key");
         let check = |text: &str, expected: &str| {
             assert_eq!(Recipe::from_toml(text, "a.toml").unwrap_err().to_string(), expected);
         };
-        check("[model]\nhidden = 3", "a.toml: task is missing, expected one of lm");
-        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm");
+        check("[model]\nhidden = 3", "a.toml: task is missing, expected one of lm, adding, copy");
+        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm, adding, copy");
+        check(
+            "task = 'adding'\ntrain.epochs = 3",
+            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm only",
+        );
+        check(
+            "task = 'adding'\ndata.symbols = 3",
+            "a.toml:2: data.symbols has no effect with task = \"adding\"; it is read with copy only",
+        );
+        check(
+            "task = 'copy'\n[train]\nschedule = 'epoch'\ndecay_after = 1",
+            "a.toml:3: train.schedule = \"epoch\" needs a task with epochs, found task = \"copy\"",
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@
 mod cell;
 #[allow(unsafe_code)]
 mod disjoint;
+pub mod dropout;
 pub mod embedding;
 mod gemm;
 mod grid;
@@ -28,6 +29,7 @@ mod layer;
 pub mod loss;
 pub mod optim;
 mod pack;
+pub mod penalty;
 pub mod reference;
 mod shape;
 #[allow(unsafe_code)]

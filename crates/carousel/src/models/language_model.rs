@@ -107,7 +107,16 @@ impl LanguageModel {
         state: Option<State>,
     ) -> (Tensor<1>, State) {
         let (y, state) = self.hidden(inputs, batch, state);
-        (self.output.cross_entropy(y, targets), state.detach())
+        (self.loss(y, targets), state.detach())
+    }
+
+    /// The mean cross-entropy in nats `[1]` of the last layer's outputs `[F, H]`.
+    ///
+    /// # Panics
+    /// When there is not one target a row, none counts, or one is not below `V`.
+    #[must_use]
+    pub fn loss(&self, y: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+        self.output.cross_entropy(y, targets)
     }
 
     /// Measures the model on a window, without a gradient.
@@ -137,7 +146,12 @@ impl LanguageModel {
         (self.output.logits(y), state)
     }
 
-    fn hidden(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
+    /// The outputs of the last layer `[F, H]`, and the state, both with their graph.
+    ///
+    /// # Panics
+    /// When `inputs` are not as many as the batch's frames, a token is not below `V`, or the state does not fit.
+    #[must_use]
+    pub fn hidden(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
         let (rows, index) = self.embedding.distinct(inputs);
         let x = SharedRows::new(rows, index, batch.clone())
             .unwrap_or_else(|error| panic!("the inputs do not fit the batch: {error}"));

@@ -2,22 +2,21 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
+use burn::tensor::{Device, Tensor};
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::data::{Corpus, Coverage, Document, Limits, Tokenizer, Vocab, Window, Windows};
+use crate::data::{Corpus, Coverage, Document, Limits, Stretch, Tokenizer, Truncation, Vocab, Windows};
 use crate::decode::sampling::{Sampling, write};
-use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
+use crate::output::Loss;
 use crate::parameters::NamedTensor;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, TrainRecipe};
 use crate::run::RunFolder;
 use crate::saved::config;
-use crate::state::State;
-use crate::train::checkpoint::find_tensor;
-use crate::train::evaluate::{carry, mean, measure, window_state};
-use crate::train::trainer::{Facts, Job, Pass, Work, train};
+use crate::train::evaluate::measure;
+use crate::train::tbptt::{Place, StateShape, Tbptt};
+use crate::train::trainer::{Facts, Job, Measured, Pass, Work, train};
 use crate::train::{Control, Event, Sources, Start, Summary, TrainError};
 
 /// How the samples during training are drawn: a little safer than the model's own probabilities.
@@ -49,15 +48,15 @@ pub fn language_model(
         Start::Resume => Tokenizer::new(run.read_vocab()?),
     };
     let Parts { train: corpus, valid, test } = Parts::read(&tokenizer, recipe, sources)?;
-    let windows = Windows::new(&corpus, recipe.train.batch, recipe.train.bptt, Coverage::Equal)?;
+    let TrainRecipe { batch, accumulate, .. } = recipe.train;
+    let tbptt = Tbptt::new(&corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
     let model = config(recipe, tokenizer.vocab().len()).init(&Device::default().autodiff())?;
     let facts = Facts {
-        vocabulary: tokenizer.vocab().len(),
-        train_tokens: corpus.tokens.len(),
-        valid_tokens: valid.as_ref().map_or(0, |part| part.tokens.len()),
+        vocabulary: Some(tokenizer.vocab().len()),
+        train_tokens: Some(corpus.tokens.len()),
+        valid_tokens: Some(valid.as_ref().map_or(0, |part| part.tokens.len())),
     };
-    let place = Place::default();
-    let job = LanguageModelJob { recipe, tokenizer, windows, model, place, carried: None, valid, test };
+    let job = LanguageModelJob { recipe, tokenizer, tbptt, model, valid, test };
     train(run, recipe, job, facts, start, on_event)
 }
 
@@ -74,7 +73,7 @@ impl Parts {
         let [train, valid, test] = all.split(shares(recipe, sources));
         let part = |documents: &[Document], held_out: Corpus| -> Result<Option<Corpus>, TrainError> {
             let part = if documents.is_empty() { held_out } else { tokenizer.corpus(documents)? };
-            Ok(Some(part).filter(|part| Windows::new(part, 1, 1, Coverage::All).is_ok()))
+            Ok(Some(part).filter(|part| Windows::new(part, 1, Truncation::every(1), Coverage::All).is_ok()))
         };
         Ok(Parts { train, valid: part(&sources.valid, valid)?, test: part(&sources.test, test)? })
     }
@@ -89,47 +88,37 @@ fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
     [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
 }
 
-/// Where in the training part a run is.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Place {
-    /// The next window of the pass.
-    window: usize,
-    /// Complete passes.
-    passes: u64,
-}
-
 struct LanguageModelJob<'a> {
     recipe: &'a Recipe,
     tokenizer: Tokenizer,
-    windows: Windows<'a>,
+    tbptt: Tbptt<'a>,
     model: LanguageModel,
-    place: Place,
-    /// The streams' state after the last window.
-    carried: Option<State>,
     valid: Option<Corpus>,
     test: Option<Corpus>,
 }
 
-impl Work for Window {
+impl Work for (usize, Stretch) {
     fn targets(&self) -> usize {
-        self.targets.len()
+        self.1.targets()
     }
 
     fn frames(&self) -> usize {
-        self.inputs.len()
+        self.1.frames()
     }
 }
 
 impl LanguageModelJob<'_> {
-    fn measure(&self, model: &LanguageModel, part: Option<&Corpus>) -> Result<Option<f64>, TrainError> {
+    fn measure(&self, model: &LanguageModel, part: Option<&Corpus>) -> Result<Option<Measured>, TrainError> {
         let train = &self.recipe.train;
-        part.map(|part| Ok(mean(measure(model, part, train.batch, train.bptt)?))).transpose()
+        let Some(part) = part else { return Ok(None) };
+        let Loss { nats, count, correct } = measure(model, part, train.batch, train.k2())?;
+        Ok(Some(Measured { loss: nats, targets: count, answers: Some((correct, count)) }))
     }
 }
 
 impl Job for LanguageModelJob<'_> {
     type Model = LanguageModel;
-    type Batch = Window;
+    type Batch = (usize, Stretch);
 
     fn model(&self) -> &LanguageModel {
         &self.model
@@ -142,45 +131,48 @@ impl Job for LanguageModelJob<'_> {
     fn steps(&self) -> u64 {
         match (self.recipe.train.steps, self.recipe.train.epochs) {
             (Some(steps), _) => steps as u64,
-            (None, epochs) => (epochs.unwrap_or(1.0) * self.windows.len() as f64).round().max(1.0) as u64,
+            (None, epochs) => self.tbptt.updates(epochs.unwrap_or(1.0)),
         }
     }
 
-    fn next(&mut self) -> Window {
-        if self.place.window == self.windows.len() {
-            self.place = Place { window: 0, passes: self.place.passes + 1 };
-        }
-        if self.place.window == 0 {
-            self.carried = None;
-        }
-        self.place.window += 1;
-        self.windows.get(self.place.window - 1)
+    fn next(&mut self) -> Vec<(usize, Stretch)> {
+        self.tbptt.next()
     }
 
-    fn loss(&mut self, window: &Window) -> Tensor<1> {
-        let state = window_state(self.carried.as_ref(), &window.segments);
-        let batch = Arc::new(window.batch.clone());
-        let (loss, state) = self.model.forward_loss(&window.inputs, &window.targets, &batch, state);
-        self.carried = Some(carry(&state, &window.segments, self.windows.streams()));
-        loss
+    /// A longer window is a larger step, as in Merity et al. 2017.
+    fn rate(&self) -> f64 {
+        self.tbptt.windows().share(self.tbptt.place().window - 1)
+    }
+
+    fn loss(&mut self, batch: &(usize, Stretch)) -> Tensor<1> {
+        let (mut outputs, mut targets) = (Vec::new(), Vec::new());
+        let model = &self.model;
+        self.tbptt.read(batch, |window, state| {
+            let (y, state) = model.hidden(&window.inputs, &Arc::new(window.batch.clone()), state);
+            outputs.push(y);
+            targets.extend_from_slice(&window.targets);
+            state
+        });
+        let y = if outputs.len() > 1 { Tensor::cat(outputs, 0) } else { outputs.remove(0) };
+        model.loss(y, &targets)
     }
 
     fn pass(&self) -> Option<Pass> {
-        let Place { window, passes } = self.place;
-        let length = self.windows.len();
+        let Place { window, passes } = self.tbptt.place();
+        let length = self.tbptt.windows().len();
         let epochs = passes as f64 + window as f64 / length as f64;
-        Some(Pass { epochs, began: window == 1, ended: window == length })
+        Some(Pass { epochs, passes, began: window == 1, ended: window == length })
     }
 
     fn validates(&self) -> bool {
         self.valid.is_some()
     }
 
-    fn validate(&self, model: &LanguageModel) -> Result<Option<f64>, TrainError> {
+    fn validate(&self, model: &LanguageModel) -> Result<Option<Measured>, TrainError> {
         self.measure(model, self.valid.as_ref())
     }
 
-    fn test(&self, model: &LanguageModel) -> Result<Option<f64>, TrainError> {
+    fn test(&self, model: &LanguageModel) -> Result<Option<Measured>, TrainError> {
         self.measure(model, self.test.as_ref())
     }
 
@@ -191,52 +183,21 @@ impl Job for LanguageModelJob<'_> {
     }
 
     fn place(&self) -> Result<Value, serde_json::Error> {
-        serde_json::to_value(self.place)
+        serde_json::to_value(self.tbptt.place())
     }
 
     fn carried(&self) -> Vec<NamedTensor> {
-        self.carried.as_ref().map(save_state).unwrap_or_default()
+        self.tbptt.named_tensors()
     }
 
     fn restore(&mut self, place: &Value, carried: &[NamedTensor]) -> Result<(), TrainError> {
-        let place =
-            Place::deserialize(place).map_err(|error| TrainError::State { reason: error.to_string() })?;
-        if place.window > self.windows.len() {
-            let reason = format!("window {} of {}", place.window, self.windows.len());
-            return Err(TrainError::State { reason });
-        }
-        self.place = place;
-        self.carried = load_state(carried, self.recipe, &Device::default().autodiff())?;
-        Ok(())
+        let state = |reason: String| TrainError::State { reason };
+        let place = Place::deserialize(place).map_err(|error| state(error.to_string()))?;
+        let model = &self.recipe.model;
+        let has_cell = model.recurrence().has_cell_state();
+        let shape = StateShape { layers: model.layers, hidden: model.hidden, has_cell };
+        self.tbptt
+            .restore(place, carried, shape)?
+            .ok_or_else(|| state(format!("window {} of {}", place.window, self.tbptt.windows().len())))
     }
-}
-
-/// The carried state as tensors `h` and `c`, `[layers · directions, B, H]`.
-fn save_state(state: &State) -> Vec<NamedTensor> {
-    let named = |name: &str, values: Tensor<3>| NamedTensor {
-        name: name.to_owned(),
-        shape: values.dims().to_vec(),
-        values: with_slice(&values, <[f32]>::to_vec),
-    };
-    let mut all = vec![named("h", state.h())];
-    all.extend(state.c().map(|c| named("c", c)));
-    all
-}
-
-/// The opposite of [`save_state`]; `None` where nothing was carried.
-fn load_state(
-    tensors: &[NamedTensor],
-    recipe: &Recipe,
-    device: &Device,
-) -> Result<Option<State>, TrainError> {
-    if tensors.is_empty() {
-        return Ok(None);
-    }
-    let shape = [recipe.model.layers, recipe.train.batch, recipe.model.hidden];
-    let read = |name: &str| -> Result<Tensor<3>, TrainError> {
-        let values = find_tensor(tensors, name, &shape)?.values.clone();
-        Ok(Tensor::from_data(TensorData::new(values, shape), device))
-    };
-    let c = if recipe.model.recurrence().has_cell_state() { Some(read("c")?) } else { None };
-    Ok(Some(State::new(read("h")?, c)))
 }
