@@ -324,12 +324,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use carousel_kernels::{Direction, Reset};
+    use carousel_kernels::{Direction, Precision, Reset};
 
     use super::*;
 
     fn layer(cell: Cell, input: usize, hidden: usize) -> Layer {
-        Layer { cell, direction: Direction::Forward, input, hidden }
+        Layer { cell, direction: Direction::Forward, input, hidden, precision: Precision::F32 }
     }
 
     fn mean_and_variance(values: &[f32]) -> (f64, f64) {

@@ -27,6 +27,7 @@ mod portable;
 pub mod ragged;
 pub mod recipe;
 pub mod recurrent;
+pub mod regularize;
 pub mod report;
 pub mod run;
 pub mod saved;

@@ -17,6 +17,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::data::{Tokens, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
+use crate::models::language_model::Regularize;
+use crate::regularize::Dropout;
 use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
 
 /// One whole experiment.
@@ -69,6 +71,22 @@ pub struct ModelRecipe {
     pub hidden: usize,
     /// Width of a token's embedding.
     pub embedding: usize,
+    /// Whether each layer but the first adds what it reads to what it gives.
+    pub residual: bool,
+    /// Whether the embedding is the output layer's weight as well.
+    pub tie_embeddings: bool,
+    /// Probability to drop out between layers.
+    pub dropout: f64,
+    /// Probability to drop out of what the first layer reads.
+    pub input_dropout: f64,
+    /// Probability to drop out of what the output layer reads.
+    pub output_dropout: f64,
+    /// Whether the three above draw one mask for all steps of a sequence.
+    pub locked_dropout: bool,
+    /// Probability of a word's embedding to drop out.
+    pub embedding_dropout: f64,
+    /// Probability of a recurrent weight to drop out.
+    pub weight_dropout: f64,
     /// How the input weights are drawn, and with [`InitName::Uniform`] every other weight too.
     pub init: InitName,
     /// Half the width of the distribution. [`InitName::Uniform`] only.
@@ -165,6 +183,12 @@ pub struct TrainRecipe {
     pub nonmono: usize,
     /// Added to the gradient, times the weight; with `adamw` taken off the weight, times the learning rate.
     pub weight_decay: f64,
+    /// Price of large outputs of the last layer (AR).
+    pub activation_penalty: f64,
+    /// Price of outputs of the last layer that change from step to step (TAR).
+    pub temporal_penalty: f64,
+    /// The share of each target that is spread over the vocabulary.
+    pub label_smoothing: f64,
     /// How the learning rate changes.
     pub schedule: ScheduleName,
     /// Factor on the learning rate when its time has come. [`ScheduleName::Step`], [`ScheduleName::Epoch`] and
@@ -562,6 +586,20 @@ impl fmt::Display for Place {
 }
 
 impl Recipe {
+    /// What keeps a language model from learning its text by heart.
+    #[must_use]
+    pub fn regularize(&self) -> Regularize {
+        let model = &self.model;
+        let locked = model.locked_dropout;
+        Regularize {
+            words: model.embedding_dropout,
+            input: model.input_dropout,
+            recurrent: Dropout { between: model.dropout, locked, weights: model.weight_dropout },
+            output: model.output_dropout,
+            label_smoothing: self.train.label_smoothing,
+        }
+    }
+
     /// The recipe of a task where nothing is said otherwise.
     #[must_use]
     pub fn default_for(task: Task) -> Recipe {
@@ -584,6 +622,14 @@ impl Recipe {
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
+                residual: false,
+                tie_embeddings: false,
+                dropout: 0.0,
+                input_dropout: 0.0,
+                output_dropout: 0.0,
+                locked_dropout: false,
+                embedding_dropout: 0.0,
+                weight_dropout: 0.0,
                 init: InitName::PyTorch,
                 init_range: 0.1,
                 init_gain: None,
@@ -611,6 +657,9 @@ impl Recipe {
                 epsilon: 1e-8,
                 nonmono: 5,
                 weight_decay: 0.0,
+                activation_penalty: 0.0,
+                temporal_penalty: 0.0,
+                label_smoothing: 0.0,
                 schedule: ScheduleName::Constant,
                 decay: 0.5,
                 decay_every: None,
@@ -945,6 +994,14 @@ mod tests {
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
+            ("model.residual", "true", ""),
+            ("model.tie_embeddings", "true", ""),
+            ("model.dropout", "0.5", ""),
+            ("model.input_dropout", "0.4", ""),
+            ("model.output_dropout", "0.3", ""),
+            ("model.locked_dropout", "true", "model.output_dropout=0.5"),
+            ("model.embedding_dropout", "0.1", ""),
+            ("model.weight_dropout", "0.5", ""),
             ("model.init", "xavier-normal", ""),
             ("model.init_range", "0.05", "model.init=uniform"),
             ("model.init_gain", "2", "model.init=orthogonal"),
@@ -970,6 +1027,9 @@ mod tests {
             ("train.epsilon", "1e-6", ""),
             ("train.nonmono", "2", "train.optimizer=nt-asgd"),
             ("train.weight_decay", "0.01", ""),
+            ("train.activation_penalty", "2", ""),
+            ("train.temporal_penalty", "1", ""),
+            ("train.label_smoothing", "0.1", ""),
             ("train.schedule", "cosine", ""),
             ("train.decay", "0.1", "train.schedule=plateau"),
             ("train.decay_every", "100", "train.schedule=step"),
@@ -1135,6 +1195,26 @@ mod tests {
             "[train]\naccumulate = 2\nk1 = 20",
             "a.toml:3: train.accumulate above 1 needs train.k1 and train.k2 to be equal, found 20 and 50",
         );
+        check(
+            "[model]\nlayers = 1\ndropout = 0.5",
+            "a.toml:4: model.dropout drops out between layers, but model.layers is 1; \
+             model.input_dropout and model.output_dropout are those around them",
+        );
+        check(
+            "[model]\nresidual = true\nlayers = 1",
+            "a.toml:3: model.residual adds a layer's input to its output from the second layer on, \
+             but model.layers is 1",
+        );
+        check(
+            "[model]\nlocked_dropout = true",
+            "a.toml:3: model.locked_dropout needs model.dropout, model.input_dropout or model.output_dropout \
+             above 0",
+        );
+        check(
+            "[model]\nhidden = 200\ntie_embeddings = true",
+            "a.toml:4: model.tie_embeddings needs model.embedding and model.hidden to be equal, found 128 and 200",
+        );
+        check("model.dropout = 1", "a.toml:2: model.dropout is 1, expected a number from 0 and below 1");
         check("seed = 1\nseed = 2", "a.toml:3: duplicate key");
         let check = |text: &str, expected: &str| {
             assert_eq!(Recipe::from_toml(text, "a.toml").unwrap_err().to_string(), expected);

@@ -84,6 +84,9 @@ pub fn config(recipe: &Recipe, vocabulary: usize) -> LanguageModelConfig {
         hidden: recipe.model.hidden,
         layers: recipe.model.layers,
         init: recipe.model.init(),
+        residual: recipe.model.residual,
+        tied: recipe.model.tie_embeddings,
+        regularize: recipe.regularize(),
         seed: recipe.seed,
     }
 }

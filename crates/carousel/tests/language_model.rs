@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use carousel::cell::{Cell, Reset};
 use carousel::fused::with_slice;
 use carousel::init::{Init, WeightInit};
-use carousel::models::language_model::{LanguageModel, LanguageModelConfig};
+use carousel::models::language_model::{LanguageModel, LanguageModelConfig, Regularize};
 use carousel::output::{IGNORE, Loss};
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
@@ -27,6 +27,9 @@ fn model(device: &Device) -> LanguageModel {
         hidden: 8,
         layers: 2,
         init: Init::default(),
+        residual: false,
+        tied: false,
+        regularize: Regularize::default(),
         seed: 1,
     };
     config.init(device).unwrap()
@@ -145,6 +148,9 @@ fn a_uniform_range_holds_for_the_whole_model() {
             hidden: 30,
             layers: 2,
             init,
+            residual: false,
+            tied: false,
+            regularize: Regularize::default(),
             seed: 1,
         };
         let tensors = config.init(&Device::default()).unwrap().named_tensors();

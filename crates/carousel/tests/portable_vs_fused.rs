@@ -7,7 +7,7 @@ mod support;
 use burn::tensor::{Device, Gradients, Tensor};
 use carousel::cell::Cell;
 use carousel::init::Init;
-use carousel::models::language_model::LanguageModelConfig;
+use carousel::models::language_model::{LanguageModelConfig, Regularize};
 use carousel::output::IGNORE;
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Ragged;
@@ -198,6 +198,9 @@ fn model_run(path: Path, targets: &[u32]) -> Found {
         hidden: 6,
         layers: 2,
         init: Init::default(),
+        residual: false,
+        tied: false,
+        regularize: Regularize::default(),
         seed: 3,
     };
     let model = config.init(&autodiff()).unwrap().with_path(path);

@@ -11,7 +11,7 @@ use carousel::cell::{Activation, Cell};
 use carousel::data::{Corpus, Truncation};
 use carousel::fused::with_slice;
 use carousel::init::Init;
-use carousel::models::language_model::{LanguageModel, LanguageModelConfig};
+use carousel::models::language_model::{LanguageModel, LanguageModelConfig, Regularize};
 use carousel::parameters::NamedParameters;
 use carousel::train::{Carried, Tbptt};
 use support::{CELLS, autodiff, close};
@@ -20,9 +20,22 @@ const VOCABULARY: u32 = 5;
 
 fn model(cell: Cell) -> LanguageModel {
     let (vocabulary, embedding, hidden, layers, seed) = (VOCABULARY as usize, 4, 6, 2, 3);
-    LanguageModelConfig { cell, vocabulary, embedding, hidden, layers, init: Init::default(), seed }
-        .init(&autodiff())
-        .unwrap()
+    let (init, regularize) = (Init::default(), Regularize::default());
+    let (residual, tied) = (false, false);
+    LanguageModelConfig {
+        cell,
+        vocabulary,
+        embedding,
+        hidden,
+        layers,
+        init,
+        residual,
+        tied,
+        regularize,
+        seed,
+    }
+    .init(&autodiff())
+    .unwrap()
 }
 
 fn corpus(documents: &[usize]) -> Corpus {

@@ -135,7 +135,7 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["train.optimizer=momentum", "train.weight_decay=0.001"],
         &["train.optimizer=rmsprop", "train.clip_value=0.01"],
         &["train.optimizer=adamw", "train.weight_decay=0.1", "train.clip_each_norm=0.5"],
-        &["train.optimizer=nt-asgd", "train.learning_rate=2", "train.nonmono=1"],
+        &["train.optimizer=nt-asgd", "train.learning_rate=2", "train.nonmono=1", "train.validate_every=2"],
         &["train.average=exponential", "train.average_decay=0.9", "train.average_from=10"],
         &["train.average=mean", "train.schedule=cosine", "train.warmup_steps=10"],
         &["train.schedule=plateau", "train.patience=0"],
@@ -145,6 +145,21 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["train.accumulate=3"],
         &["train.k1=4", "train.k2=11"],
         &["train.vary_bptt=true", "train.bptt=12"],
+        &[
+            "model.embedding_dropout=0.1",
+            "model.input_dropout=0.2",
+            "model.output_dropout=0.3",
+            "model.weight_dropout=0.4",
+        ],
+        &[
+            "model.layers=2",
+            "model.dropout=0.5",
+            "model.output_dropout=0.5",
+            "model.locked_dropout=true",
+            "train.k1=5",
+        ],
+        &["train.activation_penalty=2", "train.temporal_penalty=1", "train.label_smoothing=0.1"],
+        &["model.tie_embeddings=true", "model.embedding=12", "model.layers=2", "model.residual=true"],
     ];
     for case in cases {
         check_resume(case);
@@ -179,7 +194,12 @@ fn a_validation_loss_that_stands_still_has_consequences() {
     assert!(early.summary.stopped_early && !early.summary.stopped && early.summary.steps < 40);
     assert!(matches!(early.notices.last(), Some((_, Notice::EarlyStop { validations: 1 }))));
 
-    let asgd = train(&["train.optimizer=nt-asgd", "train.learning_rate=2", "train.nonmono=1"]);
+    let asgd = train(&[
+        "train.optimizer=nt-asgd",
+        "train.learning_rate=2",
+        "train.nonmono=1",
+        "train.validate_every=2",
+    ]);
     assert_eq!(asgd.notices.iter().map(|(_, what)| *what).collect::<Vec<_>>(), [Notice::Averaging]);
     assert!(!tensors(&asgd.run(), "average.safetensors").is_empty());
 }
@@ -234,7 +254,7 @@ fn what_needs_a_validation_loss_or_more_steps_is_refused_at_the_start() {
     check(
         &["train.epochs=0.5", "train.schedule=cosine", "train.warmup_steps=30"],
         sources().valid,
-        "train.warmup_steps is 30, but the whole run has 22 steps; lower it or train for longer",
+        "train.warmup_steps is 30, but the whole run has 23 steps; lower it or train for longer",
     );
 }
 
@@ -249,4 +269,81 @@ fn varied_windows_take_steps_of_their_length() {
     // An epoch is as many steps as the windows of that pass, whatever their lengths.
     let epochs = train(&["train.vary_bptt=true", "train.bptt=12", "train.epochs=3"]);
     assert!((epochs.summary.epochs.unwrap() - 3.0).abs() < 1e-9, "{:?}", epochs.summary.epochs);
+}
+
+/// Each key of a regulariser changes what is learned, and none keeps it from being learned.
+#[test]
+fn every_regulariser_changes_training_and_it_still_learns() {
+    let two = ["model.layers=2", "model.embedding=12", "train.learning_rate=0.02"];
+    let plain = train(&two).curve("loss");
+    for key in [
+        "model.dropout=0.3",
+        "model.input_dropout=0.3",
+        "model.output_dropout=0.3",
+        "model.embedding_dropout=0.2",
+        "model.weight_dropout=0.5",
+        "model.residual=true",
+        "model.tie_embeddings=true",
+        "train.activation_penalty=1",
+        "train.temporal_penalty=1",
+        "train.label_smoothing=0.1",
+        "train.weight_decay=0.001",
+    ] {
+        let loss = train(&[&two[..], &[key]].concat()).curve("loss");
+        assert_ne!(loss, plain, "{key}");
+        assert!(loss[loss.len() - 1] < 0.9 * loss[0], "{key}: from {} to {}", loss[0], loss[loss.len() - 1]);
+    }
+    let locked =
+        |locked: &str| train(&[&two[..], &["model.output_dropout=0.3", locked]].concat()).curve("loss");
+    assert_ne!(locked("model.locked_dropout=true"), locked("model.locked_dropout=false"));
+}
+
+fn puzzle(assignments: &[&str], stop_at: &[u64]) -> (Summary, RunFolder, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::create(&folder.path().join("run")).unwrap();
+    let task = if assignments[0] == "adding" { Task::Adding } else { Task::Copy };
+    let mut recipe = Recipe::default_for(task);
+    let small = ["model.layers=1", "model.hidden=16", "train.batch=10", "train.log_every=1"];
+    recipe.set_all(&[&small[..], &assignments[1..]].concat()).unwrap();
+    let mut start = Start::New;
+    let mut last = None;
+    for stop in stop_at.iter().copied().chain([u64::MAX]) {
+        let mut hear = |event: &Event<'_>| match event {
+            Event::Step { step, .. } if *step == stop => Control::Stop,
+            _ => Control::Continue,
+        };
+        last = Some(carousel::train::train(&run, &recipe, &Sources::default(), start, &mut hear).unwrap());
+        start = Start::Resume;
+    }
+    (last.unwrap(), run, folder)
+}
+
+#[test]
+fn tasks_that_make_their_data_learn_and_resume_to_the_bit() {
+    let copy = &[
+        "copy",
+        "data.length=3",
+        "data.symbols=2",
+        "data.memorize=2",
+        "train.steps=1500",
+        "train.learning_rate=0.01",
+    ];
+    let (summary, ..) = puzzle(copy, &[]);
+    assert!(summary.valid_accuracy.unwrap() > 0.95, "{summary:?}");
+    let adding =
+        &["adding", "data.length=4", "train.steps=300", "train.learning_rate=0.02", "train.accumulate=2"];
+    let (summary, ..) = puzzle(adding, &[]);
+    assert!(summary.valid_loss.unwrap() < 0.05 && summary.epochs.is_none(), "{summary:?}");
+    assert!(summary.test_loss.unwrap() < 0.06);
+
+    for case in [&copy[..], &adding[..]] {
+        let case = [case, &["train.steps=40"]].concat();
+        let ((whole, one, _a), (parts, other, _b)) = (puzzle(&case, &[]), puzzle(&case, &[11, 30]));
+        assert_eq!((whole.valid_loss, whole.test_loss), (parts.valid_loss, parts.test_loss));
+        for file in ["model.safetensors", "optimizer.safetensors"] {
+            assert!(tensors(&one, file) == tensors(&other, file), "{file}");
+        }
+        let (seeded, ..) = puzzle(&[&case[..], &["seed=2"]].concat(), &[]);
+        assert_ne!(seeded.valid_loss, whole.valid_loss);
+    }
 }

@@ -84,6 +84,8 @@ pub struct Window {
 pub struct Segment {
     /// The stream it belongs to, counted from the first of those that the window was asked for.
     pub stream: usize,
+    /// The document of the corpus that it is a piece of.
+    pub document: usize,
     /// It starts from the stream's carried state, otherwise from zero.
     pub carried: bool,
     /// It is the stream's last in this window: its final state becomes the stream's carried state.
@@ -300,6 +302,7 @@ impl<'a> Windows<'a> {
         let (inputs, targets) = frames.unzip();
         let segments = pieces.iter().enumerate().map(|(sequence, (stream, piece))| Segment {
             stream: stream - first_stream,
+            document: self.corpus.document_starts.partition_point(|&start| start <= piece.start),
             // Past the start of the pass only the start of a document is a fresh start.
             carried: from > 0 && !self.starts_document(piece.start),
             last: pieces.get(sequence + 1).is_none_or(|(next, _)| next != stream),

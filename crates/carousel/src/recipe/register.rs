@@ -99,6 +99,14 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE)).only_with("task", &["lm", "copy"]),
+    key!(model.residual, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.tie_embeddings, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.locked_dropout, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
     key!(model.init, Kind::OneOf(names::<InitName>)),
     key!(model.init_range, Kind::Above(0.0, 100.0)).only_with("model.init", &["uniform"]),
     key!(model.init_gain, Kind::Above(0.0, 100.0)).only_with("model.init", SCALED),
@@ -124,6 +132,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.epsilon, Kind::Above(0.0, 1.0)).only_with("train.optimizer", &["adam", "adamw", "rmsprop"]),
     key!(train.nonmono, Kind::Whole(1, COUNT)).only_with("train.optimizer", &["nt-asgd"]),
     key!(train.weight_decay, Kind::Number(0.0, 1000.0)),
+    key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
+    key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
+    key!(train.label_smoothing, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
     key!(train.schedule, Kind::OneOf(names::<ScheduleName>)),
     key!(train.decay, Kind::Above(0.0, 1.0)).only_with("train.schedule", &["step", "epoch", "plateau"]),
     key!(train.decay_every, Kind::Whole(1, COUNT)).only_with("train.schedule", &["step"]),
@@ -184,6 +195,51 @@ pub(super) const RULES: &[Rule] = &[
             let found = recipe.task.name();
             broken.then(|| {
                 needs("train.schedule = \"epoch\"", &format!("a task with epochs, found task = \"{found}\""))
+            })
+        },
+    },
+    Rule {
+        keys: &["model.dropout", "model.layers"],
+        broken: |recipe| {
+            let broken = recipe.model.dropout > 0.0 && recipe.model.layers == 1;
+            broken.then(|| {
+                "model.dropout drops out between layers, but model.layers is 1; \
+                 model.input_dropout and model.output_dropout are those around them"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["model.residual", "model.layers"],
+        broken: |recipe| {
+            let broken = recipe.model.residual && recipe.model.layers == 1;
+            broken.then(|| {
+                "model.residual adds a layer's input to its output from the second layer on, \
+                 but model.layers is 1"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["model.locked_dropout", "model.dropout", "model.input_dropout", "model.output_dropout"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let none = model.dropout + model.input_dropout + model.output_dropout == 0.0;
+            (model.locked_dropout && none).then(|| {
+                let wanted = "model.dropout, model.input_dropout or model.output_dropout above 0";
+                needs("model.locked_dropout", wanted)
+            })
+        },
+    },
+    Rule {
+        keys: &["model.tie_embeddings", "model.embedding", "model.hidden"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            (model.tie_embeddings && model.embedding != model.hidden).then(|| {
+                format!(
+                    "model.tie_embeddings needs model.embedding and model.hidden to be equal, found {} and {}",
+                    model.embedding, model.hidden
+                )
             })
         },
     },

@@ -3,20 +3,25 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
+use carousel_kernels::dropout::key;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::data::{Corpus, Coverage, Document, Limits, Stretch, Tokenizer, Truncation, Vocab, Windows};
+use crate::data::{
+    Corpus, Coverage, Document, Limits, Segment, Stretch, Tokenizer, Truncation, Vocab, Windows,
+};
 use crate::decode::sampling::{Sampling, write};
-use crate::models::language_model::LanguageModel;
+use crate::models::language_model::{LanguageModel, NoisyOutputs};
 use crate::output::Loss;
 use crate::parameters::NamedTensor;
 use crate::recipe::{Recipe, TrainRecipe};
+use crate::recurrent::NoisySequences;
+use crate::regularize::{Noise, activation_penalty};
 use crate::run::RunFolder;
 use crate::saved::config;
 use crate::train::evaluate::measure;
 use crate::train::tbptt::{Place, StateShape, Tbptt};
-use crate::train::trainer::{Facts, Job, Measured, Pass, Work, train};
+use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, train};
 use crate::train::{Control, Event, Sources, Start, Summary, TrainError};
 
 /// How the samples during training are drawn: a little safer than the model's own probabilities.
@@ -144,17 +149,42 @@ impl Job for LanguageModelJob<'_> {
         self.tbptt.windows().share(self.tbptt.place().window - 1)
     }
 
-    fn loss(&mut self, batch: &(usize, Stretch)) -> Tensor<1> {
-        let (mut outputs, mut targets) = (Vec::new(), Vec::new());
+    fn objective(&mut self, batch: &(usize, Stretch)) -> Objective {
+        let Recipe { seed, train, .. } = self.recipe;
+        let Place { window, passes } = self.tbptt.place();
+        let noise = Noise::new(&[*seed, passes, window as u64, batch.0 as u64]);
         let model = &self.model;
+        let noisy = model.is_noisy();
+        let (mut outputs, mut targets, mut penalties) = (Vec::new(), Vec::new(), Vec::new());
+        let frames = batch.frames() as f64;
         self.tbptt.read(batch, |window, state| {
-            let (y, state) = model.hidden(&window.inputs, &Arc::new(window.batch.clone()), state);
-            outputs.push(y);
+            let packed = Arc::new(window.batch.clone());
             targets.extend_from_slice(&window.targets);
+            let (raw, dropped, state) = if noisy {
+                // A document of a stream keeps its masks over all windows of an update.
+                let name = |segment: &Segment| key(&[segment.stream as u64, segment.document as u64]) as u32;
+                let names: Vec<u32> = window.segments.iter().map(name).collect();
+                let noisy = NoisySequences { noise, names: &names };
+                let NoisyOutputs { raw, dropped, state } =
+                    model.hidden_noisy(&window.inputs, &packed, state, noisy);
+                (raw, dropped, state)
+            } else {
+                let (y, state) = model.hidden(&window.inputs, &packed, state);
+                (y.clone(), y, state)
+            };
+            let share = window.inputs.len() as f64 / frames;
+            let (activation, temporal) = (train.activation_penalty * share, train.temporal_penalty * share);
+            if activation > 0.0 {
+                penalties.push(activation_penalty(dropped.clone(), &packed, activation, 0.0));
+            }
+            if temporal > 0.0 {
+                penalties.push(activation_penalty(raw, &packed, 0.0, temporal));
+            }
+            outputs.push(dropped);
             state
         });
         let y = if outputs.len() > 1 { Tensor::cat(outputs, 0) } else { outputs.remove(0) };
-        model.loss(y, &targets)
+        penalties.into_iter().fold(Objective::plain(model.loss(y, &targets)), Objective::with)
     }
 
     fn pass(&self) -> Option<Pass> {

@@ -17,7 +17,7 @@ use crate::ragged::Batch;
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
 use crate::saved;
-use crate::train::trainer::{Facts, Job, Measured, Pass, Work, train};
+use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, train};
 use crate::train::{Control, Event, Start, Summary, TrainError};
 
 /// Sequences that a model is validated and tested on.
@@ -159,8 +159,8 @@ impl<P: Puzzle> Job for PuzzleJob<'_, P> {
         parts
     }
 
-    fn loss(&mut self, batch: &Self::Batch) -> Tensor<1> {
-        self.puzzle.loss(&self.model, &batch.data)
+    fn objective(&mut self, batch: &Self::Batch) -> Objective {
+        Objective::plain(self.puzzle.loss(&self.model, &batch.data))
     }
 
     fn pass(&self) -> Option<Pass> {

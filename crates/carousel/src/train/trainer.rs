@@ -43,8 +43,8 @@ pub(super) trait Job {
         1.0
     }
 
-    /// The mean loss `[1]` over the targets of a batch, as a graph.
-    fn loss(&mut self, batch: &Self::Batch) -> Tensor<1>;
+    /// What is to become small on a batch, as a graph.
+    fn objective(&mut self, batch: &Self::Batch) -> Objective;
 
     /// How far the data was read; `None` where it has no end.
     fn pass(&self) -> Option<Pass>;
@@ -78,6 +78,26 @@ pub(super) trait Work {
 
     /// Steps of all sequences.
     fn frames(&self) -> usize;
+}
+
+/// What an update makes smaller.
+pub(super) struct Objective {
+    /// The mean loss over a batch's targets `[1]`, with all penalties.
+    pub(super) whole: Tensor<1>,
+    /// The mean loss alone.
+    pub(super) mean: f64,
+}
+
+impl Objective {
+    /// A loss without penalties.
+    pub(super) fn plain(loss: Tensor<1>) -> Objective {
+        Objective { mean: f64::from(with_slice(&loss, |loss| loss[0])), whole: loss }
+    }
+
+    /// Adds a penalty.
+    pub(super) fn with(self, penalty: Tensor<1>) -> Objective {
+        Objective { whole: self.whole + penalty, ..self }
+    }
 }
 
 /// How good a model is on some data.
@@ -342,16 +362,15 @@ impl<J: Job> Trainer<'_, J> {
         let mut summed = 0.0;
         let mut gradients: Option<Vec<Tensor<1>>> = None;
         for batch in &batches {
-            let loss = self.job.loss(batch);
-            let mean = f64::from(with_slice(&loss, |loss| loss[0]));
+            let Objective { whole, mean } = self.job.objective(batch);
             if !mean.is_finite() {
                 return Err(TrainError::Diverged { step, what: "the loss" });
             }
             summed += mean * batch.targets() as f64;
             // A part counts as much as it has targets, so that the sum is the gradient of the whole mean.
             let share = batch.targets() as f64 / targets as f64;
-            let loss = if batches.len() > 1 { loss * share } else { loss };
-            let part = self.job.model().take_gradients(&mut loss.backward());
+            let whole = if batches.len() > 1 { whole * share } else { whole };
+            let part = self.job.model().take_gradients(&mut whole.backward());
             gradients = Some(match gradients {
                 None => part,
                 Some(sum) => sum.into_iter().zip(part).map(|(sum, part)| sum + part).collect(),
