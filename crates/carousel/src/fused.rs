@@ -31,7 +31,7 @@ use crate::layer::{LayerInput, LayerOutput, PooledTape, RecurrentWeights, lock};
 use crate::state::LayerState;
 
 /// A tensor on Burn's autodiff layer over the CPU.
-type Tracked = FloatTensor<Autodiff<Flex>>;
+pub(crate) type Tracked = FloatTensor<Autodiff<Flex>>;
 
 /// Whether the kernels can read this tensor: CPU memory, 32-bit floats.
 #[must_use]
@@ -102,7 +102,7 @@ fn empty<const D: usize>() -> Tensor<D> {
 }
 
 /// The values of a CPU tensor, without what computed them.
-fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+pub(crate) fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     tensor
         .without_autodiff()
         .try_into_primitive::<Flex>()
@@ -110,20 +110,20 @@ fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 }
 
 /// The tensor itself where its elements lie one after another, else such a copy.
-fn dense(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn dense(tensor: FlexTensor) -> FlexTensor {
     if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
 }
 
-fn slice(tensor: &FlexTensor) -> &[f32] {
+pub(crate) fn slice(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("made dense, and of 32-bit floats")
 }
 
 /// Takes the vector over, no copy.
-fn flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+pub(crate) fn flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
-fn on_strategy<const D: usize>(
+pub(crate) fn on_strategy<const D: usize>(
     tensor: Tensor<D>,
     strategy: Option<GradientCheckpointingStrategy>,
 ) -> Tensor<D> {
@@ -133,7 +133,7 @@ fn on_strategy<const D: usize>(
     }
 }
 
-fn into_tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
+pub(crate) fn into_tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
     let tensor = tensor.autodiff();
     let tracked = match tensor.gradient_checkpointing_strategy() {
         Some(GradientCheckpointingStrategy::Balanced) => {
@@ -144,7 +144,10 @@ fn into_tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
     tracked.expect("callers check that the tensor lies in CPU memory")
 }
 
-fn from_tracked<const D: usize>(tensor: Tracked, strategy: GradientCheckpointingStrategy) -> Tensor<D> {
+pub(crate) fn from_tracked<const D: usize>(
+    tensor: Tracked,
+    strategy: GradientCheckpointingStrategy,
+) -> Tensor<D> {
     match strategy {
         GradientCheckpointingStrategy::Balanced => {
             Tensor::from_primitive::<Autodiff<Flex, BalancedCheckpointing>>(tensor)
@@ -170,7 +173,7 @@ where
 }
 
 /// Registers an operation with Burn. Its work is heavy, so Burn is never to repeat it.
-fn record<BO, S, const N: usize>(
+pub(crate) fn record<BO, S, const N: usize>(
     backward: BO,
     parents: [burn::backend::autodiff::ops::NodeGuard; N],
     state: S,
@@ -602,6 +605,7 @@ pub(crate) fn cross_entropy(
     bias: Tensor<1>,
     targets: &[u32],
     counted: usize,
+    smoothing: f32,
 ) -> Tensor<1> {
     let [rows, hidden] = x.dims();
     let vocabulary = weight.dims()[0];
@@ -612,11 +616,13 @@ pub(crate) fn cross_entropy(
     let mut operands = Operands::default();
     let parents = [operands.add(x), operands.add(weight), operands.add(bias)];
     let Operands { strategy, tracked } = operands;
-    let Some(strategy) = strategy.filter(|_| tracked) else {
+    // Only the pass with gradients knows label smoothing.
+    let strategy = strategy.filter(|_| tracked);
+    if strategy.is_none() && smoothing == 0.0 {
         let loss = kernels::loss::cross_entropy(inputs.kernels(), hidden, slice(&values), targets)
             .expect("shapes were checked before the call");
         return on_strategy(Tensor::from_primitive::<Flex>(mean(loss)), strategy);
-    };
+    }
     let mut dx = vec![0.0; rows * hidden];
     let mut dweight = vec![0.0; vocabulary * hidden];
     let mut dbias = vec![0.0; vocabulary];
@@ -625,11 +631,12 @@ pub(crate) fn cross_entropy(
         hidden,
         slice(&values),
         targets,
-        (1.0 / counted as f64) as f32,
+        kernels::loss::Objective { scale: (1.0 / counted as f64) as f32, smoothing },
         kernels::loss::OutputGradients { x: &mut dx, weight: &mut dweight, bias: Some(&mut dbias) },
     )
     .expect("shapes were checked before the call");
     let state = [flex(dx, [rows, hidden]), flex(dweight, [vocabulary, hidden]), flex(dbias, [vocabulary])];
+    let Some(strategy) = strategy else { return Tensor::from_primitive::<Flex>(mean(loss)) };
     let nodes = parents.each_ref().map(Tracked::node);
     from_tracked(record(LossBackward, nodes, state, mean(loss)), strategy)
 }

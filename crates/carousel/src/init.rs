@@ -1,18 +1,214 @@
 //! Initial weights, from a random number generator of their own: the same seed gives the same bits, whatever
 //! else draws random numbers.
 
+use carousel_kernels::{Activation, Cell, Layer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// How the weights of a recurrent stack are drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Init {
-    /// All weights and biases uniform in `±1/√H`, as PyTorch does.
+use crate::recurrent::ConfigError;
+
+/// How one matrix of weights is drawn. A stack draws the matrix of each gate by itself: `[H, I]` from the
+/// input, `[H, H]` from the last state.
+///
+/// A gain that is not given is 1 for Xavier, orthogonal and identity. For He it is that of the non-linearity
+/// behind the gate: `√2` for ReLU, `5/3` for tanh, 1 for a sigmoid.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum WeightInit {
+    /// Uniform in `±1/√H`, whatever the fan; biases too.
     #[default]
-    Uniform,
-    /// Input weights uniform in `±√(6/(I + H))` (Glorot and Bengio 2010), the recurrent weights of each gate an
-    /// orthogonal matrix (Saxe et al. 2014), biases zero.
-    XavierOrthogonal,
+    PyTorch,
+    /// Uniform in `±range`; biases too.
+    Uniform {
+        /// Half the width.
+        range: f64,
+    },
+    /// Uniform, of variance `gain² · 2 / (fan in + fan out)` (Glorot and Bengio 2010).
+    XavierUniform {
+        /// Factor on the width.
+        gain: Option<f64>,
+    },
+    /// Normal, of variance `gain² · 2 / (fan in + fan out)` (Glorot and Bengio 2010).
+    XavierNormal {
+        /// Factor on the width.
+        gain: Option<f64>,
+    },
+    /// Uniform, of variance `gain² / fan` (He et al. 2015).
+    HeUniform {
+        /// Which side the variance follows from.
+        fan: Fan,
+        /// Factor on the width.
+        gain: Option<f64>,
+    },
+    /// Normal, of variance `gain² / fan` (He et al. 2015).
+    HeNormal {
+        /// Which side the variance follows from.
+        fan: Fan,
+        /// Factor on the width.
+        gain: Option<f64>,
+    },
+    /// Rows, or columns where there are fewer of them, of length `gain` and perpendicular to each other
+    /// (Saxe et al. 2014).
+    Orthogonal {
+        /// Their length.
+        gain: Option<f64>,
+    },
+    /// `scale` on the diagonal, zero elsewhere: with ReLU the IRNN of Le et al. 2015.
+    Identity {
+        /// The diagonal.
+        scale: Option<f64>,
+    },
+}
+
+/// Which side of a matrix a width follows from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fan {
+    /// What a unit reads: keeps the variance of what flows forward.
+    #[default]
+    In,
+    /// The units that read a value: keeps the variance of gradients.
+    Out,
+}
+
+/// What the biases of the gates that keep the state start from. Both write `bias_ih` and leave zero in
+/// `bias_hh`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GateBias {
+    /// One value for an LSTM's forget gate (Gers et al. 2000; Jozefowicz et al. 2015). Other cells have none.
+    Forget(f64),
+    /// Chrono initialisation (Tallec and Ollivier 2018): each unit is given a time `t` to remember, uniform in
+    /// `[1, longest - 1]`. An LSTM's forget gate starts from `ln t` and its input gate from `-ln t`; a GRU's
+    /// update gate, which keeps the state where it is open, from `ln t`.
+    Chrono {
+        /// The longest dependence that is expected, in steps.
+        longest: usize,
+    },
+}
+
+impl Default for GateBias {
+    fn default() -> GateBias {
+        GateBias::Forget(1.0)
+    }
+}
+
+/// How the weights of a recurrent stack are drawn. Biases are drawn as the input weights are where those are
+/// [`WeightInit::PyTorch`] or [`WeightInit::Uniform`], otherwise they are zero; then `gates` is written over
+/// them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Init {
+    /// `weight_ih`.
+    pub input: WeightInit,
+    /// `weight_hh`.
+    pub recurrent: WeightInit,
+    /// Biases of the gates that keep the state.
+    pub gates: GateBias,
+}
+
+impl Init {
+    /// Whether a stack of `cell` can be drawn so.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a bias, range or gain that is no number or not above zero, and for chrono
+    /// initialisation of a cell without gates or of less than two steps.
+    pub(crate) fn check(&self, cell: Cell) -> Result<(), ConfigError> {
+        for (what, how) in [("input", self.input), ("recurrent", self.recurrent)] {
+            let size = match how {
+                WeightInit::PyTorch => None,
+                WeightInit::Uniform { range } => Some(range),
+                WeightInit::XavierUniform { gain }
+                | WeightInit::XavierNormal { gain }
+                | WeightInit::HeUniform { gain, .. }
+                | WeightInit::HeNormal { gain, .. }
+                | WeightInit::Orthogonal { gain }
+                | WeightInit::Identity { scale: gain } => gain,
+            };
+            if let Some(found) = size.filter(|size| !(size.is_finite() && *size > 0.0)) {
+                return Err(ConfigError::InitSize { what, found });
+            }
+        }
+        match self.gates {
+            GateBias::Forget(found) if !found.is_finite() => Err(ConfigError::ForgetBias { found }),
+            GateBias::Chrono { longest } if longest < 2 || matches!(cell, Cell::Rnn(_)) => {
+                Err(ConfigError::Chrono { longest, cell: cell.name() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for input and recurrent weights.
+    #[must_use]
+    pub fn both(weights: WeightInit) -> Init {
+        Init { input: weights, recurrent: weights, ..Init::default() }
+    }
+}
+
+/// What follows a gate's sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nonlinearity {
+    Sigmoid,
+    Tanh,
+    Relu,
+}
+
+impl Nonlinearity {
+    /// The factor that makes up for what the non-linearity takes from the variance, as PyTorch gives it.
+    fn gain(self) -> f64 {
+        match self {
+            Nonlinearity::Sigmoid => 1.0,
+            Nonlinearity::Tanh => 5.0 / 3.0,
+            Nonlinearity::Relu => std::f64::consts::SQRT_2,
+        }
+    }
+}
+
+/// What follows each gate of a cell, in the order of the gates.
+fn nonlinearities(cell: Cell) -> &'static [Nonlinearity] {
+    use Nonlinearity::{Relu, Sigmoid, Tanh};
+    match cell {
+        Cell::Rnn(Activation::Tanh) => &[Tanh],
+        Cell::Rnn(Activation::Relu) => &[Relu],
+        Cell::Lstm => &[Sigmoid, Sigmoid, Tanh, Sigmoid],
+        Cell::Gru(_) => &[Sigmoid, Sigmoid, Tanh],
+    }
+}
+
+/// Values of a layer's four parameters, in PyTorch's layout.
+pub(crate) struct LayerValues {
+    pub(crate) weight_ih: Vec<f32>,
+    pub(crate) weight_hh: Vec<f32>,
+    pub(crate) bias_ih: Vec<f32>,
+    pub(crate) bias_hh: Vec<f32>,
+}
+
+/// Draws the parameters of one layer in one direction.
+pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -> LayerValues {
+    let (input, hidden) = (layer.input, layer.hidden);
+    let gates = nonlinearities(layer.cell);
+    let mut matrix = |how: WeightInit, columns: usize| -> Vec<f32> {
+        gates.iter().flat_map(|gate| random.matrix(how, hidden, columns, *gate)).collect()
+    };
+    let (weight_ih, weight_hh) = (matrix(init.input, input), matrix(init.recurrent, hidden));
+    let rows = gates.len() * hidden;
+    let mut bias = || match init.input {
+        WeightInit::PyTorch => random.uniform(rows, 1.0 / (hidden as f64).sqrt()),
+        WeightInit::Uniform { range } => random.uniform(rows, range),
+        _ => vec![0.0; rows],
+    };
+    let (mut bias_ih, mut bias_hh) = (bias(), bias());
+    let mut write = |gate: usize, values: Vec<f32>| {
+        bias_ih[gate * hidden..][..hidden].copy_from_slice(&values);
+        bias_hh[gate * hidden..][..hidden].fill(0.0);
+    };
+    match (init.gates, layer.cell) {
+        (GateBias::Forget(value), Cell::Lstm) => write(1, vec![value as f32; hidden]),
+        (GateBias::Chrono { longest }, Cell::Lstm) => {
+            let forget = random.log_times(hidden, longest);
+            write(0, forget.iter().map(|value| -value).collect());
+            write(1, forget);
+        }
+        (GateBias::Chrono { longest }, Cell::Gru(_)) => write(1, random.log_times(hidden, longest)),
+        (_, Cell::Rnn(_)) | (GateBias::Forget(_), Cell::Gru(_)) => {}
+    }
+    LayerValues { weight_ih, weight_hh, bias_ih, bias_hh }
 }
 
 /// Draws initial values from a seed.
@@ -28,8 +224,13 @@ impl Initializer {
         Initializer { random: ChaCha8Rng::seed_from_u64(seed) }
     }
 
+    /// A whole number below `limit`, which is above 0.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.unit() * limit as f64) as usize
+    }
+
     /// `[0, 1)`, in steps of 2⁻⁵³.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.random.next_u64() >> 11) as f64 * (-53f64).exp2()
     }
 
@@ -49,26 +250,71 @@ impl Initializer {
         radius * (std::f64::consts::TAU * self.unit()).cos()
     }
 
-    /// An orthogonal `[size, size]` matrix, every rotation equally likely.
-    pub fn orthogonal(&mut self, size: usize) -> Vec<f32> {
-        let mut rows: Vec<Vec<f64>> = Vec::with_capacity(size);
-        while rows.len() < size {
-            let mut row: Vec<f64> = (0..size).map(|_| self.gauss()).collect();
+    /// A matrix `[rows, columns]` with orthogonal rows of length 1, every rotation equally likely; orthogonal
+    /// columns where there are more rows than columns.
+    pub fn orthogonal(&mut self, rows: usize, columns: usize) -> Vec<f32> {
+        let (count, width) = (rows.min(columns), rows.max(columns));
+        let mut vectors: Vec<Vec<f64>> = Vec::with_capacity(count);
+        while vectors.len() < count {
+            let mut vector: Vec<f64> = (0..width).map(|_| self.gauss()).collect();
             // Gram-Schmidt; the second round removes what rounding left of the first.
             for _ in 0..2 {
-                for other in &rows {
-                    let along = dot(&row, other);
-                    row.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+                for other in &vectors {
+                    let along = dot(&vector, other);
+                    vector.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
                 }
             }
-            let length = dot(&row, &row).sqrt();
-            // A row that nearly lay in the space of the others has no direction left; draw another.
+            let length = dot(&vector, &vector).sqrt();
+            // A vector that nearly lay in the space of the others has no direction left; draw another.
             if length > 1e-6 {
-                row.iter_mut().for_each(|value| *value /= length);
-                rows.push(row);
+                vector.iter_mut().for_each(|value| *value /= length);
+                vectors.push(vector);
             }
         }
-        rows.into_iter().flatten().map(|value| value as f32).collect()
+        let at = |row: usize, column: usize| {
+            if rows <= columns { vectors[row][column] } else { vectors[column][row] }
+        };
+        (0..rows)
+            .flat_map(|row| (0..columns).map(move |column| (row, column)))
+            .map(|(r, c)| at(r, c) as f32)
+            .collect()
+    }
+
+    /// The matrix `[H, columns]` of one gate.
+    fn matrix(&mut self, how: WeightInit, hidden: usize, columns: usize, gate: Nonlinearity) -> Vec<f32> {
+        let count = hidden * columns;
+        let scaled = |mut values: Vec<f32>, factor: f64| {
+            values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+            values
+        };
+        let xavier = |gain: Option<f64>| gain.unwrap_or(1.0) * (2.0 / (hidden + columns) as f64).sqrt();
+        let he = |fan: Fan, gain: Option<f64>| {
+            let fan = if fan == Fan::In { columns } else { hidden };
+            gain.unwrap_or(gate.gain()) / (fan as f64).sqrt()
+        };
+        // A uniform distribution in ±b has the standard deviation b / √3.
+        let bound = |deviation: f64| deviation * 3f64.sqrt();
+        match how {
+            WeightInit::PyTorch => self.uniform(count, 1.0 / (hidden as f64).sqrt()),
+            WeightInit::Uniform { range } => self.uniform(count, range),
+            WeightInit::XavierUniform { gain } => self.uniform(count, bound(xavier(gain))),
+            WeightInit::XavierNormal { gain } => scaled(self.normal(count), xavier(gain)),
+            WeightInit::HeUniform { fan, gain } => self.uniform(count, bound(he(fan, gain))),
+            WeightInit::HeNormal { fan, gain } => scaled(self.normal(count), he(fan, gain)),
+            WeightInit::Orthogonal { gain } => scaled(self.orthogonal(hidden, columns), gain.unwrap_or(1.0)),
+            WeightInit::Identity { scale } => {
+                let mut values = vec![0.0; count];
+                let scale = scale.unwrap_or(1.0) as f32;
+                (0..hidden.min(columns)).for_each(|place| values[place * columns + place] = scale);
+                values
+            }
+        }
+    }
+
+    /// `ln t` for `count` times `t`, uniform in `[1, longest - 1]`.
+    fn log_times(&mut self, count: usize, longest: usize) -> Vec<f32> {
+        let width = longest.saturating_sub(2) as f64;
+        (0..count).map(|_| (1.0 + width * self.unit()).ln() as f32).collect()
     }
 }
 
@@ -78,7 +324,31 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use carousel_kernels::{Direction, Precision, Reset};
+
     use super::*;
+
+    fn layer(cell: Cell, input: usize, hidden: usize) -> Layer {
+        Layer { cell, direction: Direction::Forward, input, hidden, precision: Precision::F32 }
+    }
+
+    fn mean_and_variance(values: &[f32]) -> (f64, f64) {
+        let count = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+        (mean, values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count)
+    }
+
+    /// Mean 0 and this variance, within five standard errors of a normal distribution; a uniform one's are
+    /// smaller.
+    fn check_moments(what: &str, values: &[f32], variance: f64) {
+        let count = values.len() as f64;
+        let (mean, found) = mean_and_variance(values);
+        assert!(mean.abs() < 5.0 * (variance / count).sqrt(), "{what}: mean {mean}");
+        assert!(
+            (found / variance - 1.0).abs() < 5.0 * (2.0 / count).sqrt(),
+            "{what}: variance {found}, not {variance}"
+        );
+    }
 
     #[test]
     fn seed_decides_the_values() {
@@ -90,24 +360,129 @@ mod tests {
 
     #[test]
     fn normal_values_have_mean_zero_and_variance_one() {
-        let values = Initializer::new(1).normal(20_000);
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / 20_000.0;
-        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 20_000.0;
-        // Five standard errors: 5/√20000 and 5·√(2/20000).
-        assert!(mean.abs() < 0.036, "mean {mean}");
-        assert!((variance - 1.0).abs() < 0.05, "variance {variance}");
+        check_moments("normal", &Initializer::new(1).normal(20_000), 1.0);
+    }
+
+    /// `a · bᵀ` over rows is the unit matrix.
+    fn check_orthogonal(rows: usize, columns: usize) {
+        let matrix = Initializer::new(5).orthogonal(rows, columns);
+        let (count, width) = (rows.min(columns), rows.max(columns));
+        let vector = |i: usize, k: usize| {
+            if rows <= columns { matrix[i * columns + k] } else { matrix[k * columns + i] }
+        };
+        for i in 0..count {
+            for j in 0..count {
+                let product: f32 = (0..width).map(|k| vector(i, k) * vector(j, k)).sum();
+                let expected = if i == j { 1.0 } else { 0.0 };
+                assert!((product - expected).abs() < 1e-6, "{rows}x{columns}, {i} and {j}: {product}");
+            }
+        }
     }
 
     #[test]
-    fn orthogonal_rows_are_of_length_one_and_perpendicular() {
-        let size = 33;
-        let matrix = Initializer::new(5).orthogonal(size);
-        for i in 0..size {
-            for j in 0..size {
-                let product: f32 = (0..size).map(|k| matrix[i * size + k] * matrix[j * size + k]).sum();
-                let expected = if i == j { 1.0 } else { 0.0 };
-                assert!((product - expected).abs() < 1e-6, "rows {i} and {j}: {product}");
-            }
+    fn orthogonal_vectors_are_of_length_one_and_perpendicular() {
+        for (rows, columns) in [(33, 33), (1, 1), (7, 20), (20, 7)] {
+            check_orthogonal(rows, columns);
         }
+    }
+
+    /// Every way of drawing has the variance that its paper asks for, gate by gate, and keeps its bound.
+    #[test]
+    fn each_way_of_drawing_has_its_variance() {
+        const RELU: Cell = Cell::Rnn(Activation::Relu);
+        const TANH: Cell = Cell::Rnn(Activation::Tanh);
+        let (input, hidden) = (150, 100);
+        let check = |cell, how, input_variance: &[f64], recurrent_variance: &[f64], bound: Option<f64>| {
+            let values = draw_layer(&layer(cell, input, hidden), &Init::both(how), &mut Initializer::new(7));
+            for (gate, variance) in input_variance.iter().enumerate() {
+                let count = hidden * input;
+                check_moments(
+                    &format!("{cell:?} {how:?} ih {gate}"),
+                    &values.weight_ih[gate * count..][..count],
+                    *variance,
+                );
+            }
+            for (gate, variance) in recurrent_variance.iter().enumerate() {
+                let count = hidden * hidden;
+                check_moments(
+                    &format!("{cell:?} {how:?} hh {gate}"),
+                    &values.weight_hh[gate * count..][..count],
+                    *variance,
+                );
+            }
+            assert_eq!(values.weight_ih.len(), input_variance.len() * hidden * input);
+            if let Some(bound) = bound {
+                let largest = values.weight_ih.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+                assert!((0.99 * bound..=bound).contains(&f64::from(largest)), "{how:?}: largest {largest}");
+            }
+        };
+        let gain = None;
+        let (i, h) = (input as f64, hidden as f64);
+        check(RELU, WeightInit::PyTorch, &[1.0 / (3.0 * h)], &[1.0 / (3.0 * h)], Some(0.1));
+        let range = 0.2;
+        check(TANH, WeightInit::Uniform { range }, &[0.04 / 3.0], &[0.04 / 3.0], Some(0.2));
+        let (xavier, square) = (2.0 / (i + h), 1.0 / h);
+        check(TANH, WeightInit::XavierNormal { gain }, &[xavier], &[square], None);
+        check(TANH, WeightInit::XavierUniform { gain }, &[xavier], &[square], Some((3.0 * xavier).sqrt()));
+        check(TANH, WeightInit::XavierNormal { gain: Some(2.0) }, &[4.0 * xavier], &[4.0 * square], None);
+        let (fan_in, fan_out) = (Fan::In, Fan::Out);
+        check(RELU, WeightInit::HeNormal { fan: fan_in, gain }, &[2.0 / i], &[2.0 / h], None);
+        check(RELU, WeightInit::HeNormal { fan: fan_out, gain }, &[2.0 / h], &[2.0 / h], None);
+        check(
+            RELU,
+            WeightInit::HeUniform { fan: fan_in, gain },
+            &[2.0 / i],
+            &[2.0 / h],
+            Some((6.0 / i).sqrt()),
+        );
+        // The gain is that of what follows each gate.
+        let (sigmoid, tanh) = (1.0, 25.0 / 9.0);
+        let gates = |gains: &[f64], fan: f64| gains.iter().map(|gain| gain / fan).collect::<Vec<_>>();
+        let how = WeightInit::HeNormal { fan: fan_in, gain };
+        let lstm = [sigmoid, sigmoid, tanh, sigmoid];
+        check(Cell::Lstm, how, &gates(&lstm, i), &gates(&lstm, h), None);
+        let gru = [sigmoid, sigmoid, tanh];
+        check(Cell::Gru(Reset::After), how, &gates(&gru, i), &gates(&gru, h), None);
+        check(TANH, WeightInit::Orthogonal { gain }, &[1.0 / i], &[1.0 / h], None);
+        check(TANH, WeightInit::Orthogonal { gain: Some(0.5) }, &[0.25 / i], &[0.25 / h], None);
+    }
+
+    #[test]
+    fn identity_passes_a_state_on_as_it_is() {
+        let init = Init { recurrent: WeightInit::Identity { scale: None }, ..Init::default() };
+        let values = draw_layer(&layer(Cell::Rnn(Activation::Relu), 2, 3), &init, &mut Initializer::new(1));
+        assert_eq!(values.weight_hh, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        let both = Init::both(WeightInit::Identity { scale: Some(0.5) });
+        let values = draw_layer(&layer(Cell::Rnn(Activation::Relu), 2, 3), &both, &mut Initializer::new(1));
+        assert_eq!(values.weight_ih, [0.5, 0.0, 0.0, 0.5, 0.0, 0.0]);
+        assert_eq!((values.bias_ih, values.bias_hh), (vec![0.0; 3], vec![0.0; 3]));
+    }
+
+    #[test]
+    fn chrono_biases_are_logarithms_of_times() {
+        let (hidden, longest) = (2000, 400);
+        let draw = |cell| {
+            let init = Init { gates: GateBias::Chrono { longest }, ..Init::default() };
+            draw_layer(&layer(cell, 1, hidden), &init, &mut Initializer::new(3))
+        };
+        let check = |values: &[f32]| {
+            let times: Vec<f64> = values.iter().map(|&v| f64::from(v).exp()).collect();
+            assert!(times.iter().all(|time| (0.999..=399.001).contains(time)));
+            // Uniform in [1, 399]: mean 200, standard deviation 398 / √12; five standard errors.
+            let mean = times.iter().sum::<f64>() / hidden as f64;
+            assert!((mean - 200.0).abs() < 5.0 * 398.0 / (12.0 * hidden as f64).sqrt(), "mean {mean}");
+        };
+        let lstm = draw(Cell::Lstm);
+        let gate = |bias: &[f32], gate: usize| bias[gate * hidden..][..hidden].to_vec();
+        check(&gate(&lstm.bias_ih, 1));
+        let negative: Vec<f32> = gate(&lstm.bias_ih, 1).iter().map(|value| -value).collect();
+        assert_eq!(gate(&lstm.bias_ih, 0), negative);
+        assert_eq!([gate(&lstm.bias_hh, 0), gate(&lstm.bias_hh, 1)], [vec![0.0; hidden], vec![0.0; hidden]]);
+        // The other gates are drawn as ever.
+        assert_ne!(gate(&lstm.bias_hh, 3), vec![0.0; hidden]);
+        let gru = draw(Cell::Gru(Reset::After));
+        check(&gate(&gru.bias_ih, 1));
+        assert_eq!(gate(&gru.bias_hh, 1), vec![0.0; hidden]);
+        assert_ne!(gate(&gru.bias_hh, 0), vec![0.0; hidden]);
     }
 }

@@ -30,6 +30,7 @@ pub mod ragged;
 pub mod recipe;
 pub mod record;
 pub mod recurrent;
+pub mod regularize;
 pub mod report;
 pub mod run;
 pub mod saved;

@@ -21,6 +21,10 @@ pub struct Output {
     pub weight: Param<Tensor<2>>,
     /// `[V]`.
     pub bias: Param<Tensor<1>>,
+    /// The share of each target that is spread over the vocabulary in training; see
+    /// [`with_label_smoothing`](Output::with_label_smoothing).
+    #[module(skip)]
+    smoothing: f64,
     #[module(skip)]
     path: Path,
 }
@@ -44,7 +48,7 @@ impl Output {
         let bound = 1.0 / (hidden as f64).sqrt();
         let weight = parameter(random.uniform(vocabulary * hidden, bound), [vocabulary, hidden], device);
         let bias = parameter(random.uniform(vocabulary, bound), [vocabulary], device);
-        Ok(Output { weight, bias, path: Path::Auto })
+        Ok(Output { weight, bias, smoothing: 0.0, path: Path::Auto })
     }
 
     /// `x` `[N, H]` to scores `[N, V]`.
@@ -60,6 +64,19 @@ impl Output {
         x.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze_dim::<2>(0)
     }
 
+    /// Spreads a share of each target's probability over the whole vocabulary in
+    /// [`cross_entropy`](Output::cross_entropy) (label smoothing, Szegedy et al. 2016).
+    #[must_use]
+    pub fn with_label_smoothing(mut self, smoothing: f64) -> Output {
+        self.smoothing = smoothing;
+        self
+    }
+
+    /// The same layer with another weight in the place of its own.
+    pub(crate) fn sharing(&self, weight: &Param<Tensor<2>>) -> Output {
+        Output { weight: weight.clone(), ..self.clone() }
+    }
+
     /// Mean cross-entropy in nats, `[1]`, of `x` `[N, H]` against `N` targets. Targets that are [`IGNORE`] count
     /// for nothing.
     ///
@@ -70,7 +87,8 @@ impl Output {
         let counted = self.check_targets(&x, targets);
         assert!(counted > 0, "no target counts; give at least one that is not IGNORE");
         if self.path.is_fused(&x, &self.weight) {
-            return fused::cross_entropy(x, self.weight.val(), self.bias.val(), targets, counted);
+            let (weight, bias) = (self.weight.val(), self.bias.val());
+            return fused::cross_entropy(x, weight, bias, targets, counted, self.smoothing as f32);
         }
         let device = x.device();
         let rows: Vec<i64> =
@@ -79,7 +97,12 @@ impl Output {
             targets.iter().filter(|&&target| target != IGNORE).map(|&target| i64::from(target)).collect();
         let logits = self.logits(x.select(0, index_tensor(rows, &device)));
         let wanted = Tensor::<2, Int>::from_data(TensorData::new(wanted, [counted, 1]), &device);
-        activation::log_softmax(logits, 1).gather(1, wanted).mean().neg()
+        let logarithms = activation::log_softmax(logits, 1);
+        let plain = logarithms.clone().gather(1, wanted).mean().neg();
+        if self.smoothing == 0.0 {
+            return plain;
+        }
+        plain * (1.0 - self.smoothing) - logarithms.mean() * self.smoothing
     }
 
     /// Measures the predictions from `x` `[N, H]` against `N` targets, without a gradient.

@@ -179,6 +179,11 @@ pub trait NamedParameters {
     }
 }
 
+/// A list of parameters, the names under that of the part of the model they belong to.
+pub(crate) fn prefixed<P>(part: &str, parameters: Vec<(String, P)>) -> Vec<(String, P)> {
+    parameters.into_iter().map(|(name, parameter)| (format!("{part}.{name}"), parameter)).collect()
+}
+
 /// A parameter that holds `values`.
 pub(crate) fn parameter<const D: usize>(
     values: Vec<f32>,

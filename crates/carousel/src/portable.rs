@@ -39,7 +39,7 @@ pub(crate) fn layer(
 }
 
 /// Rows `[a·b, W]` to rows `[b·a, W]`: between batch first and time first, for equal lengths.
-fn swap_axes(rows: Tensor<2>, a: usize, b: usize) -> Tensor<2> {
+pub(crate) fn swap_axes(rows: Tensor<2>, a: usize, b: usize) -> Tensor<2> {
     if a * b == 0 {
         return rows;
     }

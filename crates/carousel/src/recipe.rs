@@ -1,9 +1,12 @@
 //! The recipe: everything that decides what an experiment does, as typed values.
 //!
-//! A recipe comes from a TOML file and from `key=value` overrides. Both go through one register,
-//! `KEYS`: the parser, the range checks, the error messages, the file that is written into a run and
-//! the table in `docs/recipe.md` all follow it. To add a key, add a field with its default, a line in
-//! `KEYS` and a row in `docs/recipe.md`; a test compares the two.
+//! A recipe comes from a TOML file and from `key=value` overrides. Both go through one register, `KEYS`
+//! in `recipe/register.rs`: the parser, the range checks, the error messages, the file that is written
+//! into a run and the table in `docs/recipe.md` all follow it. To add a key, add a field with its
+//! default, a line in `KEYS` and a row in `docs/recipe.md`; a test compares the two. What several keys
+//! must be together is a line in `RULES`.
+
+mod register;
 
 use std::fmt;
 
@@ -12,7 +15,11 @@ use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use crate::data::Tokens;
+use crate::data::{Tokens, Truncation};
+use crate::init::{Fan, GateBias, Init, WeightInit};
+use crate::models::language_model::Regularize;
+use crate::regularize::Dropout;
+use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
 
 /// One whole experiment.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +47,13 @@ pub struct DataRecipe {
     pub min_count: usize,
     /// The largest vocabulary, `<unk>` and `<eos>` included; the most frequent words stay. Words only.
     pub vocab_size: Option<usize>,
+    /// `T`: steps of a sequence ([`Task::Adding`]), or between what is to be remembered and its recall
+    /// ([`Task::Copy`]).
+    pub length: usize,
+    /// Different symbols. [`Task::Copy`] only.
+    pub symbols: usize,
+    /// Symbols to remember. [`Task::Copy`] only.
+    pub memorize: usize,
 }
 
 /// The `[model]` section.
@@ -57,8 +71,38 @@ pub struct ModelRecipe {
     pub hidden: usize,
     /// Width of a token's embedding.
     pub embedding: usize,
-    /// What the forget gate's bias starts from. `lstm` only.
-    pub forget_bias: f64,
+    /// Whether each layer but the first adds what it reads to what it gives.
+    pub residual: bool,
+    /// Whether the embedding is the output layer's weight as well.
+    pub tie_embeddings: bool,
+    /// Probability to drop out between layers.
+    pub dropout: f64,
+    /// Probability to drop out of what the first layer reads.
+    pub input_dropout: f64,
+    /// Probability to drop out of what the output layer reads.
+    pub output_dropout: f64,
+    /// Whether the three above draw one mask for all steps of a sequence.
+    pub locked_dropout: bool,
+    /// Probability of a word's embedding to drop out.
+    pub embedding_dropout: f64,
+    /// Probability of a recurrent weight to drop out.
+    pub weight_dropout: f64,
+    /// How the input weights are drawn, and with [`InitName::Uniform`] every other weight too.
+    pub init: InitName,
+    /// Half the width of the distribution. [`InitName::Uniform`] only.
+    pub init_range: f64,
+    /// Factor on the width; unset: see [`WeightInit`].
+    pub init_gain: Option<f64>,
+    /// What the width follows from. [`InitName::HeUniform`] and [`InitName::HeNormal`] only.
+    pub init_fan: Fan,
+    /// How the recurrent weights are drawn; unset: as the input weights.
+    pub recurrent_init: Option<InitName>,
+    /// As `init_gain`, for the recurrent weights. Where `recurrent_init` is set.
+    pub recurrent_gain: Option<f64>,
+    /// What the forget gate's bias starts from. `lstm` only; not beside `chrono`.
+    pub forget_bias: Option<f64>,
+    /// The longest time to remember, for chrono initialisation. `lstm` and `gru` only.
+    pub chrono: Option<usize>,
 }
 
 impl ModelRecipe {
@@ -69,6 +113,35 @@ impl ModelRecipe {
             CellName::Rnn => Cell::Rnn(self.activation),
             CellName::Lstm => Cell::Lstm,
             CellName::Gru => Cell::Gru(self.reset),
+        }
+    }
+
+    /// How the recurrent stack's weights are drawn.
+    #[must_use]
+    pub fn init(&self) -> Init {
+        let input = self.weight_init(self.init, self.init_gain);
+        let recurrent = match self.recurrent_init {
+            Some(name) => self.weight_init(name, self.recurrent_gain),
+            None => input,
+        };
+        let gates = match (self.chrono, self.forget_bias) {
+            (Some(longest), _) if self.cell != CellName::Rnn => GateBias::Chrono { longest },
+            (_, forget) => GateBias::Forget(forget.unwrap_or_default()),
+        };
+        Init { input, recurrent, gates }
+    }
+
+    fn weight_init(&self, name: InitName, gain: Option<f64>) -> WeightInit {
+        let fan = self.init_fan;
+        match name {
+            InitName::PyTorch => WeightInit::PyTorch,
+            InitName::Uniform => WeightInit::Uniform { range: self.init_range },
+            InitName::XavierUniform => WeightInit::XavierUniform { gain },
+            InitName::XavierNormal => WeightInit::XavierNormal { gain },
+            InitName::HeUniform => WeightInit::HeUniform { fan, gain },
+            InitName::HeNormal => WeightInit::HeNormal { fan, gain },
+            InitName::Orthogonal => WeightInit::Orthogonal { gain },
+            InitName::Identity => WeightInit::Identity { scale: gain },
         }
     }
 }
@@ -84,14 +157,67 @@ pub struct TrainRecipe {
     pub batch: usize,
     /// Tokens of every stream in one step; the gradient is cut there (truncated BPTT).
     pub bptt: usize,
+    /// Steps between two updates; unset: `bptt`.
+    pub k1: Option<usize>,
+    /// Steps that the gradient goes back from the end of a window; unset: `bptt`.
+    pub k2: Option<usize>,
+    /// Whether windows vary in length, and the learning rate with them.
+    pub vary_bptt: bool,
+    /// Batches whose gradients are added up before an update.
+    pub accumulate: usize,
     /// The update rule.
     pub optimizer: Optimizer,
     /// Step size of the update rule.
     pub learning_rate: f64,
     /// Share of the last update that is kept. `momentum` only.
     pub momentum: f64,
-    /// Largest global norm of the gradient; 0 leaves it as it is.
-    pub clip_norm: f64,
+    /// Decay of the mean of gradients. `adam` and `adamw` only.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients. `adam` and `adamw` only.
+    pub beta2: f64,
+    /// Decay of the mean of squared gradients. `rmsprop` only.
+    pub alpha: f64,
+    /// Keeps the divisor from zero. `adam`, `adamw` and `rmsprop` only.
+    pub epsilon: f64,
+    /// Validations that the loss may stay above its lowest before averaging begins. `nt-asgd` only.
+    pub nonmono: usize,
+    /// Added to the gradient, times the weight; with `adamw` taken off the weight, times the learning rate.
+    pub weight_decay: f64,
+    /// Price of large outputs of the last layer (AR).
+    pub activation_penalty: f64,
+    /// Price of outputs of the last layer that change from step to step (TAR).
+    pub temporal_penalty: f64,
+    /// The share of each target that is spread over the vocabulary.
+    pub label_smoothing: f64,
+    /// How the learning rate changes.
+    pub schedule: ScheduleName,
+    /// Factor on the learning rate when its time has come. [`ScheduleName::Step`], [`ScheduleName::Epoch`] and
+    /// [`ScheduleName::Plateau`] only.
+    pub decay: f64,
+    /// Steps between two decays. [`ScheduleName::Step`] only, which needs it.
+    pub decay_every: Option<usize>,
+    /// Passes before the first decay. [`ScheduleName::Epoch`] only, which needs it.
+    pub decay_after: Option<usize>,
+    /// Validations without a new lowest loss that are borne before a decay. [`ScheduleName::Plateau`] only.
+    pub patience: usize,
+    /// Where the learning rate ends. [`ScheduleName::Plateau`] and [`ScheduleName::Cosine`] only.
+    pub min_learning_rate: f64,
+    /// Steps over which the learning rate grows from zero.
+    pub warmup_steps: usize,
+    /// Validations without a new lowest loss after which a run ends.
+    pub early_stop: Option<usize>,
+    /// The mean of the weights that is validated and saved as the best.
+    pub average: AverageName,
+    /// Share of what was before that each step keeps. [`AverageName::Exponential`] only.
+    pub average_decay: f64,
+    /// Steps before averaging begins. Where `average` is not [`AverageName::None`].
+    pub average_from: usize,
+    /// Largest global norm of the gradient; 0 leaves it as it is. At most one of the three is set.
+    pub clip_norm: Option<f64>,
+    /// Largest norm of each parameter's gradient.
+    pub clip_each_norm: Option<f64>,
+    /// Largest absolute value of the gradient's elements.
+    pub clip_value: Option<f64>,
     /// Steps between validations; unset: once an epoch.
     pub validate_every: Option<usize>,
     /// Seconds between checkpoints.
@@ -100,6 +226,21 @@ pub struct TrainRecipe {
     pub sample_length: usize,
     /// Steps between two lines of progress.
     pub log_every: usize,
+}
+
+impl TrainRecipe {
+    /// Steps that the gradient goes back from the end of a window.
+    #[must_use]
+    pub fn k2(&self) -> usize {
+        self.k2.unwrap_or(self.bptt)
+    }
+
+    /// Where backpropagation through time is cut. Windows that vary follow from `seed`.
+    #[must_use]
+    pub fn truncation(&self, seed: u64) -> Truncation {
+        let varied = self.vary_bptt.then_some(seed);
+        Truncation { k1: self.k1.unwrap_or(self.bptt), k2: self.k2(), varied }
+    }
 }
 
 /// A value that is one of a few names in a recipe.
@@ -116,14 +257,20 @@ pub trait Named: Copy + PartialEq + 'static {
 pub enum Task {
     /// Language model: predict the next token.
     Lm,
+    /// The adding problem (Hochreiter and Schmidhuber 1997).
+    Adding,
+    /// Copy memory (Arjovsky et al. 2016).
+    Copy,
 }
 
 impl Named for Task {
-    const ALL: &'static [Task] = &[Task::Lm];
+    const ALL: &'static [Task] = &[Task::Lm, Task::Adding, Task::Copy];
 
     fn name(self) -> &'static str {
         match self {
             Task::Lm => "lm",
+            Task::Adding => "adding",
+            Task::Copy => "copy",
         }
     }
 }
@@ -151,6 +298,64 @@ impl Named for CellName {
     }
 }
 
+/// How weights are drawn, without the numbers; see [`WeightInit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitName {
+    /// PyTorch's default.
+    PyTorch,
+    /// One range for the whole model.
+    Uniform,
+    /// Glorot and Bengio 2010, uniform.
+    XavierUniform,
+    /// Glorot and Bengio 2010, normal.
+    XavierNormal,
+    /// He et al. 2015, uniform.
+    HeUniform,
+    /// He et al. 2015, normal.
+    HeNormal,
+    /// Saxe et al. 2014.
+    Orthogonal,
+    /// Le et al. 2015.
+    Identity,
+}
+
+impl Named for InitName {
+    const ALL: &'static [InitName] = &[
+        InitName::PyTorch,
+        InitName::Uniform,
+        InitName::XavierUniform,
+        InitName::XavierNormal,
+        InitName::HeUniform,
+        InitName::HeNormal,
+        InitName::Orthogonal,
+        InitName::Identity,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            InitName::PyTorch => "pytorch",
+            InitName::Uniform => "uniform",
+            InitName::XavierUniform => "xavier-uniform",
+            InitName::XavierNormal => "xavier-normal",
+            InitName::HeUniform => "he-uniform",
+            InitName::HeNormal => "he-normal",
+            InitName::Orthogonal => "orthogonal",
+            InitName::Identity => "identity",
+        }
+    }
+}
+
+impl Named for Fan {
+    const ALL: &'static [Fan] = &[Fan::In, Fan::Out];
+
+    fn name(self) -> &'static str {
+        match self {
+            Fan::In => "in",
+            Fan::Out => "out",
+        }
+    }
+}
+
 /// The update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Optimizer {
@@ -162,11 +367,22 @@ pub enum Optimizer {
     RmsProp,
     /// Adam (Kingma and Ba 2015).
     Adam,
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    AdamW,
+    /// Gradient descent whose weights are averaged once the validation loss no longer falls (Merity et al.
+    /// 2017).
+    NtAsgd,
 }
 
 impl Named for Optimizer {
-    const ALL: &'static [Optimizer] =
-        &[Optimizer::Sgd, Optimizer::Momentum, Optimizer::RmsProp, Optimizer::Adam];
+    const ALL: &'static [Optimizer] = &[
+        Optimizer::Sgd,
+        Optimizer::Momentum,
+        Optimizer::RmsProp,
+        Optimizer::Adam,
+        Optimizer::AdamW,
+        Optimizer::NtAsgd,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -174,6 +390,66 @@ impl Named for Optimizer {
             Optimizer::Momentum => "momentum",
             Optimizer::RmsProp => "rmsprop",
             Optimizer::Adam => "adam",
+            Optimizer::AdamW => "adamw",
+            Optimizer::NtAsgd => "nt-asgd",
+        }
+    }
+}
+
+/// How the learning rate changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleName {
+    /// Not at all.
+    Constant,
+    /// Falls every so many steps.
+    Step,
+    /// Falls at every pass after some.
+    Epoch,
+    /// Falls when the validation loss stands still.
+    Plateau,
+    /// Falls along half a cosine over the whole run (Loshchilov and Hutter 2017).
+    Cosine,
+}
+
+impl Named for ScheduleName {
+    const ALL: &'static [ScheduleName] = &[
+        ScheduleName::Constant,
+        ScheduleName::Step,
+        ScheduleName::Epoch,
+        ScheduleName::Plateau,
+        ScheduleName::Cosine,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            ScheduleName::Constant => "constant",
+            ScheduleName::Step => "step",
+            ScheduleName::Epoch => "epoch",
+            ScheduleName::Plateau => "plateau",
+            ScheduleName::Cosine => "cosine",
+        }
+    }
+}
+
+/// Which mean of the weights is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AverageName {
+    /// None.
+    None,
+    /// That of all steps (Polyak and Juditsky 1992).
+    Mean,
+    /// One that forgets.
+    Exponential,
+}
+
+impl Named for AverageName {
+    const ALL: &'static [AverageName] = &[AverageName::None, AverageName::Mean, AverageName::Exponential];
+
+    fn name(self) -> &'static str {
+        match self {
+            AverageName::None => "none",
+            AverageName::Mean => "mean",
+            AverageName::Exponential => "exponential",
         }
     }
 }
@@ -252,8 +528,8 @@ pub enum RecipeError {
         other: &'static str,
         /// Its value.
         found: String,
-        /// The value that would make the key count.
-        wanted: &'static str,
+        /// The values that would make the key count.
+        wanted: String,
     },
     /// Two keys that say the same thing in two ways.
     #[error("{place}: {key} and {other} are both set, expected one of them")]
@@ -264,6 +540,14 @@ pub enum RecipeError {
         key: &'static str,
         /// The other.
         other: &'static str,
+    },
+    /// Keys that cannot stand beside each other with these values.
+    #[error("{place}: {message}")]
+    Together {
+        /// Where one of them stands.
+        place: Place,
+        /// Which keys, what they are, and what was wanted.
+        message: String,
     },
     /// A key without a default is not there.
     #[error("{place}: {key} is missing, expected {wanted}")]
@@ -302,44 +586,105 @@ impl fmt::Display for Place {
 }
 
 impl Recipe {
+    /// What keeps a language model from learning its text by heart.
+    #[must_use]
+    pub fn regularize(&self) -> Regularize {
+        let model = &self.model;
+        let locked = model.locked_dropout;
+        Regularize {
+            words: model.embedding_dropout,
+            input: model.input_dropout,
+            recurrent: Dropout { between: model.dropout, locked, weights: model.weight_dropout },
+            output: model.output_dropout,
+            label_smoothing: self.train.label_smoothing,
+        }
+    }
+
     /// The recipe of a task where nothing is said otherwise.
     #[must_use]
     pub fn default_for(task: Task) -> Recipe {
-        match task {
-            Task::Lm => Recipe {
-                task,
-                seed: 1,
-                data: DataRecipe {
-                    split: [0.9, 0.05, 0.05],
-                    tokens: Tokens::Char,
-                    min_count: 1,
-                    vocab_size: None,
-                },
-                model: ModelRecipe {
-                    cell: CellName::Lstm,
-                    activation: Activation::Tanh,
-                    reset: Reset::After,
-                    layers: 2,
-                    hidden: 128,
-                    embedding: 128,
-                    forget_bias: 1.0,
-                },
-                train: TrainRecipe {
-                    epochs: Some(10.0),
-                    steps: None,
-                    batch: 50,
-                    bptt: 50,
-                    optimizer: Optimizer::Adam,
-                    learning_rate: 0.002,
-                    momentum: 0.9,
-                    clip_norm: 5.0,
-                    validate_every: None,
-                    checkpoint_seconds: 120,
-                    sample_length: 200,
-                    log_every: 10,
-                },
+        let mut recipe = Recipe {
+            task,
+            seed: 1,
+            data: DataRecipe {
+                split: [0.9, 0.05, 0.05],
+                tokens: Tokens::Char,
+                min_count: 1,
+                vocab_size: None,
+                length: 100,
+                symbols: 8,
+                memorize: 10,
             },
+            model: ModelRecipe {
+                cell: CellName::Lstm,
+                activation: Activation::Tanh,
+                reset: Reset::After,
+                layers: 2,
+                hidden: 128,
+                embedding: 128,
+                residual: false,
+                tie_embeddings: false,
+                dropout: 0.0,
+                input_dropout: 0.0,
+                output_dropout: 0.0,
+                locked_dropout: false,
+                embedding_dropout: 0.0,
+                weight_dropout: 0.0,
+                init: InitName::PyTorch,
+                init_range: 0.1,
+                init_gain: None,
+                init_fan: Fan::In,
+                recurrent_init: None,
+                recurrent_gain: None,
+                forget_bias: Some(1.0),
+                chrono: None,
+            },
+            train: TrainRecipe {
+                epochs: Some(10.0),
+                steps: None,
+                batch: 50,
+                bptt: 50,
+                k1: None,
+                k2: None,
+                vary_bptt: false,
+                accumulate: 1,
+                optimizer: Optimizer::Adam,
+                learning_rate: 0.002,
+                momentum: 0.9,
+                beta1: 0.9,
+                beta2: 0.999,
+                alpha: 0.99,
+                epsilon: 1e-8,
+                nonmono: 5,
+                weight_decay: 0.0,
+                activation_penalty: 0.0,
+                temporal_penalty: 0.0,
+                label_smoothing: 0.0,
+                schedule: ScheduleName::Constant,
+                decay: 0.5,
+                decay_every: None,
+                decay_after: None,
+                patience: 3,
+                min_learning_rate: 0.0,
+                warmup_steps: 0,
+                early_stop: None,
+                average: AverageName::None,
+                average_decay: 0.999,
+                average_from: 0,
+                clip_norm: Some(5.0),
+                clip_each_norm: None,
+                clip_value: None,
+                validate_every: None,
+                checkpoint_seconds: 120,
+                sample_length: 200,
+                log_every: 10,
+            },
+        };
+        if task != Task::Lm {
+            // Made on the fly: there are no epochs to count.
+            (recipe.train.epochs, recipe.train.steps) = (None, Some(5000));
         }
+        recipe
     }
 
     /// Reads a recipe. `file` is the name used in messages.
@@ -358,17 +703,17 @@ impl Recipe {
             given.push(Given { place: line(offset), name, value });
         });
 
-        let task = given.iter().find(|given| given.name == "task").ok_or_else(|| {
-            let kind = &find("task").expect("task is in the register").kind;
-            RecipeError::Missing {
-                place: Place::File(file.to_owned()),
-                key: "task",
-                wanted: kind.to_string(),
-            }
+        // The task comes first, because it decides the defaults of all other keys.
+        let key = find("task").expect("task is in the register");
+        let task = given.iter().find(|given| given.name == "task").ok_or_else(|| RecipeError::Missing {
+            place: Place::File(file.to_owned()),
+            key: "task",
+            wanted: key.kind.to_string(),
         })?;
-        // The task is applied twice: first alone, because it decides the defaults of all other keys.
         let mut recipe = Recipe::default_for(Task::Lm);
-        recipe.apply(std::slice::from_ref(task))?;
+        if !key.kind.accepts(&task.value) || (key.set)(&mut recipe, &task.value).is_none() {
+            return Err(key.refuse(task.place.clone(), &task.value));
+        }
         recipe = Recipe::default_for(recipe.task);
         recipe.apply(&given)?;
         Ok(recipe)
@@ -383,11 +728,13 @@ impl Recipe {
     }
 
     /// Applies overrides together, so that their order does not matter; of two for one key the last
-    /// counts. `train.steps` takes the place of `train.epochs`, and the other way round.
+    /// counts. A key takes the place of others that say the same thing: `train.steps` of `train.epochs`,
+    /// and the other way round.
     ///
     /// # Errors
     /// [`RecipeError`], and the recipe is left as it was: for an override that is not `key=value`, an
-    /// unknown key, a bad value, or an override that has no effect in the resulting recipe.
+    /// unknown key, a bad value, an override that has no effect in the resulting recipe, or keys that
+    /// cannot stand together.
     pub fn set_all<S: AsRef<str>>(&mut self, assignments: &[S]) -> Result<(), RecipeError> {
         let given = assignments.iter().map(|assignment| {
             let text = assignment.as_ref();
@@ -412,11 +759,12 @@ impl Recipe {
         Ok(())
     }
 
-    /// Checks every value's range. Recipes read from a file or changed by overrides have passed this.
+    /// Checks every value's range, and what several must be together. Recipes read from a file or changed
+    /// by overrides have passed this.
     ///
     /// # Errors
-    /// [`RecipeError`] for the first value out of range, or where not exactly one of `train.epochs` and
-    /// `train.steps` is set.
+    /// [`RecipeError`] for the first value out of range, for two keys that say the same thing, and for keys
+    /// that cannot stand together.
     pub fn check(&self) -> Result<(), RecipeError> {
         for key in KEYS {
             if let Some(value) = (key.get)(self)
@@ -425,15 +773,15 @@ impl Recipe {
                 return Err(key.refuse(Place::Code, &value));
             }
         }
-        let (key, other) = ("train.steps", "train.epochs");
-        match (self.train.steps, self.train.epochs) {
-            (Some(_), Some(_)) => Err(RecipeError::Both { place: Place::Code, key, other }),
-            (None, None) => Err(RecipeError::Missing {
-                place: Place::Code,
-                key,
-                wanted: format!("{key} or {other} to be set"),
-            }),
-            _ => Ok(()),
+        for group in EXCLUSIVE {
+            let mut set = group.iter().filter(|name| find(name).is_some_and(|key| (key.get)(self).is_some()));
+            if let (Some(key), Some(other)) = (set.next(), set.next()) {
+                return Err(RecipeError::Both { place: Place::Code, key, other });
+            }
+        }
+        match RULES.iter().find_map(|rule| (rule.broken)(self)) {
+            Some(message) => Err(RecipeError::Together { place: Place::Code, message }),
+            None => Ok(()),
         }
     }
 
@@ -465,27 +813,32 @@ impl Recipe {
             if !key.kind.accepts(value) || (key.set)(self, value).is_none() {
                 return Err(key.refuse(place.clone(), value));
             }
-            match key.name {
-                "train.steps" => self.train.epochs = None,
-                "train.epochs" => self.train.steps = None,
-                _ => {}
+            for group in EXCLUSIVE.iter().filter(|group| group.contains(&key.name)) {
+                let others = group.iter().filter(|other| **other != key.name);
+                others.filter_map(|other| find(other)).for_each(|other| (other.unset)(self));
             }
             keys.push((key, place));
         }
-        let place_of = |name| keys.iter().rev().find(|(key, _)| key.name == name).map(|(_, place)| place);
-        if let (Some(place), Some(_)) = (place_of("train.steps"), place_of("train.epochs")) {
-            let (key, other) = ("train.steps", "train.epochs");
-            return Err(RecipeError::Both { place: (*place).clone(), key, other });
+        let place_of =
+            |name: &str| keys.iter().rev().find(|(key, _)| key.name == name).map(|(_, place)| *place);
+        for group in EXCLUSIVE {
+            let mut set = group.iter().filter_map(|name| Some((*name, place_of(name)?)));
+            if let (Some((key, place)), Some((other, _))) = (set.next(), set.next()) {
+                return Err(RecipeError::Both { place: place.clone(), key, other });
+            }
         }
-        for (key, place) in keys {
-            if let Some((only, found)) = key.blocked(self) {
-                return Err(RecipeError::NoEffect {
-                    place: place.clone(),
-                    key: key.name,
-                    other: only.key,
-                    found,
-                    wanted: only.value,
-                });
+        for (key, place) in &keys {
+            if let Some((OnlyWith { key: other, values }, found)) = key.blocked(self) {
+                let (place, key, wanted) = ((*place).clone(), key.name, values.join(" or "));
+                return Err(RecipeError::NoEffect { place, key, other, found, wanted });
+            }
+        }
+        for rule in RULES {
+            // Before this the demand was met, so something given now breaks it.
+            let place = rule.keys.iter().find_map(|name| place_of(name));
+            let place = place.or(keys.first().map(|(_, place)| *place));
+            if let (Some(place), Some(message)) = (place, (rule.broken)(self)) {
+                return Err(RecipeError::Together { place: place.clone(), message });
             }
         }
         Ok(())
@@ -515,229 +868,6 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, visit: &mut impl FnMut
             }
         }
     }
-}
-
-/// One line of the register.
-struct Key {
-    /// Dotted, as in `--set`.
-    name: &'static str,
-    kind: Kind,
-    /// The key counts only where this holds.
-    only_with: Option<OnlyWith>,
-    get: fn(&Recipe) -> Option<Value>,
-    set: fn(&mut Recipe, &Value) -> Option<()>,
-}
-
-/// "The key counts only where `key` is `value`."
-#[derive(Clone, Copy)]
-struct OnlyWith {
-    key: &'static str,
-    value: &'static str,
-}
-
-impl Key {
-    const fn only_with(mut self, key: &'static str, value: &'static str) -> Key {
-        self.only_with = Some(OnlyWith { key, value });
-        self
-    }
-
-    /// The condition that the recipe does not meet, and the value found instead.
-    fn blocked(&self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
-        let only = self.only_with?;
-        let found = find(only.key).and_then(|key| (key.get)(recipe))?;
-        (found.as_str() != Some(only.value)).then(|| (only, found.to_string()))
-    }
-
-    fn refuse(&self, place: Place, value: &Value) -> RecipeError {
-        RecipeError::Value { place, key: self.name, found: value.to_string(), wanted: self.kind.to_string() }
-    }
-}
-
-macro_rules! key {
-    (@line $name:expr, $kind:expr, $($field:ident).+) => {
-        Key {
-            name: $name,
-            kind: $kind,
-            only_with: None,
-            get: |recipe| Setting::write(&recipe.$($field).+),
-            set: |recipe, value| Setting::read(value).map(|read| recipe.$($field).+ = read),
-        }
-    };
-    ($field:ident, $kind:expr) => { key!(@line stringify!($field), $kind, $field) };
-    ($section:ident.$field:ident, $kind:expr) => {
-        key!(@line concat!(stringify!($section), ".", stringify!($field)), $kind, $section.$field)
-    };
-}
-
-const COUNT: u64 = u32::MAX as u64;
-const SIZE: u64 = 1 << 16;
-
-/// The register of keys, in the order of `docs/recipe.md` and of written recipes.
-const KEYS: &[Key] = &[
-    key!(task, Kind::OneOf(names::<Task>)),
-    key!(seed, Kind::Whole(0, i64::MAX as u64)),
-    key!(data.split, Kind::Shares),
-    key!(data.tokens, Kind::OneOf(names::<Tokens>)),
-    key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", "word"),
-    key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", "word"),
-    key!(model.cell, Kind::OneOf(names::<CellName>)),
-    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", "rnn"),
-    key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", "gru"),
-    key!(model.layers, Kind::Whole(1, 1000)),
-    key!(model.hidden, Kind::Whole(1, SIZE)),
-    key!(model.embedding, Kind::Whole(1, SIZE)),
-    key!(model.forget_bias, Kind::Number(-100.0, 100.0)).only_with("model.cell", "lstm"),
-    key!(train.epochs, Kind::Above(0.0, 1e6)),
-    key!(train.steps, Kind::Whole(1, COUNT)),
-    key!(train.batch, Kind::Whole(1, SIZE)),
-    key!(train.bptt, Kind::Whole(1, SIZE)),
-    key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
-    key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
-    key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", "momentum"),
-    key!(train.clip_norm, Kind::Number(0.0, 1e9)),
-    key!(train.validate_every, Kind::Whole(1, COUNT)),
-    key!(train.checkpoint_seconds, Kind::Whole(1, COUNT)),
-    key!(train.sample_length, Kind::Whole(0, COUNT)),
-    key!(train.log_every, Kind::Whole(1, COUNT)),
-];
-
-fn find(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
-}
-
-/// Names of the keys of a section.
-fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
-    KEYS.iter()
-        .map(|key| key.name)
-        .filter(move |name| name.split_once('.').is_some_and(|(found, _)| found == section))
-}
-
-fn is_section(name: &str) -> bool {
-    keys_of(name).next().is_some()
-}
-
-/// What values a key takes; its text is the type column of `docs/recipe.md`.
-enum Kind {
-    /// A whole number, both ends included.
-    Whole(u64, u64),
-    /// A number, both ends included.
-    Number(f64, f64),
-    /// A number above the first and up to the second.
-    Above(f64, f64),
-    /// One of these names.
-    OneOf(fn() -> Vec<&'static str>),
-    /// Shares of the data: training, validation, test.
-    Shares,
-}
-
-impl Kind {
-    fn accepts(&self, value: &Value) -> bool {
-        match *self {
-            Kind::Whole(from, to) => {
-                value.as_integer().and_then(|n| u64::try_from(n).ok()).is_some_and(|n| from <= n && n <= to)
-            }
-            Kind::Number(from, to) => number(value).is_some_and(|n| from <= n && n <= to),
-            Kind::Above(from, to) => number(value).is_some_and(|n| from < n && n <= to),
-            Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
-            Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
-                let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
-                in_range && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
-            }),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Kind::Whole(from, to) if *to >= COUNT => write!(f, "a whole number from {from}"),
-            Kind::Whole(from, to) => write!(f, "a whole number from {from} to {to}"),
-            Kind::Number(from, to) => write!(f, "a number from {from} to {to}"),
-            Kind::Above(from, to) => write!(f, "a number above {from}, up to {to}"),
-            Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
-            Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
-        }
-    }
-}
-
-/// A type that a field of the recipe may have.
-trait Setting: Sized {
-    /// `None`: the value has another type.
-    fn read(value: &Value) -> Option<Self>;
-    /// `None`: the field is unset.
-    fn write(&self) -> Option<Value>;
-}
-
-impl Setting for usize {
-    fn read(value: &Value) -> Option<usize> {
-        value.as_integer().and_then(|number| usize::try_from(number).ok())
-    }
-
-    fn write(&self) -> Option<Value> {
-        (*self as u64).write()
-    }
-}
-
-impl Setting for u64 {
-    fn read(value: &Value) -> Option<u64> {
-        value.as_integer().and_then(|number| u64::try_from(number).ok())
-    }
-
-    /// TOML's whole numbers end at `i64::MAX`; one above becomes text, which every range refuses.
-    fn write(&self) -> Option<Value> {
-        Some(i64::try_from(*self).map_or_else(|_| Value::String(self.to_string()), Value::Integer))
-    }
-}
-
-impl Setting for f64 {
-    fn read(value: &Value) -> Option<f64> {
-        number(value)
-    }
-
-    fn write(&self) -> Option<Value> {
-        Some(Value::Float(*self))
-    }
-}
-
-impl Setting for [f64; 3] {
-    fn read(value: &Value) -> Option<[f64; 3]> {
-        let numbers: Vec<f64> = value.as_array()?.iter().map(number).collect::<Option<_>>()?;
-        numbers.try_into().ok()
-    }
-
-    fn write(&self) -> Option<Value> {
-        Some(Value::Array(self.iter().copied().map(Value::Float).collect()))
-    }
-}
-
-impl<T: Setting> Setting for Option<T> {
-    fn read(value: &Value) -> Option<Option<T>> {
-        T::read(value).map(Some)
-    }
-
-    fn write(&self) -> Option<Value> {
-        self.as_ref().and_then(T::write)
-    }
-}
-
-impl<T: Named> Setting for T {
-    fn read(value: &Value) -> Option<T> {
-        let name = value.as_str()?;
-        T::ALL.iter().copied().find(|named| named.name() == name)
-    }
-
-    fn write(&self) -> Option<Value> {
-        Some(Value::String(self.name().to_owned()))
-    }
-}
-
-fn names<T: Named>() -> Vec<&'static str> {
-    T::ALL.iter().map(|named| named.name()).collect()
-}
-
-/// A number, written with or without a decimal point.
-fn number(value: &Value) -> Option<f64> {
-    value.as_float().or_else(|| value.as_integer().map(|number| number as f64))
 }
 
 fn unknown(place: &Place, name: &str) -> RecipeError {
@@ -805,8 +935,13 @@ mod tests {
                 let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
                 assert_eq!(cells.len(), 4, "{row}");
                 let only = KEYS.iter().find(|key| cells[0] == format!("`{}`", key.name));
-                if let Some(OnlyWith { key, value }) = only.and_then(|key| key.only_with) {
-                    let condition = format!("Only with `{key} = \"{value}\"`.");
+                if let Some(OnlyWith { key, values }) = only.and_then(|key| key.only_with) {
+                    let quoted = |value: &&str| match *value {
+                        "true" | "false" => value.to_string(),
+                        name => format!("\"{name}\""),
+                    };
+                    let values: Vec<String> = values.iter().map(quoted).collect();
+                    let condition = format!("Only with `{key} = {}`.", values.join("` or `"));
                     assert!(cells[3].ends_with(&condition), "{row}\nshould end with {condition}");
                 } else {
                     assert!(!cells[3].contains("Only with"), "{row}");
@@ -850,21 +985,65 @@ mod tests {
             ("data.tokens", "byte", ""),
             ("data.min_count", "3", "data.tokens=word"),
             ("data.vocab_size", "10000", "data.tokens=word"),
+            ("data.length", "400", "task=adding train.steps=9"),
+            ("data.symbols", "4", "task=copy train.steps=9"),
+            ("data.memorize", "5", "task=copy train.steps=9"),
             ("model.cell", "rnn", ""),
             ("model.activation", "relu", "model.cell=rnn"),
             ("model.reset", "before", "model.cell=gru"),
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
+            ("model.residual", "true", ""),
+            ("model.tie_embeddings", "true", ""),
+            ("model.dropout", "0.5", ""),
+            ("model.input_dropout", "0.4", ""),
+            ("model.output_dropout", "0.3", ""),
+            ("model.locked_dropout", "true", "model.output_dropout=0.5"),
+            ("model.embedding_dropout", "0.1", ""),
+            ("model.weight_dropout", "0.5", ""),
+            ("model.init", "xavier-normal", ""),
+            ("model.init_range", "0.05", "model.init=uniform"),
+            ("model.init_gain", "2", "model.init=orthogonal"),
+            ("model.init_fan", "out", "model.init=he-normal"),
+            ("model.recurrent_init", "identity", ""),
+            ("model.recurrent_gain", "0.5", "model.recurrent_init=identity"),
             ("model.forget_bias", "0", ""),
+            ("model.chrono", "200", ""),
             ("train.epochs", "2.5", ""),
             ("train.steps", "100", ""),
             ("train.batch", "20", ""),
             ("train.bptt", "35", ""),
+            ("train.k1", "10", ""),
+            ("train.k2", "90", ""),
+            ("train.vary_bptt", "true", ""),
+            ("train.accumulate", "4", ""),
             ("train.optimizer", "rmsprop", ""),
             ("train.learning_rate", "1e-3", ""),
             ("train.momentum", "0.5", "train.optimizer=momentum"),
+            ("train.beta1", "0.8", ""),
+            ("train.beta2", "0.99", ""),
+            ("train.alpha", "0.9", "train.optimizer=rmsprop"),
+            ("train.epsilon", "1e-6", ""),
+            ("train.nonmono", "2", "train.optimizer=nt-asgd"),
+            ("train.weight_decay", "0.01", ""),
+            ("train.activation_penalty", "2", ""),
+            ("train.temporal_penalty", "1", ""),
+            ("train.label_smoothing", "0.1", ""),
+            ("train.schedule", "cosine", ""),
+            ("train.decay", "0.1", "train.schedule=plateau"),
+            ("train.decay_every", "100", "train.schedule=step"),
+            ("train.decay_after", "4", "train.schedule=epoch"),
+            ("train.patience", "1", "train.schedule=plateau"),
+            ("train.min_learning_rate", "1e-5", "train.schedule=cosine"),
+            ("train.warmup_steps", "10", ""),
+            ("train.early_stop", "4", ""),
+            ("train.average", "mean", ""),
+            ("train.average_decay", "0.9", "train.average=exponential"),
+            ("train.average_from", "50", "train.average=mean"),
             ("train.clip_norm", "0", ""),
+            ("train.clip_each_norm", "1", ""),
+            ("train.clip_value", "0.5", ""),
             ("train.validate_every", "500", ""),
             ("train.checkpoint_seconds", "5", ""),
             ("train.sample_length", "0", ""),
@@ -875,12 +1054,16 @@ mod tests {
             KEYS.iter().map(|key| key.name).collect::<Vec<_>>()
         );
         for (name, value, needs) in others {
-            let mut before = default();
-            if !needs.is_empty() {
-                before.set(needs).unwrap();
+            let key = find(name).unwrap();
+            let mut after = default();
+            let mut assignments: Vec<String> = needs.split_whitespace().map(str::to_owned).collect();
+            assignments.push(format!("{name}={value}"));
+            after.set_all(&assignments).unwrap();
+            let mut before = after.clone();
+            match (key.get)(&default()) {
+                Some(value) => (key.set)(&mut before, &value).unwrap(),
+                None => (key.unset)(&mut before),
             }
-            let mut after = before.clone();
-            after.set(&format!("{name}={value}")).unwrap();
             assert_eq!(after == before, name == "task", "{name}");
             after.check().unwrap();
             assert_eq!(Recipe::from_toml(&after.to_toml(), "config.toml").unwrap(), after, "{name}");
@@ -914,12 +1097,14 @@ mod tests {
         check(
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
-             the known keys are data.split, data.tokens, data.min_count, data.vocab_size",
+             the known keys are data.split, data.tokens, data.min_count, data.vocab_size, data.length, \
+             data.symbols, data.memorize",
         );
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
-             the known keys are data.split, data.tokens, data.min_count, data.vocab_size",
+             the known keys are data.split, data.tokens, data.min_count, data.vocab_size, data.length, \
+             data.symbols, data.memorize",
         );
         check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
         check(
@@ -947,15 +1132,107 @@ mod tests {
             "a.toml:4: model.reset has no effect with model.cell = \"lstm\"; it is read with gru only",
         );
         check(
+            "[model]\nchrono = 200\ncell = 'rnn'",
+            "a.toml:3: model.chrono has no effect with model.cell = \"rnn\"; it is read with lstm or gru only",
+        );
+        check(
+            "[model]\nrecurrent_gain = 2",
+            "a.toml:3: model.recurrent_gain has no effect with model.recurrent_init = unset; it is read with \
+             xavier-uniform or xavier-normal or he-uniform or he-normal or orthogonal or identity only",
+        );
+        check(
+            "[model]\nchrono = 200\nforget_bias = 1",
+            "a.toml:3: model.chrono and model.forget_bias are both set, expected one of them",
+        );
+        check(
+            "model.recurrent_init = 'uniform'",
+            "a.toml:2: model.recurrent_init is \"uniform\", expected one of pytorch, xavier-uniform, \
+             xavier-normal, he-uniform, he-normal, orthogonal, identity",
+        );
+        check(
             "[train]\nepochs = 3\nsteps = 4",
             "a.toml:4: train.steps and train.epochs are both set, expected one of them",
         );
+        check(
+            "[train]\nclip_value = 1\nclip_norm = 1",
+            "a.toml:4: train.clip_norm and train.clip_value are both set, expected one of them",
+        );
+        check(
+            "[train]\nschedule = 'step'",
+            "a.toml:3: train.schedule = \"step\" needs train.decay_every, the steps between two decays",
+        );
+        check(
+            "[train]\nschedule = 'epoch'",
+            "a.toml:3: train.schedule = \"epoch\" needs train.decay_after, the epochs before the first decay",
+        );
+        check(
+            "[train]\nschedule = 'cosine'\nsteps = 100\nwarmup_steps = 100",
+            "a.toml:5: train.warmup_steps is 100, expected less than train.steps, which is 100: \
+             the cosine has no step left",
+        );
+        check(
+            "[train]\nschedule = 'plateau'\nmin_learning_rate = 1",
+            "a.toml:4: train.min_learning_rate is 1, expected at most train.learning_rate, which is 0.002",
+        );
+        check(
+            "[train]\noptimizer = 'nt-asgd'\naverage = 'mean'",
+            "a.toml:4: train.optimizer = \"nt-asgd\" averages weights by itself, expected train.average = \"none\"",
+        );
+        check(
+            "[train]\ndecay_every = 5",
+            "a.toml:3: train.decay_every has no effect with train.schedule = \"constant\"; it is read with step only",
+        );
+        check(
+            "[train]\nk2 = 20\nk1 = 30",
+            "a.toml:4: train.k1 is 30, expected at most train.k2, which is 20",
+        );
+        check("[train]\nk2 = 20", "a.toml:3: train.k1 is 50, expected at most train.k2, which is 20");
+        check(
+            "[train]\nvary_bptt = true\nk1 = 20",
+            "a.toml:3: train.vary_bptt needs train.k1 and train.k2 to be equal, found 20 and 50",
+        );
+        check(
+            "[train]\naccumulate = 2\nk1 = 20",
+            "a.toml:3: train.accumulate above 1 needs train.k1 and train.k2 to be equal, found 20 and 50",
+        );
+        check(
+            "[model]\nlayers = 1\ndropout = 0.5",
+            "a.toml:4: model.dropout drops out between layers, but model.layers is 1; \
+             model.input_dropout and model.output_dropout are those around them",
+        );
+        check(
+            "[model]\nresidual = true\nlayers = 1",
+            "a.toml:3: model.residual adds a layer's input to its output from the second layer on, \
+             but model.layers is 1",
+        );
+        check(
+            "[model]\nlocked_dropout = true",
+            "a.toml:3: model.locked_dropout needs model.dropout, model.input_dropout or model.output_dropout \
+             above 0",
+        );
+        check(
+            "[model]\nhidden = 200\ntie_embeddings = true",
+            "a.toml:4: model.tie_embeddings needs model.embedding and model.hidden to be equal, found 128 and 200",
+        );
+        check("model.dropout = 1", "a.toml:2: model.dropout is 1, expected a number from 0 and below 1");
         check("seed = 1\nseed = 2", "a.toml:3: duplicate key");
         let check = |text: &str, expected: &str| {
             assert_eq!(Recipe::from_toml(text, "a.toml").unwrap_err().to_string(), expected);
         };
-        check("[model]\nhidden = 3", "a.toml: task is missing, expected one of lm");
-        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm");
+        check("[model]\nhidden = 3", "a.toml: task is missing, expected one of lm, adding, copy");
+        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm, adding, copy");
+        check(
+            "task = 'adding'\ntrain.epochs = 3",
+            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm only",
+        );
+        check(
+            "task = 'adding'\ndata.symbols = 3",
+            "a.toml:2: data.symbols has no effect with task = \"adding\"; it is read with copy only",
+        );
+        check(
+            "task = 'copy'\n[train]\nschedule = 'epoch'\ndecay_after = 1",
+            "a.toml:3: train.schedule = \"epoch\" needs a task with epochs, found task = \"copy\"",
+        );
     }
 
     #[test]
@@ -1032,8 +1309,38 @@ mod tests {
         );
         check(
             |r| r.train.epochs = None,
-            "recipe: train.steps is missing, expected train.steps or train.epochs to be set",
+            "recipe: neither train.steps nor train.epochs is set, expected one of them",
         );
+    }
+
+    #[test]
+    fn initial_weights_follow_their_keys() {
+        let check = |assignments: &[&str], expected: Init| {
+            let mut recipe = default();
+            recipe.set_all(assignments).unwrap();
+            assert_eq!(recipe.model.init(), expected, "{assignments:?}");
+        };
+        check(&[], Init::default());
+        check(
+            &["model.init=he-normal", "model.init_fan=out", "model.init_gain=3", "model.forget_bias=0"],
+            Init {
+                gates: GateBias::Forget(0.0),
+                ..Init::both(WeightInit::HeNormal { fan: Fan::Out, gain: Some(3.0) })
+            },
+        );
+        check(
+            &["model.init=uniform", "model.init_range=0.05"],
+            Init::both(WeightInit::Uniform { range: 0.05 }),
+        );
+        check(
+            &["model.init=xavier-uniform", "model.recurrent_init=identity", "model.recurrent_gain=0.9"],
+            Init {
+                input: WeightInit::XavierUniform { gain: None },
+                recurrent: WeightInit::Identity { scale: Some(0.9) },
+                ..Init::default()
+            },
+        );
+        check(&["model.chrono=200"], Init { gates: GateBias::Chrono { longest: 200 }, ..Init::default() });
     }
 
     #[test]

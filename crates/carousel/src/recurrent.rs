@@ -1,21 +1,23 @@
 //! A stack of recurrent layers as a Burn module.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 pub use carousel_kernels::Precision;
 use carousel_kernels::{Batch, Layer, Layout};
 
 use crate::cell::Cell;
 use crate::fused::{self, with_slice};
-use crate::init::{Init, Initializer};
+use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, TapePool};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{self, Keep, Record};
+use crate::regularize::{Dropout, Noise, Purpose, Sharing, masked};
 use crate::state::{LayerState, State};
 use crate::stepper::Stepper;
 
@@ -40,6 +42,26 @@ impl Direction {
             Direction::Both => &[Forward, Reverse],
         }
     }
+}
+
+/// What becomes of the outputs of two directions, before the next layer and after the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Merge {
+    /// They stand beside each other, forward first.
+    #[default]
+    Concat,
+    /// They are added.
+    Sum,
+}
+
+/// The random choices of a pass, and the names under which its sequences draw them: sequences of one name share
+/// the masks that are locked over time.
+#[derive(Clone, Copy, Debug)]
+pub struct NoisySequences<'a> {
+    /// The choices.
+    pub noise: Noise,
+    /// One name a sequence.
+    pub names: &'a [u32],
 }
 
 /// Which implementation runs.
@@ -74,6 +96,40 @@ pub enum ConfigError {
         /// What was given.
         found: f64,
     },
+    /// What should drop out with a probability that is none.
+    #[error("dropout {what} is {found}, expected a probability from 0 and below 1")]
+    Drop {
+        /// What drops out.
+        what: &'static str,
+        /// What was given.
+        found: f64,
+    },
+    /// An embedding of another width than the hidden values cannot be the output layer's weight as well.
+    #[error("a tied embedding has width {embedding}, expected that of the hidden values, {hidden}")]
+    Tied {
+        /// `E`.
+        embedding: usize,
+        /// `H`.
+        hidden: usize,
+    },
+    /// A range or gain that no weights can be drawn with.
+    #[error("the size of the {what} weights' distribution is {found}, expected a finite number above 0")]
+    InitSize {
+        /// Input or recurrent.
+        what: &'static str,
+        /// What was given.
+        found: f64,
+    },
+    /// Chrono initialisation that gives no unit a time.
+    #[error(
+        "chrono initialisation of an {cell} over {longest} steps; it takes an lstm or a gru and at least 2"
+    )]
+    Chrono {
+        /// The steps given.
+        longest: usize,
+        /// The cell.
+        cell: &'static str,
+    },
 }
 
 /// Sizes and options of a [`Recurrent`].
@@ -103,7 +159,9 @@ pub struct RecurrentConfig {
     layers: usize,
     direction: Direction,
     init: Init,
-    forget_bias: f64,
+    dropout: Dropout,
+    residual: bool,
+    merge: Merge,
     seed: u64,
 }
 
@@ -117,7 +175,9 @@ impl RecurrentConfig {
             layers: 1,
             direction: Direction::default(),
             init: Init::default(),
-            forget_bias: 1.0,
+            dropout: Dropout::default(),
+            residual: false,
+            merge: Merge::default(),
             seed: 0,
         }
     }
@@ -132,15 +192,31 @@ impl RecurrentConfig {
         RecurrentConfig { direction, ..self }
     }
 
-    /// How weights are drawn. Default [`Init::Uniform`].
+    /// How weights and biases are drawn. Default: as PyTorch does, and a forget bias of 1.
     pub fn with_init(self, init: Init) -> RecurrentConfig {
         RecurrentConfig { init, ..self }
     }
 
     /// What an LSTM's forget gate starts with (Jozefowicz et al. 2015): `bias_ih` holds this value there and
-    /// `bias_hh` zero. Default 1. Other cells have no forget gate and ignore it.
-    pub fn with_forget_bias(self, forget_bias: f64) -> RecurrentConfig {
-        RecurrentConfig { forget_bias, ..self }
+    /// `bias_hh` zero. Default 1. Other cells have no forget gate and ignore it. Part of [`Init`].
+    pub fn with_forget_bias(mut self, forget_bias: f64) -> RecurrentConfig {
+        self.init.gates = GateBias::Forget(forget_bias);
+        self
+    }
+
+    /// What drops out in [`Recurrent::forward_noisy`]. Default: nothing.
+    pub fn with_dropout(self, dropout: Dropout) -> RecurrentConfig {
+        RecurrentConfig { dropout, ..self }
+    }
+
+    /// Adds what each layer but the first reads to what it gives. Default: no.
+    pub fn with_residual(self, residual: bool) -> RecurrentConfig {
+        RecurrentConfig { residual, ..self }
+    }
+
+    /// What becomes of the outputs of two directions. Default: [`Merge::Concat`].
+    pub fn with_merge(self, merge: Merge) -> RecurrentConfig {
+        RecurrentConfig { merge, ..self }
     }
 
     /// The seed the weights are drawn from. Default 0.
@@ -151,7 +227,7 @@ impl RecurrentConfig {
     /// Makes the stack. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors
-    /// [`ConfigError`] when a size is zero or the forget bias is not finite.
+    /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Recurrent, ConfigError> {
         self.init_with(&mut Initializer::new(self.seed), device)
     }
@@ -166,9 +242,8 @@ impl RecurrentConfig {
                 return Err(ConfigError::Zero { what });
             }
         }
-        if !self.forget_bias.is_finite() {
-            return Err(ConfigError::ForgetBias { found: self.forget_bias });
-        }
+        self.init.check(self.cell)?;
+        self.dropout.check()?;
         let recurrent = |weights| Recurrent {
             weights,
             cell: self.cell,
@@ -176,6 +251,9 @@ impl RecurrentConfig {
             hidden: self.hidden,
             layers: self.layers,
             direction: self.direction,
+            dropout: self.dropout,
+            residual: self.residual,
+            merge: self.merge,
             path: Path::Auto,
             precision: Precision::F32,
         };
@@ -188,28 +266,11 @@ impl RecurrentConfig {
     }
 
     fn draw(&self, layer: &Layer, random: &mut Initializer, device: &Device) -> RecurrentWeights {
-        let (input, hidden, gates) = (layer.input, layer.hidden, layer.cell.gates());
-        let rows = gates * hidden;
-        let (weight_ih, weight_hh, mut bias_ih, mut bias_hh) = match self.init {
-            Init::Uniform => {
-                let bound = 1.0 / (hidden as f64).sqrt();
-                let mut draw = |count| random.uniform(count, bound);
-                (draw(rows * input), draw(rows * hidden), draw(rows), draw(rows))
-            }
-            Init::XavierOrthogonal => {
-                let bound = (6.0 / (input + hidden) as f64).sqrt();
-                let weight_ih = random.uniform(rows * input, bound);
-                let weight_hh = (0..gates).flat_map(|_| random.orthogonal(hidden)).collect();
-                (weight_ih, weight_hh, vec![0.0; rows], vec![0.0; rows])
-            }
-        };
-        if layer.cell == Cell::Lstm {
-            bias_ih[hidden..2 * hidden].fill(self.forget_bias as f32);
-            bias_hh[hidden..2 * hidden].fill(0.0);
-        }
+        let LayerValues { weight_ih, weight_hh, bias_ih, bias_hh } = draw_layer(layer, &self.init, random);
+        let rows = bias_ih.len();
         RecurrentWeights {
-            weight_ih: parameter(weight_ih, [rows, input], device),
-            weight_hh: parameter(weight_hh, [rows, hidden], device),
+            weight_ih: parameter(weight_ih, [rows, layer.input], device),
+            weight_hh: parameter(weight_hh, [rows, layer.hidden], device),
             bias_ih: parameter(bias_ih, [rows], device),
             bias_hh: parameter(bias_hh, [rows], device),
             tapes: TapePool::default(),
@@ -277,6 +338,12 @@ pub struct Recurrent {
     #[module(skip)]
     direction: Direction,
     #[module(skip)]
+    dropout: Dropout,
+    #[module(skip)]
+    residual: bool,
+    #[module(skip)]
+    merge: Merge,
+    #[module(skip)]
     path: Path,
     #[module(skip)]
     precision: Precision,
@@ -291,8 +358,23 @@ impl Recurrent {
     /// When the input has another width than the stack, or the state other sizes.
     #[must_use]
     pub fn forward<S: Sequence>(&self, x: S, state: Option<State>) -> (S, State) {
+        self.forward_noisy(x, state, None)
+    }
+
+    /// The same while learning: values and weights drop out as the configuration says. The noise decides which;
+    /// equal noise gives equal bits. `None` drops nothing.
+    ///
+    /// # Panics
+    /// As [`forward`](Recurrent::forward), and when there is not one name a sequence.
+    #[must_use]
+    pub fn forward_noisy<S: Sequence>(
+        &self,
+        x: S,
+        state: Option<State>,
+        noise: Option<NoisySequences<'_>>,
+    ) -> (S, State) {
         let (rows, batch, layout) = x.into_rows();
-        let (rows, state) = self.run(rows, None, &batch, layout, state);
+        let (rows, state) = self.run(rows, None, &batch, layout, state, noise);
         (S::from_rows(rows, batch), state)
     }
 
@@ -302,8 +384,22 @@ impl Recurrent {
     /// As [`forward`](Recurrent::forward).
     #[must_use]
     pub fn forward_shared(&self, x: SharedRows, state: Option<State>) -> (Ragged, State) {
+        self.forward_shared_noisy(x, state, None)
+    }
+
+    /// [`forward_noisy`](Recurrent::forward_noisy) over frames that share input rows.
+    ///
+    /// # Panics
+    /// As [`forward_noisy`](Recurrent::forward_noisy).
+    #[must_use]
+    pub fn forward_shared_noisy(
+        &self,
+        x: SharedRows,
+        state: Option<State>,
+        noise: Option<NoisySequences<'_>>,
+    ) -> (Ragged, State) {
         let SharedRows { rows, index, batch } = x;
-        let (rows, state) = self.run(rows, Some(index), &batch, Layout::Packed, state);
+        let (rows, state) = self.run(rows, Some(index), &batch, Layout::Packed, state, noise);
         (sealed::Sealed::from_rows(rows, batch), state)
     }
 
@@ -357,6 +453,7 @@ impl Recurrent {
         batch: &Arc<Batch>,
         layout: Layout,
         state: Option<State>,
+        noise: Option<NoisySequences<'_>>,
     ) -> (Tensor<2>, State) {
         self.check_input(&x);
         if let Some(state) = &state {
@@ -366,12 +463,19 @@ impl Recurrent {
         let mut last = Vec::with_capacity(self.weights.len());
         for layer in 0..self.layers {
             let first = layer * directions;
-            let run: Vec<_> =
-                self.kernel_layers(layer).zip(&self.weights[first..first + directions]).collect();
+            let dropped: Vec<Cow<'_, RecurrentWeights>> =
+                (first..first + directions).map(|index| self.noisy_weights(index, noise)).collect();
+            let run: Vec<_> = self.kernel_layers(layer).zip(dropped.iter().map(AsRef::as_ref)).collect();
+            let skipped = (self.residual && layer > 0).then(|| x.clone());
+            if let (Some(NoisySequences { noise, names }), 1..) = (noise, layer) {
+                let mask = noise.mask(Purpose::Between, layer, self.dropout.between);
+                x = masked(x, mask, Sharing::of(self.dropout.locked, batch, names));
+            }
             let initial = state.as_ref().map(|state| &state.layers[first..first + directions]);
             // Between the layers rows stand step after step, the order in which the kernels walk.
             let x_layout = if layer == 0 { layout } else { Layout::Packed };
-            let y_layout = if layer + 1 == self.layers { layout } else { Layout::Packed };
+            let is_last = layer + 1 == self.layers;
+            let y_layout = if is_last && skipped.is_none() { layout } else { Layout::Packed };
             let is_fused = self.path.is_fused(&x, &self.weights[first].weight_ih);
             let implementation = if is_fused { fused::layer } else { portable::layer };
             let output = implementation(
@@ -379,10 +483,38 @@ impl Recurrent {
                 &run,
                 initial,
             );
-            x = output.y;
+            x = self.merged(output.y);
             last.extend(output.last);
+            if let Some(skipped) = skipped {
+                x = x + skipped;
+                if is_last && layout == Layout::Padded {
+                    x = portable::swap_axes(x, batch.time(), batch.sequences());
+                }
+            }
         }
         (x, State { layers: last })
+    }
+
+    /// The weights of one layer in one direction, some recurrent ones dropped where there is noise.
+    fn noisy_weights(&self, index: usize, noise: Option<NoisySequences<'_>>) -> Cow<'_, RecurrentWeights> {
+        let own = &self.weights[index];
+        let mask = noise.and_then(|n| n.noise.mask(Purpose::Recurrent, index, self.dropout.weights));
+        if mask.is_none() {
+            return Cow::Borrowed(own);
+        }
+        let dropped = masked(own.weight_hh.val(), mask, Sharing::None);
+        // Not a leaf: its gradient goes through the mask to the parameter itself.
+        let weight_hh = Param::initialized(own.weight_hh.id, dropped);
+        Cow::Owned(RecurrentWeights { weight_hh, ..own.clone() })
+    }
+
+    /// The outputs of all directions as one.
+    fn merged(&self, y: Tensor<2>) -> Tensor<2> {
+        let [rows, width] = y.dims();
+        if self.direction != Direction::Both || self.merge == Merge::Concat {
+            return y;
+        }
+        y.clone().slice([0..rows, 0..width / 2]) + y.slice([0..rows, width / 2..width])
     }
 
     fn check_state(&self, state: &State, sequences: usize) {
@@ -417,7 +549,7 @@ impl Recurrent {
     fn kernel_layers(&self, layer: usize) -> impl Iterator<Item = Layer> + use<> {
         let directions = self.direction.kernels();
         let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
-        let input = if layer == 0 { self.input } else { hidden * directions.len() };
+        let input = if layer == 0 { self.input } else { self.output_width() };
         directions.iter().map(move |&direction| Layer { cell, direction, input, hidden, precision })
     }
 
@@ -443,7 +575,7 @@ impl Recurrent {
     pub fn stepper(&self, batch: usize) -> Option<Stepper> {
         (self.direction == Direction::Forward && batch > 0).then(|| {
             let layers: Vec<Layer> = (0..self.layers).flat_map(|layer| self.kernel_layers(layer)).collect();
-            Stepper::new(&layers, &self.weights, batch)
+            Stepper::new(&layers, &self.weights, batch, self.residual)
         })
     }
 
@@ -462,7 +594,10 @@ impl Recurrent {
     /// `O`, the width of the outputs.
     #[must_use]
     pub fn output_width(&self) -> usize {
-        self.hidden * self.direction.kernels().len()
+        match (self.direction, self.merge) {
+            (Direction::Both, Merge::Concat) => 2 * self.hidden,
+            _ => self.hidden,
+        }
     }
 
     /// PyTorch's ending of the names of each entry of `weights`: `_l0`, `_l0_reverse`, `_l1`, …

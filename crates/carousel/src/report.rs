@@ -78,15 +78,19 @@ pub struct TrainingReport {
     /// Headline figures as (name, value), most important first.
     pub summary: Vec<(String, String)>,
     /// What a loss is also given as.
-    pub reading: Reading,
-    /// Loss on the training text, nats per token.
+    pub reading: Option<Reading>,
+    /// The unit of the losses.
+    pub loss_unit: &'static str,
+    /// Loss on the training data.
     pub train_loss: Vec<Point>,
-    /// Loss on the validation text, nats per token.
+    /// Loss on the validation data.
     pub valid_loss: Vec<Point>,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: Vec<Point>,
     /// Share of steps whose gradient was clipped, 0 to 1.
     pub clipped: Vec<Point>,
+    /// The update rule's learning rate; shown where it changes.
+    pub learning_rate: Vec<Point>,
     /// What the model wrote, in order of steps.
     pub samples: Vec<Sample>,
     /// The configuration as (dotted key, value).
@@ -136,9 +140,9 @@ impl TrainingReport {
         page.push_str("<section class=\"charts\">\n");
         Chart {
             title: "Loss",
-            unit: "nats per token",
+            unit: self.loss_unit,
             scale: Scale::Logarithmic,
-            reading: Some(self.reading),
+            reading: self.reading,
             series: &[
                 Series { name: "training", class: "train", points: &self.train_loss },
                 Series { name: "validation", class: "valid", points: &self.valid_loss },
@@ -161,6 +165,16 @@ impl TrainingReport {
             series: &[Series { name: "clipped", class: "clip", points: &self.clipped }],
         }
         .write(page);
+        if self.learning_rate.windows(2).any(|pair| pair[0].value != pair[1].value) {
+            Chart {
+                title: "Learning rate",
+                unit: "of the update rule",
+                scale: Scale::Logarithmic,
+                reading: None,
+                series: &[Series { name: "rate", class: "norm", points: &self.learning_rate }],
+            }
+            .write(page);
+        }
         page.push_str("</section>\n");
     }
 
@@ -488,11 +502,13 @@ mod tests {
             title: "lm-001".into(),
             subtitle: "a character model".into(),
             summary: vec![("validation".into(), "1.5 nats".into())],
-            reading: Reading::BitsPerCharacter,
+            reading: Some(Reading::BitsPerCharacter),
+            loss_unit: "nats per token",
             train_loss: curve(3.0),
             valid_loss: vec![Point { step: 250, value: 1.7 }, Point { step: 500, value: 1.5 }],
             gradient_norm: curve(1.0),
             clipped: Vec::new(),
+            learning_rate: Vec::new(),
             samples: vec![Sample { step: 250, text: "fn main".into() }],
             config: vec![("seed".into(), "1".into()), ("model.hidden".into(), "128".into())],
         }

@@ -214,7 +214,7 @@ impl RunFolder {
     /// Puts a complete checkpoint in the place of the best and the latest one.
     fn announce(&self, name: Name, keep: Keep) -> Result<(), RunError> {
         if keep.best {
-            let model = self.path.join(CHECKPOINTS).join(name.to_string()).join(MODEL);
+            let model = Checkpoint::weights_file(&self.path.join(CHECKPOINTS).join(name.to_string()));
             let bytes = fs::read(&model).map_err(|source| CheckpointError::Read { path: model, source })?;
             self.write(MODEL, bytes)?;
             self.write(BEST, name.pointer())?;
@@ -423,7 +423,8 @@ mod tests {
     fn checkpoint(step: u64) -> Checkpoint {
         let values = vec![step as f32; 4];
         let model = vec![NamedTensor { name: "w".to_owned(), shape: vec![4], values }];
-        Checkpoint { step, model, optimizer: Vec::new(), carried: Vec::new(), state: json!({}) }
+        let none = Vec::new;
+        Checkpoint { step, model, average: none(), optimizer: none(), carried: none(), state: json!({}) }
     }
 
     fn save(run: &RunFolder, step: u64, best: bool) {

@@ -1,13 +1,13 @@
 //! Opens what a run saved: its recipe, its tokens and its best weights, ready to be used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
 use crate::data::Tokenizer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
 use crate::parameters::{LoadError, NamedParameters};
-use crate::recipe::Recipe;
+use crate::recipe::{Named, Recipe, Task};
 use crate::recurrent::ConfigError;
 use crate::run::{RunError, RunFolder};
 use crate::train::checkpoint::{CheckpointError, MODEL, read_tensors};
@@ -18,6 +18,14 @@ pub enum OpenError {
     /// The folder does not do.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The run learned something else.
+    #[error("{path} is a run of the task {found}, expected lm: it knows no text")]
+    Task {
+        /// The run.
+        path: PathBuf,
+        /// Its task.
+        found: &'static str,
+    },
     /// The recipe's sizes cannot be meant.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -50,6 +58,9 @@ impl SavedLanguageModel {
     pub fn open(path: &Path) -> Result<SavedLanguageModel, OpenError> {
         let run = RunFolder::open(path)?;
         let recipe = run.read_recipe()?;
+        if recipe.task != Task::Lm {
+            return Err(OpenError::Task { path: path.to_owned(), found: recipe.task.name() });
+        }
         let tokenizer = Tokenizer::new(run.read_vocab()?);
         let mut model = config(&recipe, tokenizer.vocab().len()).init(&Device::default())?;
         // The file at the top is what a run ships: it may have come from elsewhere, without checkpoints.
@@ -57,7 +68,7 @@ impl SavedLanguageModel {
         if shipped.exists() {
             model.load(&read_tensors(&shipped)?)?;
         } else {
-            model.load(&run.load_latest()?.checkpoint.model)?;
+            model.load(run.load_latest()?.checkpoint.weights())?;
         }
         Ok(SavedLanguageModel { recipe, tokenizer, model })
     }
@@ -72,7 +83,10 @@ pub fn config(recipe: &Recipe, vocabulary: usize) -> LanguageModelConfig {
         embedding: recipe.model.embedding,
         hidden: recipe.model.hidden,
         layers: recipe.model.layers,
-        forget_bias: recipe.model.forget_bias,
+        init: recipe.model.init(),
+        residual: recipe.model.residual,
+        tied: recipe.model.tie_embeddings,
+        regularize: recipe.regularize(),
         seed: recipe.seed,
     }
 }

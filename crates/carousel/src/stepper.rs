@@ -26,9 +26,12 @@ use crate::state::State;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Stepper {
-    inner: kernels::Stepper,
+    /// One of all layers, or one a layer where each adds what it reads.
+    inner: Vec<kernels::Stepper>,
     layers: usize,
     batch: usize,
+    /// The output where layers add what they read.
+    y: Vec<f32>,
 }
 
 impl std::fmt::Debug for Stepper {
@@ -38,7 +41,12 @@ impl std::fmt::Debug for Stepper {
 }
 
 impl Stepper {
-    pub(crate) fn new(layers: &[Layer], weights: &[RecurrentWeights], batch: usize) -> Stepper {
+    pub(crate) fn new(
+        layers: &[Layer],
+        weights: &[RecurrentWeights],
+        batch: usize,
+        residual: bool,
+    ) -> Stepper {
         let copies: Vec<[Vec<f32>; 4]> = weights
             .iter()
             .map(|weights| {
@@ -57,9 +65,18 @@ impl Stepper {
                 (layer, kernels::Weights { input, recurrent, bias_input, bias_recurrent })
             })
             .collect();
-        let inner = kernels::Stepper::new(&layers, batch)
-            .expect("the stack was made with sizes that fit and walks forward");
-        Stepper { inner, layers: layers.len(), batch }
+        let together = if residual { 1 } else { layers.len() };
+        let inner = layers.chunks(together).map(|layers| {
+            kernels::Stepper::new(layers, batch)
+                .expect("the stack was made with sizes that fit and walks forward")
+        });
+        Stepper { inner: inner.collect(), layers: layers.len(), batch, y: Vec::new() }
+    }
+
+    /// The kernel's stepper that holds a layer, and the layer's place in it.
+    fn place(&self, layer: usize) -> (usize, usize) {
+        let together = self.layers / self.inner.len();
+        (layer / together, layer % together)
     }
 
     /// One step of all sequences: `x` `[B, I]` in, the last layer's output `[B, H]` out.
@@ -67,7 +84,18 @@ impl Stepper {
     /// # Errors
     /// [`ShapeError::Elements`] when `x` has not `B·I` elements.
     pub fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
-        self.inner.step(x)
+        let (first, rest) = self.inner.split_first_mut().expect("a stack has a layer");
+        let y = first.step(x)?;
+        if rest.is_empty() {
+            return Ok(y);
+        }
+        self.y.clear();
+        self.y.extend_from_slice(y);
+        for layer in rest {
+            let y = layer.step(&self.y)?;
+            self.y.iter_mut().zip(y).for_each(|(sum, y)| *sum += y);
+        }
+        Ok(&self.y)
     }
 
     /// Continues from `state` instead.
@@ -80,14 +108,16 @@ impl Stepper {
             return Err(ShapeError::Elements { what: "state (layers)", found, expected: self.layers });
         }
         for (layer, entry) in state.layers.iter().enumerate() {
-            if entry.c.is_some() != self.inner.state(layer).c.is_some() {
+            if entry.c.is_some() != self.state(layer).c.is_some() {
                 return Err(ShapeError::State { what: "the state of an lstm has cell values and no other" });
             }
+            let (place, within) = self.place(layer);
+            let inner = &mut self.inner[place];
             with_slice(&entry.h, |h| match &entry.c {
                 Some(c) => {
-                    with_slice(c, |c| self.inner.set_state(layer, kernels::State { h: Some(h), c: Some(c) }))
+                    with_slice(c, |c| inner.set_state(within, kernels::State { h: Some(h), c: Some(c) }))
                 }
-                None => self.inner.set_state(layer, kernels::State { h: Some(h), c: None }),
+                None => inner.set_state(within, kernels::State { h: Some(h), c: None }),
             })?;
         }
         Ok(())
@@ -99,7 +129,8 @@ impl Stepper {
     /// When there is no such layer.
     #[must_use]
     pub fn state(&self, layer: usize) -> kernels::State<'_> {
-        self.inner.state(layer)
+        let (place, within) = self.place(layer);
+        self.inner[place].state(within)
     }
 
     /// What the cells had in the last step: rows `[B, H]`, one a sequence.
@@ -121,11 +152,13 @@ impl Stepper {
     #[must_use]
     pub fn record(&self, keep: &Keep) -> Record {
         let mut record = Record::default();
-        for (layer, sizes) in self.inner.layers().enumerate() {
+        let layers =
+            self.inner.iter().flat_map(|inner| inner.layers().enumerate().map(move |at| (inner, at)));
+        for (layer, (inner, (within, sizes))) in layers.enumerate() {
             for &(name, signal) in sizes.cell.signals() {
                 if keep.wants(layer, name) {
                     let mut values = vec![0.0; self.batch * sizes.hidden];
-                    self.inner.copy_signal(layer, signal, &mut values).expect("the cell names the signal");
+                    inner.copy_signal(within, signal, &mut values).expect("the cell names the signal");
                     record.series.push(Series {
                         layer,
                         direction: sizes.direction,
@@ -141,6 +174,6 @@ impl Stepper {
 
     /// Starts again from zero.
     pub fn reset(&mut self) {
-        self.inner.reset();
+        self.inner.iter_mut().for_each(kernels::Stepper::reset);
     }
 }

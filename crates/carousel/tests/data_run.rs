@@ -17,7 +17,14 @@ fn checkpoint(step: u64, size: usize) -> Checkpoint {
         vec![NamedTensor { name: name.to_owned(), shape: vec![size], values: vec![step as f32; size] }]
     };
     let state = json!({ "step": step });
-    Checkpoint { step, model: tensor("w"), optimizer: tensor("first"), carried: tensor("h"), state }
+    Checkpoint {
+        step,
+        model: tensor("w"),
+        average: Vec::new(),
+        optimizer: tensor("first"),
+        carried: tensor("h"),
+        state,
+    }
 }
 
 const SIZE: usize = 200_000;

@@ -7,9 +7,10 @@ mod support;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use carousel::cell::Cell;
+use carousel::cell::{Cell, Reset};
 use carousel::fused::with_slice;
-use carousel::models::language_model::{LanguageModel, LanguageModelConfig};
+use carousel::init::{Init, WeightInit};
+use carousel::models::language_model::{LanguageModel, LanguageModelConfig, Regularize};
 use carousel::output::{IGNORE, Loss};
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
@@ -25,7 +26,10 @@ fn model(device: &Device) -> LanguageModel {
         embedding: 4,
         hidden: 8,
         layers: 2,
-        forget_bias: 1.0,
+        init: Init::default(),
+        residual: false,
+        tied: false,
+        regularize: Regularize::default(),
         seed: 1,
     };
     config.init(device).unwrap()
@@ -131,4 +135,32 @@ fn a_token_beyond_the_vocabulary_is_refused() {
 #[should_panic(expected = "target 0 is 9, expected less than the vocabulary's 5")]
 fn a_target_beyond_the_vocabulary_is_refused() {
     let _ = model(&autodiff()).forward_loss(&[0, 1], &[9, 0], &Arc::new(Batch::full(1, 2)), None);
+}
+
+/// `uniform` is the one choice that reaches beyond the recurrent stack, as Zaremba et al. 2014 draw theirs.
+#[test]
+fn a_uniform_range_holds_for_the_whole_model() {
+    let with = |init| {
+        let config = LanguageModelConfig {
+            cell: Cell::Gru(Reset::After),
+            vocabulary: 50,
+            embedding: 40,
+            hidden: 30,
+            layers: 2,
+            init,
+            residual: false,
+            tied: false,
+            regularize: Regularize::default(),
+            seed: 1,
+        };
+        let tensors = config.init(&Device::default()).unwrap().named_tensors();
+        let largest = |values: &[f32]| values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        tensors.into_iter().map(|tensor| (largest(&tensor.values), tensor.name)).collect::<Vec<_>>()
+    };
+    for (largest, name) in with(Init::both(WeightInit::Uniform { range: 0.01 })) {
+        assert!((0.008..=0.01).contains(&largest), "{name}: {largest}");
+    }
+    for (largest, name) in with(Init::both(WeightInit::XavierNormal { gain: None })) {
+        assert!(largest == 0.0 || largest > 0.1, "{name}: {largest}");
+    }
 }

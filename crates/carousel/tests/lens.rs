@@ -29,7 +29,10 @@ fn config(cell: Cell, layers: usize) -> LanguageModelConfig {
         embedding: 8,
         hidden: HIDDEN,
         layers,
-        forget_bias: 1.0,
+        init: Default::default(),
+        residual: false,
+        tied: false,
+        regularize: Default::default(),
         seed: 5,
     }
 }
@@ -461,7 +464,10 @@ fn the_gradient_at_every_lag_is_pytorchs() {
             embedding: size("embedding"),
             hidden: size("hidden"),
             layers: size("layers"),
-            forget_bias: 1.0,
+            init: Default::default(),
+            residual: false,
+            tied: false,
+            regularize: Default::default(),
             seed: 0,
         }
         .init(&Device::default())

@@ -6,7 +6,8 @@ mod support;
 
 use burn::tensor::{Device, Gradients, Tensor};
 use carousel::cell::Cell;
-use carousel::models::language_model::LanguageModelConfig;
+use carousel::init::Init;
+use carousel::models::language_model::{LanguageModelConfig, Regularize};
 use carousel::output::IGNORE;
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Ragged;
@@ -196,7 +197,10 @@ fn model_run(path: Path, targets: &[u32]) -> Found {
         embedding: 4,
         hidden: 6,
         layers: 2,
-        forget_bias: 1.0,
+        init: Init::default(),
+        residual: false,
+        tied: false,
+        regularize: Regularize::default(),
         seed: 3,
     };
     let model = config.init(&autodiff()).unwrap().with_path(path);

@@ -6,7 +6,7 @@ mod support;
 
 use burn::tensor::{Device, Tensor};
 use carousel::cell::{Activation, Cell};
-use carousel::init::Init;
+use carousel::init::{GateBias, Init, WeightInit};
 use carousel::parameters::{LoadError, NamedParameters, NamedTensor};
 use carousel::ragged::Ragged;
 use carousel::recurrent::{ConfigError, Direction, Path, Recurrent, RecurrentConfig};
@@ -276,6 +276,24 @@ fn impossible_sizes_are_refused() {
         RecurrentConfig::new(Cell::Lstm, 1, 1).with_forget_bias(f64::NAN).init(&Device::default()),
         Err(ConfigError::ForgetBias { .. })
     ));
+    let drawn = |cell, init| RecurrentConfig::new(cell, 1, 1).with_init(init);
+    check(
+        drawn(Cell::Lstm, Init { recurrent: WeightInit::Uniform { range: -1.0 }, ..Init::default() }),
+        "the size of the recurrent weights' distribution is -1, expected a finite number above 0",
+    );
+    check(
+        drawn(Cell::Lstm, Init::both(WeightInit::XavierNormal { gain: Some(f64::INFINITY) })),
+        "the size of the input weights' distribution is inf, expected a finite number above 0",
+    );
+    let chrono = |longest| Init { gates: GateBias::Chrono { longest }, ..Init::default() };
+    check(
+        drawn(Cell::Rnn(Activation::Tanh), chrono(100)),
+        "chrono initialisation of an rnn over 100 steps; it takes an lstm or a gru and at least 2",
+    );
+    check(
+        drawn(Cell::Lstm, chrono(1)),
+        "chrono initialisation of an lstm over 1 steps; it takes an lstm or a gru and at least 2",
+    );
 }
 
 fn named(config: &RecurrentConfig) -> Vec<NamedTensor> {
@@ -306,7 +324,10 @@ fn seed_and_init_decide_the_weights() {
     let config = RecurrentConfig::new(Cell::Lstm, 3, 4);
     assert_eq!(named(&config), named(&config.clone().with_seed(0)));
     assert_ne!(named(&config), named(&config.clone().with_seed(1)));
-    assert_ne!(named(&config), named(&config.clone().with_init(Init::XavierOrthogonal)));
+    assert_ne!(
+        named(&config),
+        named(&config.clone().with_init(Init::both(WeightInit::XavierUniform { gain: None })))
+    );
     assert!(named(&config).iter().filter(|t| t.name.starts_with("weight")).all(|t| {
         t.values.iter().all(|value| value.abs() <= 0.5) && t.values.iter().any(|value| value.abs() > 0.25)
     }));

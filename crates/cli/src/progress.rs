@@ -4,9 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use carousel::report::{Reading, thousands};
-use carousel::train::Event;
+use carousel::train::{Event, Notice};
 
 use crate::output::visible;
+use crate::report::Measure;
 
 /// Between two lines about steps in a pipe.
 const QUIET: Duration = Duration::from_secs(20);
@@ -24,7 +25,7 @@ const WRAP: &str = "\x1b[?7h";
 
 /// What training looks like while it runs.
 pub(crate) struct Progress {
-    reading: Reading,
+    measure: Measure,
     style: Style,
     /// When the last step was shown.
     shown: Option<Instant>,
@@ -43,7 +44,7 @@ enum Style {
 }
 
 impl Progress {
-    pub(crate) fn new(reading: Reading) -> Progress {
+    pub(crate) fn new(measure: Measure) -> Progress {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match io::stderr().is_terminal() && !dumb {
@@ -51,7 +52,7 @@ impl Progress {
             true => Style::Terminal,
             false => Style::Plain,
         };
-        Progress { reading, style, shown: None, live: 0 }
+        Progress { measure, style, shown: None, live: 0 }
     }
 
     pub(crate) fn draw(&mut self, event: &Event<'_>) {
@@ -68,20 +69,13 @@ impl Progress {
                 if let Some(note) = note {
                     self.line(&format!("warning: {note}"));
                 }
-                self.line(&format!(
-                    "{} parameters, vocabulary of {}",
-                    thousands(*parameters as u64),
-                    thousands(*vocabulary as u64)
-                ));
-                self.line(&format!(
-                    "{} tokens to learn from, {} to validate on, {} steps",
-                    thousands(*train_tokens as u64),
-                    thousands(*valid_tokens as u64),
-                    thousands(*steps)
-                ));
-                if let Some(note) = note {
-                    self.line(&format!("warning: {note}"));
-                }
+                let number = |count: usize| thousands(count as u64);
+                let known = vocabulary.map(|size| format!(", vocabulary of {}", number(size)));
+                self.line(&format!("{} parameters{}", number(*parameters), known.unwrap_or_default()));
+                let read = train_tokens.zip(*valid_tokens).map(|(train, valid)| {
+                    format!("{} tokens to learn from, {} to validate on, ", number(train), number(valid))
+                });
+                self.line(&format!("{}{} steps", read.unwrap_or_default(), thousands(*steps)));
                 if let Some(step) = resumed_at {
                     self.line(&format!("resumed after step {}", thousands(*step)));
                 }
@@ -94,11 +88,12 @@ impl Progress {
                     return;
                 }
                 self.shown = Some(Instant::now());
-                let place = format!("step {}/{}  epoch {epoch:.1}", thousands(*step), thousands(*steps));
+                let place = format!("step {}/{}{}", thousands(*step), thousands(*steps), epochs(*epoch));
                 let values = format!(
-                    "loss {loss:.3}  {}  gradient norm {gradient_norm:.2}  {} tokens/s",
-                    self.read(*loss),
-                    rounded(*tokens_per_second)
+                    "{}  gradient norm {gradient_norm:.2}  {} {}/s",
+                    self.loss(*loss),
+                    rounded(*tokens_per_second),
+                    self.measure.unit()
                 );
                 let left = format!("{} left", duration(*seconds_left));
                 if self.style == Style::Plain {
@@ -110,13 +105,33 @@ impl Progress {
                     self.replace(&[format!("{bar} {:3.0} %  {place}  {left}", share * 100.0), values]);
                 }
             }
-            Event::Validated { step, epoch, loss, best } => {
+            Event::Validated { step, epoch, loss, accuracy, best } => {
                 let best = if *best { "  best so far" } else { "" };
+                let recalled = accuracy.filter(|_| self.measure == Measure::Recall);
+                let recalled = recalled.map(|share| format!("  recalled {:.1} %", share * 100.0));
                 self.line(&format!(
-                    "step {}  epoch {epoch:.1}  validation loss {loss:.3}  {}{best}",
+                    "step {}{}  validation {}{}{best}",
                     thousands(*step),
-                    self.read(*loss)
+                    epochs(*epoch),
+                    self.loss(*loss),
+                    recalled.unwrap_or_default()
                 ));
+            }
+            Event::Noticed { step, what } => {
+                let what = match what {
+                    Notice::Plateau { learning_rate } => {
+                        format!(
+                            "validation loss stands still: learning rate {learning_rate:.2e} from here on"
+                        )
+                    }
+                    Notice::Averaging => {
+                        "validation loss stands still: weights are averaged from here on".to_owned()
+                    }
+                    Notice::EarlyStop { validations } => {
+                        format!("no lower validation loss in {validations} validations: the run ends")
+                    }
+                };
+                self.line(&format!("step {}  {what}", thousands(*step)));
             }
             Event::Sampled { text, .. } => {
                 for line in visible(text).trim().lines().take(SAMPLE.0) {
@@ -137,11 +152,17 @@ impl Progress {
         self.replace(&[]);
     }
 
-    fn read(&self, loss: f64) -> String {
-        let value = self.reading.of(loss);
-        match self.reading {
-            Reading::Perplexity => format!("perplexity {value:.1}"),
-            Reading::BitsPerCharacter | Reading::BitsPerByte => format!("{value:.2} {}", self.reading.unit()),
+    fn loss(&self, loss: f64) -> String {
+        match self.measure {
+            Measure::Text(reading) => {
+                let value = reading.of(loss);
+                match reading {
+                    Reading::Perplexity => format!("loss {loss:.3}  perplexity {value:.1}"),
+                    _ => format!("loss {loss:.3}  {value:.2} {}", reading.unit()),
+                }
+            }
+            Measure::SquaredError => format!("mean squared error {loss:.4}"),
+            Measure::Recall => format!("loss {loss:.4}"),
         }
     }
 
@@ -168,6 +189,11 @@ impl Progress {
         let mut stderr = io::stderr().lock();
         let _ = stderr.write_all(drawing.as_bytes()).and_then(|()| stderr.flush());
     }
+}
+
+/// Where there are passes over the data, how many.
+fn epochs(passes: Option<f64>) -> String {
+    passes.map(|passes| format!("  epoch {passes:.1}")).unwrap_or_default()
 }
 
 /// `41234.5` as `41.2k`.

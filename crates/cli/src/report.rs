@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use carousel::data::Tokens;
-use carousel::recipe::{Named, Recipe};
+use carousel::recipe::{Named, Recipe, Task};
 use carousel::report::{Point, Reading, Sample, TrainingReport, thousands};
 use carousel::run::RunFolder;
 use carousel::train::Summary;
@@ -11,12 +11,47 @@ use serde_json::Value;
 
 use crate::progress::rounded;
 
-/// What a loss over these tokens is also given as.
-pub(crate) fn reading(tokens: Tokens) -> Reading {
-    match tokens {
-        Tokens::Byte => Reading::BitsPerByte,
-        Tokens::Char => Reading::BitsPerCharacter,
-        Tokens::Word => Reading::Perplexity,
+/// What the loss of a run is.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Measure {
+    /// Nats per token of text, and what else it is given as.
+    Text(Reading),
+    /// The adding problem's mean squared error.
+    SquaredError,
+    /// Nats per step of copy memory; the share of symbols recalled says more.
+    Recall,
+}
+
+impl Measure {
+    pub(crate) fn of(recipe: &Recipe) -> Measure {
+        match (recipe.task, recipe.data.tokens) {
+            (Task::Adding, _) => Measure::SquaredError,
+            (Task::Copy, _) => Measure::Recall,
+            (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
+            (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
+            (Task::Lm, Tokens::Word) => Measure::Text(Reading::Perplexity),
+        }
+    }
+
+    pub(crate) fn reading(self) -> Option<Reading> {
+        match self {
+            Measure::Text(reading) => Some(reading),
+            Measure::SquaredError | Measure::Recall => None,
+        }
+    }
+
+    /// What is counted a second.
+    pub(crate) fn unit(self) -> &'static str {
+        if self == Measure::SquaredError { "steps" } else { "tokens" }
+    }
+
+    /// The unit of a loss, long.
+    pub(crate) fn loss_unit(self) -> &'static str {
+        match self {
+            Measure::Text(_) => "nats per token",
+            Measure::SquaredError => "mean squared error",
+            Measure::Recall => "nats per step",
+        }
     }
 }
 
@@ -38,7 +73,7 @@ fn build(
     summary: &Summary,
     learned_from: &str,
 ) -> TrainingReport {
-    let reading = reading(recipe.data.tokens);
+    let measure = Measure::of(recipe);
     let curve = |kind: &str, field: &str| -> Vec<Point> {
         let lines = metrics.iter().filter(|line| line["kind"] == kind);
         lines
@@ -57,37 +92,47 @@ fn build(
         1 => "one layer".to_owned(),
         layers => format!("{layers} layers"),
     };
-    let token = match recipe.data.tokens {
-        Tokens::Byte => "byte",
-        Tokens::Char => "character",
-        Tokens::Word => "word",
+    let model = match (recipe.task, recipe.data.tokens) {
+        (Task::Adding, _) => "A model of the adding problem",
+        (Task::Copy, _) => "A model of copy memory",
+        (Task::Lm, Tokens::Byte) => "A byte model",
+        (Task::Lm, Tokens::Char) => "A character model",
+        (Task::Lm, Tokens::Word) => "A word model",
     };
     let mut figures = Vec::new();
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));
     for (name, loss) in [("validation", summary.valid_loss), ("test", summary.test_loss)] {
         if let Some(loss) = loss {
-            figure(name, format!("{:.2} {}", reading.of(loss), reading.unit()));
-            figure(&format!("{name} loss"), format!("{loss:.3} nats/token"));
+            if let Some(reading) = measure.reading() {
+                figure(name, format!("{:.2} {}", reading.of(loss), reading.unit()));
+            }
+            figure(&format!("{name} loss"), format!("{loss:.4} {}", measure.loss_unit()));
         }
     }
-    figure("training loss", format!("{:.3} nats/token", summary.train_loss));
-    figure("steps", format!("{} in {:.1} epochs", thousands(summary.steps), summary.epochs));
-    figure("speed", format!("{} tokens/s", rounded(summary.tokens_per_second)));
+    if let Some(share) = summary.valid_accuracy.filter(|_| measure == Measure::Recall) {
+        figure("recalled", format!("{:.1} %", share * 100.0));
+    }
+    figure("training loss", format!("{:.4} {}", summary.train_loss, measure.loss_unit()));
+    let epochs = summary.epochs.map(|epochs| format!(" in {epochs:.1} epochs")).unwrap_or_default();
+    figure("steps", format!("{}{epochs}", thousands(summary.steps)));
+    figure("speed", format!("{} {}/s", rounded(summary.tokens_per_second), measure.unit()));
     figure("parameters", thousands(summary.parameters as u64));
 
     TrainingReport {
         title: folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned(),
         subtitle: format!(
-            "A {token} model: {layers} of {} with {} units, trained on {learned_from}.",
+            "{model}: {layers} of {} with {} units, trained on {learned_from}.",
             recipe.model.cell.name().to_uppercase(),
             recipe.model.hidden
         ),
         summary: figures,
-        reading,
+        reading: measure.reading(),
+        loss_unit: measure.loss_unit(),
         train_loss: curve("train", "loss"),
         valid_loss: curve("valid", "loss"),
         gradient_norm: curve("train", "gradient_norm"),
         clipped: curve("train", "clipped"),
+        learning_rate: curve("train", "learning_rate"),
         samples,
         config: dotted(&recipe.to_toml()),
     }
@@ -109,8 +154,6 @@ fn dotted(toml: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use carousel::recipe::Task;
-
     use super::*;
 
     #[test]

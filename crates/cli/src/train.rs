@@ -7,15 +7,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 use carousel::decode::sampling::{Sampling, sample};
-use carousel::recipe::{Named, Recipe};
+use carousel::recipe::{Named, Recipe, Task};
 use carousel::report::thousands;
 use carousel::run::{RunError, RunFolder};
-use carousel::train::{Control, Event, Sources, Start, Summary, language_model};
+use carousel::train::{Control, Event, Sources, Start, Summary, train};
 use clap::Args;
 use serde_json::json;
 
 use crate::output::{self, Form, message};
 use crate::progress::{Progress, duration, rounded};
+use crate::report::Measure;
 use crate::sources::SourceList;
 use crate::{BadUsage, MachineArgs, report};
 
@@ -31,6 +32,7 @@ Examples:
   carousel train --data my.txt --out runs/my  the same model on your own text
   carousel train --data my.txt --set model.cell=gru --set train.epochs=5
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
+  carousel train adding --set data.length=200 a test of memory, without data
   carousel train --resume --out runs/lm-001   continue where it stopped
 
 A recipe is a TOML file, and its keys are the --set keys: docs/recipe.md lists
@@ -49,8 +51,8 @@ and resume it.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
-    /// Task lm (language model), or a recipe [default: lm]
-    #[arg(value_name = "lm|RECIPE.toml", conflicts_with = "resume")]
+    /// Task or recipe [default: lm]
+    #[arg(value_name = "lm|adding|copy|RECIPE.toml", conflicts_with = "resume")]
     recipe: Option<PathBuf>,
 
     /// Text to learn from [default: built in]
@@ -118,14 +120,17 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let fresh = matches!(start, Start::New);
 
     let recurrence = recipe.model.cell.name().to_uppercase();
-    let tokens = recipe.data.tokens.name();
+    let model = match recipe.task {
+        Task::Lm => format!("{} model", recipe.data.tokens.name()),
+        task => format!("task {}", task.name()),
+    };
     let verb = if fresh { "training" } else { "resuming" };
-    message(format_args!("{verb} {}: {tokens} model, {recurrence}, on {learned_from}", path.display()));
+    message(format_args!("{verb} {}: {model}, {recurrence}, on {learned_from}", path.display()));
 
     let began = Instant::now();
     let mut started = false;
-    let mut progress = Progress::new(report::reading(recipe.data.tokens));
-    let trained = language_model(folder, recipe, sources, *start, &mut |event: &Event<'_>| {
+    let mut progress = Progress::new(Measure::of(recipe));
+    let trained = train(folder, recipe, sources, *start, &mut |event: &Event<'_>| {
         started = true;
         progress.draw(event);
         if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
@@ -145,7 +150,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     describe(args, path, recipe, &summary, began.elapsed().as_secs_f64());
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json_summary(path, recipe, &summary)),
-        Form::Text if summary.stopped => Ok(()),
+        Form::Text if summary.stopped || recipe.task != Task::Lm => Ok(()),
         Form::Text => print_sample(path, recipe.seed),
     }
 }
@@ -170,25 +175,53 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = recipe_of(args)?;
-    let path = args.out.clone().unwrap_or_else(next_free_run);
-    let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
+    let path = args.out.clone().unwrap_or_else(|| next_free_run(recipe.task));
+    let (list, sources) = if recipe.task == Task::Lm {
+        let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
+        (Some(list), sources)
+    } else {
+        refuse_data(args, recipe.task)?;
+        (None, Sources::default())
+    };
     let folder = RunFolder::create(&path).map_err(|error| match error {
         RunError::Exists { .. } => anyhow::Error::new(BadUsage::from(error)),
         _ => error.into(),
     })?;
-    let written = folder.write_recipe(&recipe).map_err(Into::into).and_then(|()| list.save(&folder));
+    let written = folder.write_recipe(&recipe).map_err(anyhow::Error::from);
+    let written = written.and_then(|()| list.as_ref().map_or(Ok(()), |list| list.save(&folder)));
     if written.is_err() {
         remove_unstarted(&folder);
     }
     written?;
-    Ok(Prepared { folder, recipe, sources, learned_from: list.describe(), start: Start::New })
+    Ok(Prepared { folder, recipe, sources, learned_from: describe_sources(list.as_ref()), start: Start::New })
+}
+
+/// Tasks that make their sequences read no text.
+fn refuse_data(args: &TrainArgs, task: Task) -> anyhow::Result<()> {
+    for (name, given) in [("--data", &args.data), ("--valid", &args.valid), ("--test", &args.test)] {
+        if !given.is_empty() {
+            let task = task.name();
+            return Err(BadUsage(format!("{name} has no effect: the task {task} makes its own data")).into());
+        }
+    }
+    Ok(())
+}
+
+fn describe_sources(list: Option<&SourceList>) -> String {
+    list.map_or("sequences made on the fly".to_owned(), SourceList::describe)
 }
 
 fn reopen(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let folder = RunFolder::open(args.out.as_deref().unwrap_or(Path::new(".")))?;
     let recipe = folder.read_recipe()?;
-    let (list, sources) = SourceList::reread(&folder)?;
-    Ok(Prepared { folder, recipe, sources, learned_from: list.describe(), start: Start::Resume })
+    let (list, sources) = if recipe.task == Task::Lm {
+        let (list, sources) = SourceList::reread(&folder)?;
+        (Some(list), sources)
+    } else {
+        (None, Sources::default())
+    };
+    let learned_from = describe_sources(list.as_ref());
+    Ok(Prepared { folder, recipe, sources, learned_from, start: Start::Resume })
 }
 
 /// Takes back the folder of a run in which nothing was trained: it would be in the way of the next try.
@@ -217,25 +250,33 @@ fn is_toml(path: &Path) -> bool {
 
 /// The recipe in a file, or that of a task, or the default one; with `--set` applied.
 pub(crate) fn read_recipe(named: Option<&Path>, assignments: &[impl AsRef<str>]) -> anyhow::Result<Recipe> {
+    let default = || (DEFAULT_RECIPE.to_owned(), "recipes/default.toml".to_owned());
     let (text, name) = match named {
         Some(path) if is_toml(path) => {
             let name = path.display().to_string();
             (fs::read_to_string(path).with_context(|| format!("could not read {name}"))?, name)
         }
-        Some(other) if other != Path::new("lm") => {
-            let message = format!("{} is no task, expected lm or a recipe file (.toml)", other.display());
-            return Err(BadUsage(message).into());
-        }
-        _ => (DEFAULT_RECIPE.to_owned(), "recipes/default.toml".to_owned()),
+        None => default(),
+        Some(task) if task == Path::new("lm") => default(),
+        Some(other) => match Task::ALL.iter().find(|task| Path::new(task.name()) == other) {
+            Some(task) => (format!("task = \"{}\"", task.name()), "the task's defaults".to_owned()),
+            None => {
+                let tasks: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
+                let tasks = tasks.join(", ");
+                let message =
+                    format!("{} is no task, expected {tasks} or a recipe file (.toml)", other.display());
+                return Err(BadUsage(message).into());
+            }
+        },
     };
     let mut recipe = Recipe::from_toml(&text, &name).map_err(BadUsage::from)?;
     recipe.set_all(assignments).map_err(BadUsage::from)?;
     Ok(recipe)
 }
 
-fn next_free_run() -> PathBuf {
+fn next_free_run(task: Task) -> PathBuf {
     (1..)
-        .map(|number| PathBuf::from(format!("runs/lm-{number:03}")))
+        .map(|number| PathBuf::from(format!("runs/{}-{number:03}", task.name())))
         .find(|path| !path.exists())
         .unwrap_or_default()
 }
@@ -255,14 +296,15 @@ fn stop_on_interrupt() -> anyhow::Result<&'static AtomicBool> {
 
 /// Tells on stderr how it went and where the run lies.
 fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, seconds: f64) {
-    let reading = report::reading(recipe.data.tokens);
+    let measure = Measure::of(recipe);
     let verb = if summary.stopped { "stopped" } else { "done" };
+    let epochs = summary.epochs.map(|epochs| format!(" ({epochs:.1} epochs)")).unwrap_or_default();
     message(format_args!(
-        "{verb} after {} steps ({:.1} epochs) in {}, {} tokens/s",
+        "{verb} after {} steps{epochs} in {}, {} {}/s",
         thousands(summary.steps),
-        summary.epochs,
         duration(seconds),
-        rounded(summary.tokens_per_second)
+        rounded(summary.tokens_per_second),
+        measure.unit()
     ));
     let losses = [
         ("training", Some(summary.train_loss)),
@@ -270,9 +312,18 @@ fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, s
         ("test", summary.test_loss),
     ];
     for (name, loss) in losses {
-        if let Some(loss) = loss {
-            message(format_args!("  {name:<11} loss {loss:.3}  {:.2} {}", reading.of(loss), reading.unit()));
+        let Some(loss) = loss else { continue };
+        match measure.reading() {
+            Some(reading) => message(format_args!(
+                "  {name:<11} loss {loss:.3}  {:.2} {}",
+                reading.of(loss),
+                reading.unit()
+            )),
+            None => message(format_args!("  {name:<11} loss {loss:.4}  {}", measure.loss_unit())),
         }
+    }
+    if let Some(share) = summary.valid_accuracy.filter(|_| measure == Measure::Recall) {
+        message(format_args!("  {:<11} {:.1} % of the symbols", "recalled", share * 100.0));
     }
     message(format_args!("  {:<11} {}", "run", path.display()));
     message(format_args!("  {:<11} {}", "report", path.join("report.html").display()));
@@ -302,11 +353,11 @@ fn quoted(word: &str) -> String {
 }
 
 fn json_summary(path: &Path, recipe: &Recipe, summary: &Summary) -> serde_json::Value {
-    let reading = report::reading(recipe.data.tokens);
-    let bits = match reading {
-        carousel::report::Reading::Perplexity => None,
-        _ => summary.valid_loss.map(|loss| reading.of(loss)),
-    };
+    let measure = Measure::of(recipe);
+    let reading = measure.reading();
+    let bits = reading.filter(|reading| *reading != carousel::report::Reading::Perplexity);
+    let bits = bits.zip(summary.valid_loss).map(|(reading, loss)| reading.of(loss));
+    let squared = summary.valid_loss.filter(|_| measure == Measure::SquaredError);
     json!({
         "run": path,
         "steps": summary.steps,
@@ -314,11 +365,14 @@ fn json_summary(path: &Path, recipe: &Recipe, summary: &Summary) -> serde_json::
         "train_loss": summary.train_loss,
         "valid_loss": summary.valid_loss,
         "test_loss": summary.test_loss,
-        "perplexity": summary.valid_loss.map(f64::exp),
+        "perplexity": summary.valid_loss.filter(|_| reading.is_some()).map(f64::exp),
         "bits_per_char": bits,
+        "mean_squared_error": squared,
+        "accuracy": summary.valid_accuracy,
         "tokens_per_second": summary.tokens_per_second,
         "parameters": summary.parameters,
         "stopped": summary.stopped,
+        "stopped_early": summary.stopped_early,
     })
 }
 

@@ -21,6 +21,7 @@
 mod cell;
 #[allow(unsafe_code)]
 mod disjoint;
+pub mod dropout;
 pub mod embedding;
 mod gemm;
 mod grid;
@@ -29,6 +30,7 @@ pub mod loss;
 pub mod optim;
 mod pack;
 mod peak;
+pub mod penalty;
 mod record;
 pub mod reference;
 mod shape;

@@ -33,13 +33,31 @@ pub struct OutputGradients<'a> {
     pub bias: Option<&'a mut [f32]>,
 }
 
+/// What a backward pass differentiates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// Factor on the sum over the rows: `1 / count` for the mean.
+    pub scale: f32,
+    /// The share `ε` of the target's probability that is spread over the whole vocabulary (label smoothing,
+    /// Szegedy et al. 2016): the loss of a row is `-(1 - ε) ln p(target) - ε/V Σ ln p(v)`.
+    pub smoothing: f32,
+}
+
+impl Objective {
+    /// Plain cross-entropy, times `scale`.
+    #[must_use]
+    pub const fn scaled(scale: f32) -> Objective {
+        Objective { scale, smoothing: 0.0 }
+    }
+}
+
 /// A target that counts in neither the loss nor the gradients.
 pub const IGNORE: u32 = u32::MAX;
 
 /// The loss over all rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
-    /// Sum of `-ln p(target)`, in nats.
+    /// Sum of `-ln p(target)`, in nats; with label smoothing of its loss.
     pub nats: f64,
     /// Rows whose target counts.
     pub count: usize,
@@ -121,7 +139,7 @@ pub fn cross_entropy(
     Ok(with_scratch(|scratch| Level::current().dispatch(WithScratch(pass, scratch))))
 }
 
-/// The loss, and the gradients of `scale · nats`: with `scale = 1 / count` those of the mean.
+/// The loss, and the gradients of `objective.scale · nats`.
 ///
 /// # Errors
 /// [`ShapeError`] when a buffer does not fit or a target is not below `V`; nothing is written then.
@@ -130,7 +148,7 @@ pub fn cross_entropy_backward(
     hidden: usize,
     x: &[f32],
     targets: &[u32],
-    scale: f32,
+    objective: Objective,
     gradients: OutputGradients<'_>,
 ) -> Result<Loss, ShapeError> {
     let (rows, vocabulary) = check(&output, hidden, x)?;
@@ -140,7 +158,7 @@ pub fn cross_entropy_backward(
     if let Some(bias) = &gradients.bias {
         expect("gradient of the output bias", bias.len(), vocabulary)?;
     }
-    let goal = Goal::Loss { targets, gradients: Some((scale, gradients)) };
+    let goal = Goal::Loss { targets, gradients: Some((objective, gradients)) };
     let pass = Pass { output, hidden, vocabulary, x, goal };
     Ok(with_scratch(|scratch| Level::current().dispatch(WithScratch(pass, scratch))))
 }
@@ -159,7 +177,7 @@ pub fn logits(output: Output<'_>, hidden: usize, x: &[f32], out: &mut [f32]) -> 
 
 enum Goal<'a> {
     Logits(&'a mut [f32]),
-    Loss { targets: &'a [u32], gradients: Option<(f32, OutputGradients<'a>)> },
+    Loss { targets: &'a [u32], gradients: Option<(Objective, OutputGradients<'a>)> },
 }
 
 struct Pass<'a> {
@@ -269,7 +287,7 @@ impl Dispatch for WithScratch<'_> {
                 }
                 Goal::Loss { targets, gradients } => (&targets[from..][..count], gradients.as_mut()),
             };
-            let scale = gradients.as_ref().map(|(scale, _)| *scale);
+            let objective = gradients.as_ref().map(|(objective, _)| *objective);
             let logits = scratch.logits.ensure(block * stride);
             scratch.rows.resize(block, RowLoss::default());
             {
@@ -290,7 +308,7 @@ impl Dispatch for WithScratch<'_> {
                             logits: &mut line[..padded],
                             vocabulary,
                             target: targets[row + i],
-                            scale,
+                            objective,
                         });
                     }
                     if let Some(dx) = &dx {
@@ -336,7 +354,7 @@ struct Softmax<'a> {
     logits: &'a mut [f32],
     vocabulary: usize,
     target: u32,
-    scale: Option<f32>,
+    objective: Option<Objective>,
 }
 
 impl<S: Lanes> Job<S> for Softmax<'_> {
@@ -344,13 +362,20 @@ impl<S: Lanes> Job<S> for Softmax<'_> {
 
     #[inline(always)]
     fn run(self, simd: S) -> RowLoss {
-        let Softmax { logits, vocabulary, target, scale } = self;
+        let Softmax { logits, vocabulary, target, objective } = self;
         if target == IGNORE {
-            if scale.is_some() {
+            if objective.is_some() {
                 logits.fill(0.0);
             }
             return RowLoss::default();
         }
+        let smoothing = objective.map_or(0.0, |objective| objective.smoothing);
+        let spread = if smoothing > 0.0 {
+            let sum: f64 = logits[..vocabulary].iter().map(|&logit| f64::from(logit)).sum();
+            (sum / vocabulary as f64) as f32
+        } else {
+            0.0
+        };
         // Padding must win no maximum and add nothing to the sum.
         logits[vocabulary..].fill(f32::NEG_INFINITY);
         let mut top = simd.splat(f32::NEG_INFINITY);
@@ -370,13 +395,19 @@ impl<S: Lanes> Job<S> for Softmax<'_> {
         }
         simd.store(&mut all, sum);
         let sum: f32 = all[..S::N].iter().sum();
-        if let Some(scale) = scale {
+        if let Some(Objective { scale, .. }) = objective {
             let factor = simd.splat(scale / sum);
             for lanes in logits.chunks_exact_mut(S::N) {
                 simd.store(lanes, simd.mul(simd.load(lanes), factor));
             }
-            logits[target as usize] -= scale;
+            if smoothing > 0.0 {
+                let share = scale * smoothing / vocabulary as f32;
+                logits[..vocabulary].iter_mut().for_each(|logit| *logit -= share);
+            }
+            logits[target as usize] -= scale * (1.0 - smoothing);
         }
-        RowLoss { nats: sum.ln() + (top - at_target), correct: at_target >= top }
+        // What the target's logit is compared with: itself, and with smoothing the mean of all.
+        let wanted = at_target + smoothing * (spread - at_target);
+        RowLoss { nats: sum.ln() + (top - wanted), correct: at_target >= top }
     }
 }

@@ -11,7 +11,37 @@ use crate::team;
 /// Floats that a worker takes at a time.
 const CHUNK: usize = 4096;
 
-/// Adam (Kingma and Ba 2015), with decoupled weight decay (AdamW, Loshchilov and Hutter 2019).
+/// What clipping asks for, before a rule sees a gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clip {
+    /// Factor on every element.
+    pub scale: f32,
+    /// Largest absolute value of an element after that.
+    pub limit: f32,
+}
+
+impl Clip {
+    /// Gradients as they are.
+    pub const NONE: Clip = Clip { scale: 1.0, limit: f32::INFINITY };
+
+    /// Every element times `scale`.
+    #[must_use]
+    pub const fn by(scale: f32) -> Clip {
+        Clip { scale, ..Clip::NONE }
+    }
+}
+
+/// How weight decay acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decay {
+    /// On the weight itself, past the running means (AdamW, Loshchilov and Hutter 2019).
+    #[default]
+    Decoupled,
+    /// As part of the gradient (L2).
+    Gradient,
+}
+
+/// Adam (Kingma and Ba 2015), with weight decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
     /// Step size.
@@ -22,13 +52,22 @@ pub struct Adam {
     pub beta2: f32,
     /// Keeps the divisor from zero.
     pub epsilon: f32,
-    /// Share of each weight, times the learning rate, taken off every step.
+    /// Share of each weight that is taken off, times the learning rate; or is added to the gradient.
     pub weight_decay: f32,
+    /// Which of both.
+    pub decay: Decay,
 }
 
 impl Default for Adam {
     fn default() -> Adam {
-        Adam { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+        Adam {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            decay: Decay::Decoupled,
+        }
     }
 }
 
@@ -52,18 +91,20 @@ pub struct RmsProp {
     pub alpha: f32,
     /// Keeps the divisor from zero.
     pub epsilon: f32,
+    /// Added to the gradient, times the weight.
+    pub weight_decay: f32,
 }
 
 impl Adam {
-    /// One step. `step` counts from 1; gradients are multiplied by `gradient_scale` first (1, or what
-    /// clipping asks for); `first` and `second` are the running means, zero at the start.
+    /// One step. `step` counts from 1; gradients are clipped first; `first` and `second` are the running
+    /// means, zero at the start.
     ///
     /// # Errors
     /// [`ShapeError`] when a slice is not as long as `parameters`, or `step` is 0.
     pub fn step(
         &self,
         step: u64,
-        gradient_scale: f32,
+        clip: Clip,
         parameters: &mut [f32],
         gradients: &[f32],
         first: &mut [f32],
@@ -78,16 +119,19 @@ impl Adam {
         // In f64, because 1 - 0.999^step loses its digits in f32.
         let unbias = |beta: f32| 1.0 - f64::from(beta).powf(step as f64);
         let (unbias1, unbias2) = (unbias(self.beta1), unbias(self.beta2));
+        let (decoupled, added) = match self.decay {
+            Decay::Decoupled => (self.weight_decay, 0.0),
+            Decay::Gradient => (0.0, self.weight_decay),
+        };
         let rule = AdamRule {
-            scale: gradient_scale,
-            keep: 1.0 - self.learning_rate * self.weight_decay,
+            keep: 1.0 - self.learning_rate * decoupled,
             beta1: self.beta1,
             beta2: self.beta2,
             rate: (f64::from(self.learning_rate) / unbias1) as f32,
             root: (1.0 / unbias2.sqrt()) as f32,
             epsilon: self.epsilon,
         };
-        update(rule, parameters, gradients, [first, second]);
+        update(rule, Prepare::new(clip, added), parameters, gradients, [first, second]);
         Ok(())
     }
 }
@@ -99,24 +143,20 @@ impl Sgd {
     /// [`ShapeError`] when a slice is not as long as `parameters`, or momentum has no velocity.
     pub fn step(
         &self,
-        gradient_scale: f32,
+        clip: Clip,
         parameters: &mut [f32],
         gradients: &[f32],
         velocity: Option<&mut [f32]>,
     ) -> Result<(), ShapeError> {
         expect("gradients", gradients.len(), parameters.len())?;
-        let rule = SgdRule {
-            scale: gradient_scale,
-            rate: self.learning_rate,
-            momentum: self.momentum,
-            decay: self.weight_decay,
-        };
+        let rule = SgdRule { rate: self.learning_rate, momentum: self.momentum };
+        let prepare = Prepare::new(clip, self.weight_decay);
         match velocity {
             Some(velocity) => {
                 expect("velocity", velocity.len(), parameters.len())?;
-                update(rule, parameters, gradients, [velocity]);
+                update(rule, prepare, parameters, gradients, [velocity]);
             }
-            None if self.momentum == 0.0 => update(rule, parameters, gradients, []),
+            None if self.momentum == 0.0 => update(rule, prepare, parameters, gradients, []),
             None => return Err(ShapeError::State { what: "momentum needs a velocity" }),
         }
         Ok(())
@@ -130,41 +170,93 @@ impl RmsProp {
     /// [`ShapeError`] when a slice is not as long as `parameters`.
     pub fn step(
         &self,
-        gradient_scale: f32,
+        clip: Clip,
         parameters: &mut [f32],
         gradients: &[f32],
         square: &mut [f32],
     ) -> Result<(), ShapeError> {
         expect("gradients", gradients.len(), parameters.len())?;
         expect("mean squares", square.len(), parameters.len())?;
-        let rule = RmsPropRule {
-            scale: gradient_scale,
-            rate: self.learning_rate,
-            alpha: self.alpha,
-            epsilon: self.epsilon,
-        };
-        update(rule, parameters, gradients, [square]);
+        let rule = RmsPropRule { rate: self.learning_rate, alpha: self.alpha, epsilon: self.epsilon };
+        update(rule, Prepare::new(clip, self.weight_decay), parameters, gradients, [square]);
         Ok(())
     }
 }
 
-/// The sum of squares, for clipping by the global norm. Chunks are fixed by the length, so the bits are
-/// the same for every number of threads.
+/// The sum of squares, for clipping by a norm. Chunks are fixed by the length, so the bits are the same for
+/// every number of threads.
 #[must_use]
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    let mut sums = vec![0.0f64; values.len().div_ceil(CHUNK)];
-    let workers = team::threads().min(sums.len().div_ceil(16)).max(1);
-    let pieces = Pieces::new(&mut sums, 1, workers);
+    of_chunks(values, |level, chunk| level.dispatch(Squares(chunk))).iter().sum()
+}
+
+/// The largest absolute value, for clipping by value; NaN where one is.
+#[must_use]
+pub fn largest(values: &[f32]) -> f32 {
+    let of_chunk = |chunk: &[f32]| {
+        chunk.iter().fold(0.0f32, |largest, value| {
+            let value = value.abs();
+            if value > largest || value.is_nan() { value } else { largest }
+        })
+    };
+    let all = of_chunks(values, |_, chunk| f64::from(of_chunk(chunk)));
+    all.iter().fold(0.0, |largest: f64, &value| {
+        if largest.is_nan() {
+            largest
+        } else if value > largest || value.is_nan() {
+            value
+        } else {
+            largest
+        }
+    }) as f32
+}
+
+/// One number for each chunk, computed by the team.
+fn of_chunks(values: &[f32], of_chunk: impl Fn(Level, &[f32]) -> f64 + Sync) -> Vec<f64> {
+    let mut all = vec![0.0f64; values.len().div_ceil(CHUNK)];
+    let workers = team::threads().min(all.len().div_ceil(16)).max(1);
+    let pieces = Pieces::new(&mut all, 1, workers);
     let level = Level::current();
     team::run_on(workers, |worker| {
-        let (first, sums) = pieces.take(worker);
-        for (k, sum) in sums.iter_mut().enumerate() {
+        let (first, own) = pieces.take(worker);
+        for (k, number) in own.iter_mut().enumerate() {
             let start = (first + k) * CHUNK;
-            let chunk = &values[start..(start + CHUNK).min(values.len())];
-            *sum = level.dispatch(Squares(chunk));
+            *number = of_chunk(level, &values[start..(start + CHUNK).min(values.len())]);
         }
     });
-    sums.iter().sum()
+    all
+}
+
+/// Moves a running mean towards new values: `mean += share · (values - mean)`.
+///
+/// # Errors
+/// [`ShapeError`] when the slices are not equally long.
+pub fn average(mean: &mut [f32], values: &[f32], share: f32) -> Result<(), ShapeError> {
+    expect("values of a mean", values.len(), mean.len())?;
+    update(MeanRule { share }, Prepare::new(Clip::NONE, 0.0), mean, values, []);
+    Ok(())
+}
+
+/// What happens to a gradient before a rule sees it.
+#[derive(Clone, Copy)]
+struct Prepare {
+    clip: Clip,
+    /// Added, times the weight.
+    decay: f32,
+}
+
+impl Prepare {
+    fn new(clip: Clip, decay: f32) -> Prepare {
+        Prepare { clip, decay }
+    }
+
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V) -> S::V {
+        let limit = self.clip.limit;
+        let g = simd.mul(g, simd.splat(self.clip.scale));
+        let g = simd.max(simd.min(g, simd.splat(limit)), simd.splat(-limit));
+        simd.fma(p, simd.splat(self.decay), g)
+    }
 }
 
 struct Squares<'a>(&'a [f32]);
@@ -202,7 +294,6 @@ trait Rule<const K: usize>: Copy + Sync {
 
 #[derive(Clone, Copy)]
 struct AdamRule {
-    scale: f32,
     keep: f32,
     beta1: f32,
     beta2: f32,
@@ -214,7 +305,6 @@ struct AdamRule {
 impl Rule<2> for AdamRule {
     #[inline(always)]
     fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, [m, v]: [S::V; 2]) -> (S::V, [S::V; 2]) {
-        let g = simd.mul(g, simd.splat(self.scale));
         let m = simd.fma(simd.splat(1.0 - self.beta1), simd.sub(g, m), m);
         let v = simd.fma(simd.splat(self.beta2), v, simd.mul(simd.mul(simd.splat(1.0 - self.beta2), g), g));
         let divisor = simd.fma(simd.sqrt(v), simd.splat(self.root), simd.splat(self.epsilon));
@@ -225,37 +315,27 @@ impl Rule<2> for AdamRule {
 
 #[derive(Clone, Copy)]
 struct SgdRule {
-    scale: f32,
     rate: f32,
     momentum: f32,
-    decay: f32,
-}
-
-impl SgdRule {
-    #[inline(always)]
-    fn gradient<S: Lanes>(self, simd: S, p: S::V, g: S::V) -> S::V {
-        simd.fma(p, simd.splat(self.decay), simd.mul(g, simd.splat(self.scale)))
-    }
 }
 
 impl Rule<0> for SgdRule {
     #[inline(always)]
     fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, _: [S::V; 0]) -> (S::V, [S::V; 0]) {
-        (simd.fnma(simd.splat(self.rate), self.gradient(simd, p, g), p), [])
+        (simd.fnma(simd.splat(self.rate), g, p), [])
     }
 }
 
 impl Rule<1> for SgdRule {
     #[inline(always)]
     fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, [v]: [S::V; 1]) -> (S::V, [S::V; 1]) {
-        let v = simd.fma(simd.splat(self.momentum), v, self.gradient(simd, p, g));
+        let v = simd.fma(simd.splat(self.momentum), v, g);
         (simd.fnma(simd.splat(self.rate), v, p), [v])
     }
 }
 
 #[derive(Clone, Copy)]
 struct RmsPropRule {
-    scale: f32,
     rate: f32,
     alpha: f32,
     epsilon: f32,
@@ -264,7 +344,6 @@ struct RmsPropRule {
 impl Rule<1> for RmsPropRule {
     #[inline(always)]
     fn apply<S: Lanes>(self, simd: S, p: S::V, g: S::V, [s]: [S::V; 1]) -> (S::V, [S::V; 1]) {
-        let g = simd.mul(g, simd.splat(self.scale));
         let fresh = simd.mul(simd.mul(simd.splat(1.0 - self.alpha), g), g);
         let s = simd.fma(simd.splat(self.alpha), s, fresh);
         let divisor = simd.add(simd.sqrt(s), simd.splat(self.epsilon));
@@ -272,9 +351,22 @@ impl Rule<1> for RmsPropRule {
     }
 }
 
+#[derive(Clone, Copy)]
+struct MeanRule {
+    share: f32,
+}
+
+impl Rule<0> for MeanRule {
+    #[inline(always)]
+    fn apply<S: Lanes>(self, simd: S, mean: S::V, value: S::V, _: [S::V; 0]) -> (S::V, [S::V; 0]) {
+        (simd.fma(simd.splat(self.share), simd.sub(value, mean), mean), [])
+    }
+}
+
 /// Applies a rule to every element.
 fn update<R: Rule<K>, const K: usize>(
     rule: R,
+    prepare: Prepare,
     parameters: &mut [f32],
     gradients: &[f32],
     state: [&mut [f32]; K],
@@ -287,12 +379,13 @@ fn update<R: Rule<K>, const K: usize>(
         let (first, parameters) = parameters.take(worker);
         let gradients = &gradients[first * CHUNK..][..parameters.len()];
         let state = state.each_ref().map(|state| state.take(worker).1);
-        level.dispatch(Apply { rule, parameters, gradients, state });
+        level.dispatch(Apply { rule, prepare, parameters, gradients, state });
     });
 }
 
 struct Apply<'a, R, const K: usize> {
     rule: R,
+    prepare: Prepare,
     parameters: &'a mut [f32],
     gradients: &'a [f32],
     state: [&'a mut [f32]; K],
@@ -319,6 +412,7 @@ impl<S: Lanes, R: Rule<K>, const K: usize> Job<S> for Apply<'_, R, K> {
                 state[k] = load(&self.state[k][at..end]);
             }
             let (p, g) = (load(&self.parameters[at..end]), load(&self.gradients[at..end]));
+            let g = self.prepare.apply(simd, p, g);
             let (p, state) = self.rule.apply(simd, p, g, state);
             simd.store_part(&mut self.parameters[at..end], p);
             for k in 0..K {

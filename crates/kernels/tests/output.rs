@@ -4,7 +4,8 @@
 
 mod common;
 
-use carousel_kernels::loss::{IGNORE, Output, OutputGradients};
+use carousel_kernels::loss::{IGNORE, Objective, Output, OutputGradients};
+use carousel_kernels::optim::Clip;
 use carousel_kernels::*;
 use common::{Numbers, close, everywhere, wide};
 
@@ -72,8 +73,15 @@ fn cross_entropy_agrees_with_plain_arithmetic() {
                     (vec![f32::NAN; x.len()], vec![f32::NAN; weight.len()], vec![f32::NAN; vocabulary]);
                 let gradients =
                     OutputGradients { x: &mut dx, weight: &mut dw, bias: with_bias.then_some(&mut db[..]) };
-                let loss =
-                    loss::cross_entropy_backward(output, hidden, &x, &targets, scale, gradients).unwrap();
+                let loss = loss::cross_entropy_backward(
+                    output,
+                    hidden,
+                    &x,
+                    &targets,
+                    Objective::scaled(scale),
+                    gradients,
+                )
+                .unwrap();
                 assert!((loss.nats - nats).abs() <= 1e-5 * nats.max(1e-3), "{what}: {} {nats}", loss.nats);
                 assert_eq!(loss.count, targets.iter().filter(|&&t| t != IGNORE).count());
                 assert_eq!(loss::cross_entropy(output, hidden, &x, &targets).unwrap(), loss);
@@ -160,8 +168,27 @@ fn optimisers_agree_with_plain_arithmetic() {
     let adam = optim::Adam { learning_rate: 0.01, weight_decay: 0.1, ..optim::Adam::default() };
     let sgd = optim::Sgd { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01 };
     let plain = optim::Sgd { momentum: 0.0, ..sgd };
-    let rms = optim::RmsProp { learning_rate: 0.01, alpha: 0.99, epsilon: 1e-8 };
-    let cases: [(&str, Naive, Step<'_>); 4] = [
+    let rms = optim::RmsProp { learning_rate: 0.01, alpha: 0.99, epsilon: 1e-8, weight_decay: 0.03 };
+    let l2 = optim::Adam { decay: optim::Decay::Gradient, ..adam };
+    let cases: [(&str, Naive, Step<'_>); 6] = [
+        (
+            "adam with decay in the gradient",
+            |p, g, m, v, t| {
+                let g = g + 0.1 * p;
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.999 * *v + 0.001 * g * g;
+                let (m, v) = (*m / (1.0 - 0.9f64.powi(t)), *v / (1.0 - 0.999f64.powi(t)));
+                p - 0.01 * m / (v.sqrt() + 1e-8)
+            },
+            &|t, p, g, a, b| l2.step(t, Clip::by(0.5), p, g, a, b).unwrap(),
+        ),
+        (
+            "sgd, clipped by value",
+            |p, g, _, _, _| p - 0.1 * (g.clamp(-0.2, 0.2) + 0.01 * p),
+            &|_, p, g, _, _| {
+                plain.step(Clip { scale: 0.5, limit: 0.2 }, p, g, None).unwrap();
+            },
+        ),
         (
             "adam",
             |p, g, m, v, t| {
@@ -170,7 +197,7 @@ fn optimisers_agree_with_plain_arithmetic() {
                 let (m, v) = (*m / (1.0 - 0.9f64.powi(t)), *v / (1.0 - 0.999f64.powi(t)));
                 p * (1.0 - 0.01 * 0.1) - 0.01 * m / (v.sqrt() + 1e-8)
             },
-            &|t, p, g, a, b| adam.step(t, 0.5, p, g, a, b).unwrap(),
+            &|t, p, g, a, b| adam.step(t, Clip::by(0.5), p, g, a, b).unwrap(),
         ),
         (
             "sgd with momentum",
@@ -178,18 +205,19 @@ fn optimisers_agree_with_plain_arithmetic() {
                 *v = 0.9 * *v + g + 0.01 * p;
                 p - 0.1 * *v
             },
-            &|_, p, g, a, _| sgd.step(0.5, p, g, Some(a)).unwrap(),
+            &|_, p, g, a, _| sgd.step(Clip::by(0.5), p, g, Some(a)).unwrap(),
         ),
         ("sgd", |p, g, _, _, _| p - 0.1 * (g + 0.01 * p), &|_, p, g, _, _| {
-            plain.step(0.5, p, g, None).unwrap();
+            plain.step(Clip::by(0.5), p, g, None).unwrap();
         }),
         (
             "rmsprop",
             |p, g, s, _, _| {
+                let g = g + 0.03 * p;
                 *s = 0.99 * *s + 0.01 * g * g;
                 p - 0.01 * g / (s.sqrt() + 1e-8)
             },
-            &|_, p, g, a, _| rms.step(0.5, p, g, a).unwrap(),
+            &|_, p, g, a, _| rms.step(Clip::by(0.5), p, g, a).unwrap(),
         ),
     ];
     for (name, naive, step) in cases {
@@ -221,8 +249,26 @@ fn optimisers_agree_with_plain_arithmetic() {
             });
         }
     }
-    let error = plain.step(1.0, &mut [0.0; 2], &[0.0; 3], None).unwrap_err();
+    let error = plain.step(Clip::NONE, &mut [0.0; 2], &[0.0; 3], None).unwrap_err();
     assert_eq!(error.to_string(), "gradients has 3 elements, expected 2");
+}
+
+#[test]
+fn the_largest_value_is_found_and_a_mean_follows_its_values() {
+    let mut values = Numbers::new(1).floats(70_001, 1.0);
+    values[66_000] = -7.5;
+    everywhere(|_, _| {
+        assert_eq!(optim::largest(&values), 7.5);
+        assert_eq!(optim::largest(&[]), 0.0);
+        let mut broken = values.clone();
+        broken[3] = f32::NAN;
+        assert!(optim::largest(&broken).is_nan());
+        let mut mean = vec![1.0; values.len()];
+        optim::average(&mut mean, &values, 0.25).unwrap();
+        let expected: Vec<f64> = wide(&values).iter().map(|value| 1.0 + 0.25 * (value - 1.0)).collect();
+        close("mean", &mean, &expected, 1e-6);
+    });
+    assert!(optim::average(&mut [0.0], &[0.0; 2], 1.0).is_err());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod fixtures;
 
 use std::sync::{Mutex, PoisonError};
 
+use carousel_kernels::optim::{Clip, Decay};
 use carousel_kernels::{
     Activation, Batch, Cell, Direction, Frames, FramesMut, InputGradients, Layer, Layout, Level, Precision,
     Reset, State, StateMut, Tape, WeightGradients, Weights, backward, embedding, forward, loss, optim,
@@ -342,9 +343,9 @@ fn output_layer_with_cross_entropy() {
         let mut dbias = bias.as_ref().map(|bias| vec![f32::NAN; bias.len()]);
         let gradients =
             loss::OutputGradients { x: &mut dx, weight: &mut dweight, bias: dbias.as_deref_mut() };
-        let trained =
-            loss::cross_entropy_backward(output(), hidden, &x, &targets, case.number("scale"), gradients)
-                .expect("all sizes fit");
+        let objective = loss::Objective { scale: case.number("scale"), smoothing: case.number("smoothing") };
+        let trained = loss::cross_entropy_backward(output(), hidden, &x, &targets, objective, gradients)
+            .expect("all sizes fit");
 
         let mut results = vec![
             case.agrees("logits", &logits, SINGLE),
@@ -352,8 +353,8 @@ fn output_layer_with_cross_entropy() {
             case.agrees("dweight", &dweight, SINGLE),
         ];
         results.extend(dbias.map(|dbias| case.agrees("dbias", &dbias, SINGLE)));
-        for loss::Loss { nats, count, correct } in [measured, trained] {
-            results.push(case.agrees("loss", &[nats], SINGLE));
+        for (name, loss::Loss { nats, count, correct }) in [("loss", measured), ("objective", trained)] {
+            results.push(case.agrees(name, &[nats], SINGLE));
             let same = (count, correct) == wanted;
             let why = format!(
                 "{}: {:?} targets counted and guessed, expected {wanted:?}",
@@ -392,7 +393,7 @@ fn optimisers() {
     check("optim", |case| {
         let mut parameters = case.f32s("parameters");
         let size = parameters.len();
-        let (learning_rate, scale) = (case.number("learning_rate"), case.number("gradient_scale"));
+        let (learning_rate, clip) = (case.number("learning_rate"), Clip::by(case.number("gradient_scale")));
         let (mut first, mut second) = (vec![0.0; size], vec![0.0; size]);
         let gradients = case.f32s("gradients");
         let expected = case.f64s("trajectory").chunks_exact(size);
@@ -401,26 +402,28 @@ fn optimisers() {
             .map(|(step, (gradients, expected))| {
                 let parameters = &mut parameters;
                 match case.text("optimizer") {
-                    "adam" | "adamw" => {
+                    name @ ("adam" | "adam-l2" | "adamw") => {
                         let adam = optim::Adam {
                             learning_rate,
                             beta1: case.number("beta1"),
                             beta2: case.number("beta2"),
                             epsilon: case.number("epsilon"),
                             weight_decay: case.number("weight_decay"),
+                            decay: if name == "adamw" { Decay::Decoupled } else { Decay::Gradient },
                         };
-                        adam.step(step, scale, parameters, gradients, &mut first, &mut second)
+                        adam.step(step, clip, parameters, gradients, &mut first, &mut second)
                     }
                     name @ ("sgd" | "momentum") => {
                         let (momentum, weight_decay) = (case.number("momentum"), case.number("weight_decay"));
                         let velocity = (name == "momentum").then_some(&mut first[..]);
                         let sgd = optim::Sgd { learning_rate, momentum, weight_decay };
-                        sgd.step(scale, parameters, gradients, velocity)
+                        sgd.step(clip, parameters, gradients, velocity)
                     }
                     "rmsprop" => {
                         let (alpha, epsilon) = (case.number("alpha"), case.number("epsilon"));
-                        let rmsprop = optim::RmsProp { learning_rate, alpha, epsilon };
-                        rmsprop.step(scale, parameters, gradients, &mut second)
+                        let weight_decay = case.number("weight_decay");
+                        let rmsprop = optim::RmsProp { learning_rate, alpha, epsilon, weight_decay };
+                        rmsprop.step(clip, parameters, gradients, &mut second)
                     }
                     other => panic!("unknown optimizer {other}"),
                 }

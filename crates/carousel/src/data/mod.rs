@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub use corpus::{Corpus, Document, read_documents};
 pub use tokenizer::{Decoder, Tokenizer, Tokens};
 pub use vocab::{Limits, Vocab};
-pub use windows::{Coverage, Segment, Window, Windows};
+pub use windows::{Coverage, Segment, Stretch, Truncation, Window, Windows};
 
 /// What is wrong with data.
 #[derive(Debug, thiserror::Error)]

@@ -54,7 +54,8 @@ pub struct Gate {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2, forget_bias: 4.0, seed: 0,
+///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     init: carousel::init::Init { gates: carousel::init::GateBias::Forget(4.0), ..Default::default() }, residual: false, tied: false, regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
 /// let report = watch_gates(&model, &Text::of_characters("hello, hello"), |_| {});

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use carousel_kernels::Signal;
-use carousel_kernels::loss::{Output as KernelOutput, OutputGradients, cross_entropy_backward};
+use carousel_kernels::loss::{Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
@@ -125,7 +125,7 @@ impl Start {
                 for gate in values.chunks_exact_mut(hidden * hidden) {
                     let drawn = match self {
                         Start::Xavier => random.uniform(gate.len(), (3.0 / hidden as f64).sqrt()),
-                        Start::Orthogonal => random.orthogonal(hidden),
+                        Start::Orthogonal => random.orthogonal(hidden, hidden),
                         Start::Identity => {
                             (0..gate.len()).map(|at| f32::from(at / hidden == at % hidden)).collect()
                         }
@@ -147,7 +147,8 @@ impl Start {
 /// let text = Text::of_characters(&"the cat sat on the mat. ".repeat(20));
 /// let flow = |cell| {
 ///     let config = LanguageModelConfig {
-///         cell, vocabulary: 128, embedding: 4, hidden: 16, layers: 1, forget_bias: 3.0, seed: 0,
+///         cell, vocabulary: 128, embedding: 4, hidden: 16, layers: 1,
+///         init: carousel::init::Init { gates: carousel::init::GateBias::Forget(3.0), ..Default::default() }, residual: false, tied: false, regularize: Default::default(), seed: 0,
 ///     };
 ///     let model = Start::Orthogonal.untrained(&config).expect("the sizes are not zero");
 ///     follow_gradients(&model, &text, &Flow { lags: 24, ..Flow::default() }, |_| {})
@@ -260,7 +261,7 @@ impl Net {
             hidden,
             &top,
             &targets,
-            1.0,
+            Objective::scaled(1.0),
             OutputGradients { x: &mut above, weight: &mut dweight, bias: Some(&mut dbias) },
         )
         .expect("the model's sizes fit each other");

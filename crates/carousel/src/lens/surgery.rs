@@ -88,7 +88,8 @@ pub struct Control {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2, forget_bias: 1.0, seed: 0,
+///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     init: Default::default(), residual: false, tied: false, regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
 /// let text = Text::of_characters("hello, hello");

@@ -8,13 +8,14 @@ use carousel_kernels::{Batch, ShapeError};
 
 use crate::cell::Cell;
 use crate::embedding::Embedding;
-use crate::fused::with_slice;
-use crate::init::Initializer;
+use crate::fused::{with_slice, with_slice_mut};
+use crate::init::{Init, Initializer, WeightInit};
 use crate::output::{Loss, Output};
-use crate::parameters::{NamedParameters, Parameter, ParameterMut};
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
-use crate::recurrent::{ConfigError, Path, Precision, Recurrent, RecurrentConfig};
+use crate::recurrent::{ConfigError, NoisySequences, Path, Precision, Recurrent, RecurrentConfig};
+use crate::regularize::{Dropout, Purpose, Sharing, check_drop, masked};
 use crate::state::State;
 use crate::stepper::Stepper;
 
@@ -31,27 +32,78 @@ pub struct LanguageModelConfig {
     pub hidden: usize,
     /// Recurrent layers.
     pub layers: usize,
-    /// What an LSTM's forget gate starts with, see [`RecurrentConfig::with_forget_bias`].
-    pub forget_bias: f64,
+    /// How weights are drawn. With [`WeightInit::Uniform`] input weights, embedding and output layer are drawn
+    /// so too.
+    pub init: Init,
+    /// Whether each layer but the first adds what it reads to what it gives.
+    pub residual: bool,
+    /// Whether the embedding is the output layer's weight as well (Press and Wolf 2017).
+    pub tied: bool,
+    /// What drops out while the model learns.
+    pub regularize: Regularize,
     /// The seed all weights are drawn from.
     pub seed: u64,
+}
+
+/// What keeps a [`LanguageModel`] from learning its text by heart. All zero by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Regularize {
+    /// Probability of a word's whole embedding to drop out, wherever the word stands in a window.
+    pub words: f64,
+    /// Probability to drop out of what the first layer reads.
+    pub input: f64,
+    /// In and between the recurrent layers. Its `locked` counts for input and output too.
+    pub recurrent: Dropout,
+    /// Probability to drop out of what the output layer reads.
+    pub output: f64,
+    /// The share of each target that is spread over the vocabulary.
+    pub label_smoothing: f64,
 }
 
 impl LanguageModelConfig {
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors
-    /// [`ConfigError`] when a size is zero or the forget bias is not finite.
+    /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<LanguageModel, ConfigError> {
+        let (regularize, tied) = (self.regularize, self.tied);
+        check_drop("of words", regularize.words)?;
+        check_drop("of inputs", regularize.input)?;
+        check_drop("of outputs", regularize.output)?;
+        if tied && self.embedding != self.hidden {
+            return Err(ConfigError::Tied { embedding: self.embedding, hidden: self.hidden });
+        }
         let random = &mut Initializer::new(self.seed);
-        Ok(LanguageModel {
+        let mut model = LanguageModel {
             embedding: Embedding::init(self.vocabulary, self.embedding, random, device)?,
             recurrent: RecurrentConfig::new(self.cell, self.embedding, self.hidden)
                 .with_layers(self.layers)
-                .with_forget_bias(self.forget_bias)
+                .with_init(self.init)
+                .with_dropout(regularize.recurrent)
+                .with_residual(self.residual)
                 .init_with(random, device)?,
-            output: Output::init(self.hidden, self.vocabulary, random, device)?,
-        })
+            output: Output::init(self.hidden, self.vocabulary, random, device)?
+                .with_label_smoothing(regularize.label_smoothing),
+            tied,
+            regularize,
+        };
+        if tied {
+            // Scores from vectors of length √H would be huge: one matrix takes the output layer's range.
+            let (range, count) = (1.0 / (self.hidden as f64).sqrt(), self.vocabulary * self.hidden);
+            let values = random.uniform(count, range);
+            with_slice_mut(&mut model.embedding.weight, |weight| weight.copy_from_slice(&values));
+            // The layer's own is not used, and is no parameter.
+            model.output.weight = parameter(Vec::new(), [0, self.hidden], device);
+        }
+        if let WeightInit::Uniform { range } = self.init.input {
+            let mut draw = |values: &mut [f32]| values.copy_from_slice(&random.uniform(values.len(), range));
+            with_slice_mut(&mut model.embedding.weight, &mut draw);
+            if !tied {
+                with_slice_mut(&mut model.output.weight, &mut draw);
+            }
+            with_slice_mut(&mut model.output.bias, &mut draw);
+        }
+        Ok(model)
     }
 }
 
@@ -63,11 +115,13 @@ impl LanguageModelConfig {
 /// use std::sync::Arc;
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
-/// use carousel::models::language_model::LanguageModelConfig;
+/// use carousel::init::Init;
+/// use carousel::models::language_model::{LanguageModelConfig, Regularize};
 /// use carousel::ragged::Batch;
 ///
 /// let config = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 5, embedding: 4, hidden: 8, layers: 1, forget_bias: 1.0, seed: 0,
+///     cell: Cell::Lstm, vocabulary: 5, embedding: 4, hidden: 8, layers: 1, init: Init::default(), residual: false,
+///     tied: false, regularize: Regularize::default(), seed: 0,
 /// };
 /// let model = config.init(&Device::default().autodiff())?;
 /// let batch = Arc::new(Batch::full(2, 3)); // 2 sequences, 3 steps
@@ -82,6 +136,21 @@ pub struct LanguageModel {
     embedding: Embedding,
     recurrent: Recurrent,
     output: Output,
+    #[module(skip)]
+    tied: bool,
+    #[module(skip)]
+    regularize: Regularize,
+}
+
+/// What a [`LanguageModel`] computes on a window while it learns.
+#[derive(Debug)]
+pub struct NoisyOutputs {
+    /// The last layer's outputs `[F, H]`.
+    pub raw: Tensor<2>,
+    /// The same after dropout, for [`LanguageModel::loss`].
+    pub dropped: Tensor<2>,
+    /// The state, with its graph.
+    pub state: State,
 }
 
 impl LanguageModel {
@@ -99,7 +168,65 @@ impl LanguageModel {
         state: Option<State>,
     ) -> (Tensor<1>, State) {
         let (y, state) = self.hidden(inputs, batch, state);
-        (self.output.cross_entropy(y, targets), state.detach())
+        (self.loss(y, targets), state.detach())
+    }
+
+    /// The mean cross-entropy in nats `[1]` of the last layer's outputs `[F, H]`.
+    ///
+    /// # Panics
+    /// When there is not one target a row, none counts, or one is not below `V`.
+    #[must_use]
+    pub fn loss(&self, y: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+        self.output_layer().cross_entropy(y, targets)
+    }
+
+    /// The outputs on a window while learning, with all that drops out. The sequences' `names` decide which share
+    /// locked masks.
+    ///
+    /// # Panics
+    /// As [`hidden`](LanguageModel::hidden), and when there is not one name a sequence.
+    #[must_use]
+    pub fn hidden_noisy(
+        &self,
+        inputs: &[u32],
+        batch: &Arc<Batch>,
+        state: Option<State>,
+        noisy: NoisySequences<'_>,
+    ) -> NoisyOutputs {
+        let NoisySequences { noise, names } = noisy;
+        let Regularize { words, input, recurrent, output, .. } = self.regularize;
+        let sharing = || Sharing::of(recurrent.locked, batch, names);
+        let words = noise.mask(Purpose::Words, 0, words);
+        let fits = "the inputs are as many as the batch's frames";
+        let (y, state) = if input > 0.0 {
+            let x = masked(self.embedding.forward(inputs), words, Sharing::Whole(inputs.to_vec()));
+            let x = masked(x, noise.mask(Purpose::Input, 0, input), sharing());
+            let x = Ragged::new(x, batch.clone()).expect(fits);
+            self.recurrent.forward_noisy(x, state, Some(noisy))
+        } else {
+            // What drops out is the same for all frames of a word, so they still share its row.
+            let (rows, index) = self.embedding.distinct(inputs);
+            let mut ids = vec![0; rows.dims()[0]];
+            index.iter().zip(inputs).for_each(|(&row, &id)| ids[row as usize] = id);
+            let rows = masked(rows, words, Sharing::Whole(ids));
+            let x = SharedRows::new(rows, index, batch.clone()).expect(fits);
+            self.recurrent.forward_shared_noisy(x, state, Some(noisy))
+        };
+        let raw = y.frames();
+        let dropped = masked(raw.clone(), noise.mask(Purpose::Output, 0, output), sharing());
+        NoisyOutputs { raw, dropped, state }
+    }
+
+    /// Whether anything drops out while it learns.
+    #[must_use]
+    pub fn is_noisy(&self) -> bool {
+        let Regularize { words, input, recurrent, output, .. } = self.regularize;
+        words + input + recurrent.between + recurrent.weights + output > 0.0
+    }
+
+    /// The output layer with the weight that it uses.
+    fn output_layer(&self) -> Output {
+        if self.tied { self.output.sharing(&self.embedding.weight) } else { self.output.clone() }
     }
 
     /// Measures the model on a window, without a gradient.
@@ -116,7 +243,7 @@ impl LanguageModel {
     ) -> (Loss, State) {
         let model = self.valid();
         let (y, state) = model.hidden(inputs, batch, state);
-        (model.output.evaluate(&y, targets), state.detach())
+        (model.output_layer().evaluate(&y, targets), state.detach())
     }
 
     /// The scores `[F, V]` of the token after each input, and the state.
@@ -126,7 +253,7 @@ impl LanguageModel {
     #[must_use]
     pub fn logits(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
         let (y, state) = self.hidden(inputs, batch, state);
-        (self.output.logits(y), state)
+        (self.output_layer().logits(y), state)
     }
 
     /// The top layer's output `[F, H]`, the state, and what the cells had at every step; see
@@ -149,7 +276,12 @@ impl LanguageModel {
         (y.frames(), state, record)
     }
 
-    fn hidden(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
+    /// The outputs of the last layer `[F, H]`, and the state, both with their graph.
+    ///
+    /// # Panics
+    /// When `inputs` are not as many as the batch's frames, a token is not below `V`, or the state does not fit.
+    #[must_use]
+    pub fn hidden(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
         let (rows, index) = self.embedding.distinct(inputs);
         let x = SharedRows::new(rows, index, batch.clone())
             .unwrap_or_else(|error| panic!("the inputs do not fit the batch: {error}"));
@@ -169,7 +301,7 @@ impl LanguageModel {
             table,
             width,
             hidden: self.recurrent.output_width(),
-            weight: with_slice(&self.output.weight.val(), <[f32]>::to_vec),
+            weight: with_slice(&self.output_layer().weight.val(), <[f32]>::to_vec),
             bias: with_slice(&self.output.bias.val(), <[f32]>::to_vec),
         })
     }
@@ -205,26 +337,29 @@ impl LanguageModel {
             embedding: self.embedding.with_path(path),
             recurrent: self.recurrent.with_path(path),
             output: self.output.with_path(path),
+            ..self
         }
     }
 }
 
-/// `embedding.weight`, `recurrent.weight_ih_l0`, …, `output.weight`, `output.bias`.
+/// `embedding.weight`, `recurrent.weight_ih_l0`, …, `output.weight` unless it is tied, `output.bias`.
 impl NamedParameters for LanguageModel {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         let mut all = vec![("embedding.weight".to_owned(), Parameter::Matrix(&self.embedding.weight))];
-        let recurrent = self.recurrent.parameters().into_iter();
-        all.extend(recurrent.map(|(name, parameter)| (format!("recurrent.{name}"), parameter)));
-        all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
+        all.extend(prefixed("recurrent", self.recurrent.parameters()));
+        if !self.tied {
+            all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
+        }
         all.push(("output.bias".to_owned(), Parameter::Vector(&self.output.bias)));
         all
     }
 
     fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
         let mut all = vec![("embedding.weight".to_owned(), ParameterMut::Matrix(&mut self.embedding.weight))];
-        let recurrent = self.recurrent.parameters_mut().into_iter();
-        all.extend(recurrent.map(|(name, parameter)| (format!("recurrent.{name}"), parameter)));
-        all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
+        all.extend(prefixed("recurrent", self.recurrent.parameters_mut()));
+        if !self.tied {
+            all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
+        }
         all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
         all
     }

@@ -1,3 +1,4 @@
 //! Whole models.
 
 pub mod language_model;
+pub mod regressor;

@@ -1,8 +1,8 @@
 //! A checkpoint: everything a run needs to go on bit for bit as if it had never stopped.
 //!
-//! It is a folder of `model.safetensors`, `optimizer.safetensors`, `carried.safetensors` and
-//! `state.json`, which also holds the length and the CRC-32 of the three others, so that damage is found
-//! when a checkpoint is read and not later in its results. [`RunFolder`](crate::run::RunFolder) decides
+//! It is a folder of `model.safetensors`, `optimizer.safetensors`, `carried.safetensors`, where weights are
+//! averaged `average.safetensors`, and `state.json`, which also holds the length and the CRC-32 of the
+//! others, so that damage is found when a checkpoint is read and not later in its results. [`RunFolder`](crate::run::RunFolder) decides
 //! where checkpoints lie and which of them stay.
 
 use std::collections::BTreeMap;
@@ -17,6 +17,8 @@ pub use crate::parameters::NamedTensor;
 
 /// Name of the weights' file, in a checkpoint and at the top of a run.
 pub const MODEL: &str = "model.safetensors";
+/// Name of the averaged weights' file in a checkpoint.
+const AVERAGE: &str = "average.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const CARRIED: &str = "carried.safetensors";
 const STATE: &str = "state.json";
@@ -28,8 +30,10 @@ const FORMAT: u32 = 1;
 pub struct Checkpoint {
     /// Updates done.
     pub step: u64,
-    /// The weights.
+    /// The weights that training goes on from.
     pub model: Vec<NamedTensor>,
+    /// Their running average, to be used in their place; empty where none is taken.
+    pub average: Vec<NamedTensor>,
     /// The optimiser's running averages.
     pub optimizer: Vec<NamedTensor>,
     /// The recurrent state that the next window starts from.
@@ -127,8 +131,16 @@ impl Checkpoint {
         fs::create_dir(folder)
             .map_err(|source| CheckpointError::Write { path: folder.to_owned(), source })?;
         let mut files = BTreeMap::new();
-        for (name, tensors) in [(MODEL, &self.model), (OPTIMIZER, &self.optimizer), (CARRIED, &self.carried)]
-        {
+        let files_with_tensors = [
+            (MODEL, &self.model),
+            (AVERAGE, &self.average),
+            (OPTIMIZER, &self.optimizer),
+            (CARRIED, &self.carried),
+        ];
+        for (name, tensors) in files_with_tensors {
+            if name == AVERAGE && tensors.is_empty() {
+                continue;
+            }
             let bytes = encode_tensors(name, tensors)?;
             write_synced(&folder.join(name), &bytes)?;
             files.insert(name.to_owned(), Seal::of(&bytes));
@@ -171,13 +183,27 @@ impl Checkpoint {
             }
             decode_tensors(&path, &bytes)
         };
+        let averaged = content.files.contains_key(AVERAGE);
         Ok(Checkpoint {
             step: content.step,
             model: tensors(MODEL)?,
+            average: if averaged { tensors(AVERAGE)? } else { Vec::new() },
             optimizer: tensors(OPTIMIZER)?,
             carried: tensors(CARRIED)?,
             state: content.state,
         })
+    }
+
+    /// The weights to use the model with: their average where one is taken.
+    #[must_use]
+    pub fn weights(&self) -> &[NamedTensor] {
+        if self.average.is_empty() { &self.model } else { &self.average }
+    }
+
+    /// The file of [`weights`](Checkpoint::weights) in a checkpoint's folder.
+    pub(crate) fn weights_file(folder: &Path) -> PathBuf {
+        let average = folder.join(AVERAGE);
+        if average.exists() { average } else { folder.join(MODEL) }
     }
 }
 
@@ -308,6 +334,7 @@ mod tests {
         Checkpoint {
             step: 7,
             model: vec![tensor("output.bias", &[2], &[1.0, -0.0]), tensor("rnn.w", &[1, 2], &[0.1, 1e-45])],
+            average: vec![tensor("output.bias", &[2], &[0.5, 3.0]), tensor("rnn.w", &[1, 2], &[0.2, 0.3])],
             optimizer: vec![tensor("first", &[3], &[f32::MAX, f32::MIN_POSITIVE, 3.0])],
             carried: Vec::new(),
             state: json!({"loss": 0.1 + 0.2, "seed": u64::MAX, "place": [1, 2]}),

@@ -9,7 +9,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use carousel_kernels::Batch;
-use carousel_kernels::loss::{Output as KernelOutput, OutputGradients, cross_entropy_backward, logits};
+use carousel_kernels::loss::{
+    Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward, logits,
+};
 
 use crate::cell::{Activation, Cell};
 use crate::fused::with_slice;
@@ -254,9 +256,9 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
 
     let mut dtops = vec![0.0; tops.len()];
     let (mut dweight, mut dbias) = (vec![0.0; net.output.0.len()], vec![0.0; vocabulary]);
-    let scale = 1.0 / broken.targets.len().max(1) as f32;
+    let mean = Objective::scaled(1.0 / broken.targets.len().max(1) as f32);
     let gradients = OutputGradients { x: &mut dtops, weight: &mut dweight, bias: Some(&mut dbias) };
-    cross_entropy_backward(output, hidden, &tops, &broken.targets, scale, gradients)
+    cross_entropy_backward(output, hidden, &tops, &broken.targets, mean, gradients)
         .expect("the model's sizes fit each other");
     if let Some(at) = bad(&dtops) {
         return place(at / hidden);
@@ -356,13 +358,15 @@ fn advice(found: &Diagnosis, cell: Cell, recipe: &Recipe) -> Vec<String> {
             found.saturated * 100.0
         ));
     }
-    if train.clip_norm == 0.0 {
-        advice.push("gradients are not clipped: set train.clip_norm, 5 for instance".to_owned());
-    } else if found.gradient_norm > train.clip_norm {
-        advice.push(format!(
-            "the last gradient had norm {:.3e} and was clipped to {}: lower train.clip_norm",
-            found.gradient_norm, train.clip_norm
-        ));
+    match (train.clip_norm, train.clip_value, train.clip_each_norm) {
+        (None, None, None) => {
+            advice.push("gradients are not clipped: set train.clip_norm, 5 for instance".to_owned());
+        }
+        (Some(clip), ..) if found.gradient_norm > clip => advice.push(format!(
+            "the last gradient had norm {:.3e} and was clipped to {clip}: lower train.clip_norm",
+            found.gradient_norm
+        )),
+        _ => {}
     }
     if advice.is_empty() {
         advice.push(format!("lower train.learning_rate (it is {rate}) or train.clip_norm"));
@@ -524,7 +528,10 @@ mod tests {
             embedding: 3,
             hidden: 5,
             layers: 2,
-            forget_bias: 1.0,
+            init: Default::default(),
+            residual: false,
+            tied: false,
+            regularize: Default::default(),
             seed: 3,
         }
         .init(&Device::default())

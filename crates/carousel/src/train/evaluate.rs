@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::data::{Corpus, Coverage, Document, Segment, Tokens, Window, Windows};
+use crate::data::{Corpus, Coverage, Document, Tokens, Truncation, Windows};
 use crate::models::language_model::LanguageModel;
 use crate::output::Loss;
 use crate::saved::SavedLanguageModel;
-use crate::state::{Row, State};
 use crate::train::TrainError;
+use crate::train::tbptt::Carried;
 
 /// How well a model predicts a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,8 +35,8 @@ pub struct Evaluation {
 pub fn evaluate(run: &Path, documents: &[Document]) -> Result<Evaluation, TrainError> {
     let SavedLanguageModel { recipe, tokenizer, model } = SavedLanguageModel::open(run)?;
     let corpus = tokenizer.corpus(documents)?;
-    let loss = measure(&model, &corpus, recipe.train.batch, recipe.train.bptt)?;
-    let mean = mean(loss);
+    let loss = measure(&model, &corpus, recipe.train.batch, recipe.train.k2())?;
+    let mean = loss.nats / loss.count.max(1) as f64;
     Ok(Evaluation {
         loss: mean,
         tokens: loss.count,
@@ -46,50 +46,25 @@ pub fn evaluate(run: &Path, documents: &[Document]) -> Result<Evaluation, TrainE
     })
 }
 
-/// Nats per token.
-pub(super) fn mean(loss: Loss) -> f64 {
-    loss.nats / loss.count.max(1) as f64
-}
-
-/// The loss over a whole corpus.
+/// The loss over a whole corpus, read in `streams` streams and windows of `steps` steps.
 pub(super) fn measure(
     model: &LanguageModel,
     corpus: &Corpus,
     streams: usize,
-    bptt: usize,
+    steps: usize,
 ) -> Result<Loss, TrainError> {
-    let windows = Windows::new(corpus, streams, bptt, Coverage::All)?;
-    let mut carried = None;
+    let windows = Windows::new(corpus, streams, Truncation::every(steps), Coverage::All)?;
+    let mut carried = Carried::new(windows.streams());
     let mut total = Loss::default();
     for window in windows.iter() {
-        let Window { inputs, targets, batch, segments } = window;
-        let state = window_state(carried.as_ref(), &segments);
-        let (loss, state) = model.evaluate(&inputs, &targets, &Arc::new(batch), state);
-        total.nats += loss.nats;
-        total.count += loss.count;
-        total.correct += loss.correct;
-        carried = Some(carry(&state, &segments, windows.streams()));
+        carried.read(&window, |window, state| {
+            let batch = Arc::new(window.batch.clone());
+            let (loss, state) = model.evaluate(&window.inputs, &window.targets, &batch, state);
+            total.nats += loss.nats;
+            total.count += loss.count;
+            total.correct += loss.correct;
+            state
+        });
     }
     Ok(total)
-}
-
-/// The state that a window's segments start from, given that of the streams.
-pub(super) fn window_state(carried: Option<&State>, segments: &[Segment]) -> Option<State> {
-    let rows: Vec<Row> = segments
-        .iter()
-        .map(|segment| if segment.carried { Row::Carried(segment.stream) } else { Row::Zero })
-        .collect();
-    carried.map(|state| state.arrange(&rows))
-}
-
-/// The state that the streams carry on, given that of a window's segments. A stream without a segment
-/// starts its next document from zero.
-pub(super) fn carry(state: &State, segments: &[Segment], streams: usize) -> State {
-    let mut rows = vec![Row::Zero; streams];
-    for (place, segment) in segments.iter().enumerate() {
-        if segment.last {
-            rows[segment.stream] = Row::Carried(place);
-        }
-    }
-    state.arrange(&rows)
 }

@@ -3,39 +3,68 @@
 //! Nothing here prints. What happens is told as [`Event`]s; whoever receives them draws them, and can ask
 //! for a stop.
 
+mod average;
 pub mod checkpoint;
 mod diagnose;
 mod evaluate;
 mod language_model;
 mod optimizer;
+mod schedule;
+mod synthetic;
+mod tbptt;
+mod trainer;
 
 use std::path::Path;
 
+pub use average::{Average, Averaging};
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate};
 pub use language_model::language_model;
-pub use optimizer::Optimizer;
+pub use optimizer::{Clip, Optimizer, Update};
+pub use schedule::{Moment, Schedule};
+pub use synthetic::{adding, copy};
+pub use tbptt::{Carried, Place, StateShape, Tbptt};
 
 use crate::data::{DataError, Document};
 use crate::parameters::LoadError;
+use crate::recipe::{Recipe, Task};
 use crate::recurrent::ConfigError;
-use crate::run::RunError;
+use crate::run::{RunError, RunFolder};
 use crate::saved::OpenError;
 use crate::train::checkpoint::CheckpointError;
 
-/// Something that happened during training. Losses are in nats per token.
+/// Trains what a recipe describes, whatever its task. `sources` are read by the tasks that learn from text.
+///
+/// # Errors
+/// As the function of the task: [`language_model`], [`adding`] or [`copy`].
+pub fn train(
+    run: &RunFolder,
+    recipe: &Recipe,
+    sources: &Sources,
+    start: Start,
+    on_event: &mut dyn FnMut(&Event<'_>) -> Control,
+) -> Result<Summary, TrainError> {
+    match recipe.task {
+        Task::Lm => language_model(run, recipe, sources, start, on_event),
+        Task::Adding => adding(run, recipe, start, on_event),
+        Task::Copy => copy(run, recipe, start, on_event),
+    }
+}
+
+/// Something that happened during training. Losses are in nats per token; of the adding problem mean squared
+/// errors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event<'a> {
     /// All is read and built; the first step comes next.
     Started {
         /// Trainable numbers in the model.
         parameters: usize,
-        /// `V`.
-        vocabulary: usize,
-        /// Tokens to learn from.
-        train_tokens: usize,
+        /// `V`; `None` where there are no tokens.
+        vocabulary: Option<usize>,
+        /// Tokens to learn from; `None` where sequences are made on the fly.
+        train_tokens: Option<usize>,
         /// Tokens to validate on; 0 where there are none.
-        valid_tokens: usize,
+        valid_tokens: Option<usize>,
         /// Steps in all.
         steps: u64,
         /// The step that a resumed run continues after.
@@ -49,8 +78,8 @@ pub enum Event<'a> {
         step: u64,
         /// Steps in all.
         steps: u64,
-        /// Passes over the data so far.
-        epoch: f64,
+        /// Passes over the data so far; `None` where it has no end.
+        epoch: Option<f64>,
         /// Mean loss since the last such event.
         loss: f64,
         /// Global norm of the last step's gradient, before clipping.
@@ -68,12 +97,21 @@ pub enum Event<'a> {
     Validated {
         /// Steps so far.
         step: u64,
-        /// Passes over the data so far.
-        epoch: f64,
+        /// Passes over the data so far; `None` where it has no end.
+        epoch: Option<f64>,
         /// The loss.
         loss: f64,
+        /// The share of right answers, where there is right and wrong: next tokens, or symbols recalled.
+        accuracy: Option<f64>,
         /// Whether none before was lower.
         best: bool,
+    },
+    /// Something that a run does on its own account.
+    Noticed {
+        /// Steps so far.
+        step: u64,
+        /// What, and why.
+        what: Notice,
     },
     /// The model wrote something.
     Sampled {
@@ -88,6 +126,23 @@ pub enum Event<'a> {
         step: u64,
         /// Its folder.
         path: &'a Path,
+    },
+}
+
+/// What a run does on its own account.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Notice {
+    /// The validation loss stands still, so the learning rate falls.
+    Plateau {
+        /// The new rate.
+        learning_rate: f64,
+    },
+    /// The validation loss stands still, so weights are averaged from here on (NT-ASGD).
+    Averaging,
+    /// The validation loss has stood still for too long, so the run ends.
+    EarlyStop {
+        /// Validations since the lowest loss.
+        validations: usize,
     },
 }
 
@@ -125,12 +180,14 @@ pub enum Start {
 pub struct Summary {
     /// Steps done in all.
     pub steps: u64,
-    /// Passes over the data.
-    pub epochs: f64,
+    /// Passes over the data; `None` where it has no end.
+    pub epochs: Option<f64>,
     /// Mean loss of the last epoch, or of the part of it that was done.
     pub train_loss: f64,
     /// Validation loss of the best checkpoint, the one in `model.safetensors`.
     pub valid_loss: Option<f64>,
+    /// Its share of right answers; see [`Event::Validated`].
+    pub valid_accuracy: Option<f64>,
     /// Test loss of the best checkpoint.
     pub test_loss: Option<f64>,
     /// Tokens learned from a second, without validation and saving.
@@ -139,6 +196,8 @@ pub struct Summary {
     pub parameters: usize,
     /// Whether it was asked to stop before the last step.
     pub stopped: bool,
+    /// Whether it ended before the last step because the validation loss stood still.
+    pub stopped_early: bool,
 }
 
 /// Why a run could not be trained or measured.
@@ -168,14 +227,42 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A key needs a validation loss, and there is nothing to validate on.
+    #[error(
+        "{key} needs something to validate on; give --valid, or a data.split with a second share above 0"
+    )]
+    NoValidation {
+        /// The key and its value.
+        key: &'static str,
+    },
+    /// The warm-up leaves the schedule no step.
+    #[error(
+        "train.warmup_steps is {warmup}, but the whole run has {steps} steps; lower it or train for longer"
+    )]
+    Warmup {
+        /// Steps of the warm-up.
+        warmup: u64,
+        /// Steps of the run.
+        steps: u64,
+    },
     /// Loss or gradient is not a number any more.
-    #[error("step {step}: {what} is not finite{diagnosis}")]
+    #[error("step {step}: {what} is not finite{}", advice(.diagnosis.as_deref()))]
     Diverged {
         /// The step.
         step: u64,
         /// The loss or the gradient.
         what: &'static str,
-        /// Where it began, and what to do.
-        diagnosis: Box<Diagnosis>,
+        /// Where it began, and what to do; language models tell it.
+        diagnosis: Option<Box<Diagnosis>>,
     },
+}
+
+/// What is known of a step that broke.
+fn advice(diagnosis: Option<&Diagnosis>) -> String {
+    match diagnosis {
+        Some(diagnosis) => diagnosis.to_string(),
+        None => {
+            "; lower train.learning_rate or clip harder. The checkpoints saved before are intact".to_owned()
+        }
+    }
 }

@@ -1,16 +1,36 @@
-//! Update rules on a model's parameters, with clipping by the global norm.
+//! Update rules on a model's parameters, with clipping.
 
 use burn::tensor::Tensor;
-use carousel_kernels::optim::{Adam, RmsProp, Sgd, sum_of_squares};
+use carousel_kernels::optim::{self, Adam, Decay, RmsProp, Sgd, sum_of_squares};
 
 use crate::fused::with_slice;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::{self, TrainRecipe};
 use crate::train::checkpoint::{CheckpointError, find_tensor};
 
-/// PyTorch's default, and what its users get.
-const RMSPROP_ALPHA: f32 = 0.99;
-const RMSPROP_EPSILON: f32 = 1e-8;
+/// How gradients are kept from exploding.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Clip {
+    /// Not at all.
+    None,
+    /// All together are scaled down to this norm (Pascanu et al. 2013).
+    GlobalNorm(f64),
+    /// Each parameter's is scaled down to this norm.
+    EachNorm(f64),
+    /// Each element is cut off at this absolute value.
+    Value(f64),
+}
+
+impl TrainRecipe {
+    /// How the recipe clips.
+    #[must_use]
+    pub fn clip(&self) -> Clip {
+        let given = |limit: Option<f64>| limit.filter(|&limit| limit > 0.0);
+        let norm = given(self.clip_norm).map(Clip::GlobalNorm);
+        let each = given(self.clip_each_norm).map(Clip::EachNorm);
+        norm.or(each).or(given(self.clip_value).map(Clip::Value)).unwrap_or(Clip::None)
+    }
+}
 
 /// The arithmetic of one update.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +41,28 @@ enum Rule {
 }
 
 impl Rule {
+    fn new(recipe: &TrainRecipe) -> Rule {
+        // The schedule gives the learning rate of each step.
+        let learning_rate = 0.0;
+        let weight_decay = recipe.weight_decay as f32;
+        let epsilon = recipe.epsilon as f32;
+        let sgd = |momentum: f64| Rule::Sgd(Sgd { learning_rate, momentum: momentum as f32, weight_decay });
+        let adam = |decay| {
+            let (beta1, beta2) = (recipe.beta1 as f32, recipe.beta2 as f32);
+            Rule::Adam(Adam { learning_rate, beta1, beta2, epsilon, weight_decay, decay })
+        };
+        match recipe.optimizer {
+            recipe::Optimizer::Sgd | recipe::Optimizer::NtAsgd => sgd(0.0),
+            recipe::Optimizer::Momentum => sgd(recipe.momentum),
+            recipe::Optimizer::RmsProp => {
+                let alpha = recipe.alpha as f32;
+                Rule::RmsProp(RmsProp { learning_rate, alpha, epsilon, weight_decay })
+            }
+            recipe::Optimizer::Adam => adam(Decay::Gradient),
+            recipe::Optimizer::AdamW => adam(Decay::Decoupled),
+        }
+    }
+
     /// Names of the running values that each parameter has.
     fn running(self) -> &'static [&'static str] {
         match self {
@@ -30,14 +72,22 @@ impl Rule {
             Rule::Adam(_) => &["first", "second"],
         }
     }
+
+    fn with_learning_rate(self, rate: f64) -> Rule {
+        let learning_rate = rate as f32;
+        match self {
+            Rule::Sgd(rule) => Rule::Sgd(Sgd { learning_rate, ..rule }),
+            Rule::RmsProp(rule) => Rule::RmsProp(RmsProp { learning_rate, ..rule }),
+            Rule::Adam(rule) => Rule::Adam(Adam { learning_rate, ..rule }),
+        }
+    }
 }
 
 /// An update rule and its running values.
 #[derive(Debug)]
 pub struct Optimizer {
     rule: Rule,
-    /// Largest global norm; infinite where gradients are left as they are.
-    clip_norm: f64,
+    clip: Clip,
     /// Updates done.
     step: u64,
     /// Running values of each parameter, in the model's order.
@@ -49,7 +99,7 @@ pub struct Optimizer {
 pub struct Update {
     /// Global norm of the gradient before clipping.
     pub norm: f64,
-    /// Whether it was too long.
+    /// Whether any of it was clipped.
     pub clipped: bool,
 }
 
@@ -57,16 +107,7 @@ impl Optimizer {
     /// The recipe's rule for a model, with all running values zero.
     #[must_use]
     pub fn new(recipe: &TrainRecipe, model: &impl NamedParameters) -> Optimizer {
-        let learning_rate = recipe.learning_rate as f32;
-        let sgd = |momentum| Rule::Sgd(Sgd { learning_rate, momentum, weight_decay: 0.0 });
-        let rule = match recipe.optimizer {
-            recipe::Optimizer::Sgd => sgd(0.0),
-            recipe::Optimizer::Momentum => sgd(recipe.momentum as f32),
-            recipe::Optimizer::RmsProp => {
-                Rule::RmsProp(RmsProp { learning_rate, alpha: RMSPROP_ALPHA, epsilon: RMSPROP_EPSILON })
-            }
-            recipe::Optimizer::Adam => Rule::Adam(Adam { learning_rate, ..Adam::default() }),
-        };
+        let rule = Rule::new(recipe);
         let running = model.parameters().into_iter().map(|(name, parameter)| {
             let shape = parameter.shape();
             let count = shape.iter().product();
@@ -77,34 +118,54 @@ impl Optimizer {
             });
             values.collect()
         });
-        let clip_norm = if recipe.clip_norm > 0.0 { recipe.clip_norm } else { f64::INFINITY };
-        Optimizer { rule, clip_norm, step: 0, running: running.collect() }
+        Optimizer { rule, clip: recipe.clip(), step: 0, running: running.collect() }
     }
 
-    /// Changes the parameters in place. `gradients` are in the model's order, as
+    /// Changes the parameters in place, with this learning rate. `gradients` are in the model's order, as
     /// [`NamedParameters::take_gradients`] gives them. A gradient that is not finite changes nothing; the
     /// norm tells.
-    pub fn update(&mut self, model: &mut impl NamedParameters, gradients: &[Tensor<1>]) -> Update {
-        let squares: f64 = gradients.iter().map(|gradient| with_slice(gradient, sum_of_squares)).sum();
-        let norm = squares.sqrt();
+    pub fn update(
+        &mut self,
+        model: &mut impl NamedParameters,
+        gradients: &[Tensor<1>],
+        learning_rate: f64,
+    ) -> Update {
+        let squares: Vec<f64> =
+            gradients.iter().map(|gradient| with_slice(gradient, sum_of_squares)).collect();
+        let norm = squares.iter().sum::<f64>().sqrt();
         if !norm.is_finite() {
             return Update { norm, clipped: false };
         }
-        let clipped = norm > self.clip_norm;
-        let scale = if clipped { (self.clip_norm / norm) as f32 } else { 1.0 };
+        let scaled = |norm: f64, limit: f64| if norm > limit { (limit / norm) as f32 } else { 1.0 };
+        let clips: Vec<optim::Clip> = squares
+            .iter()
+            .map(|square| match self.clip {
+                Clip::None => optim::Clip::NONE,
+                Clip::GlobalNorm(limit) => optim::Clip::by(scaled(norm, limit)),
+                Clip::EachNorm(limit) => optim::Clip::by(scaled(square.sqrt(), limit)),
+                Clip::Value(limit) => optim::Clip { limit: limit as f32, ..optim::Clip::NONE },
+            })
+            .collect();
+        let clipped = match self.clip {
+            Clip::Value(limit) => {
+                gradients.iter().any(|gradient| f64::from(with_slice(gradient, optim::largest)) > limit)
+            }
+            _ => clips.iter().any(|clip| clip.scale < 1.0),
+        };
         self.step += 1;
+        let rule = self.rule.with_learning_rate(learning_rate);
         let parameters = model.parameters_mut().into_iter().zip(gradients).zip(&mut self.running);
-        for (((_, mut parameter), gradient), running) in parameters {
+        for ((((_, mut parameter), gradient), running), clip) in parameters.zip(clips) {
             let mut running = running.iter_mut().map(|tensor| &mut tensor.values[..]);
             parameter.with_slice_mut(|parameter| {
-                with_slice(gradient, |gradient| match (self.rule, running.next(), running.next()) {
+                with_slice(gradient, |gradient| match (rule, running.next(), running.next()) {
                     (Rule::Adam(adam), Some(first), Some(second)) => {
-                        adam.step(self.step, scale, parameter, gradient, first, second)
+                        adam.step(self.step, clip, parameter, gradient, first, second)
                     }
                     (Rule::RmsProp(rmsprop), Some(square), _) => {
-                        rmsprop.step(scale, parameter, gradient, square)
+                        rmsprop.step(clip, parameter, gradient, square)
                     }
-                    (Rule::Sgd(sgd), velocity, _) => sgd.step(scale, parameter, gradient, velocity),
+                    (Rule::Sgd(sgd), velocity, _) => sgd.step(clip, parameter, gradient, velocity),
                     (rule, ..) => unreachable!("{rule:?} was made with its running values"),
                 })
                 .expect("running values are as long as their parameters");

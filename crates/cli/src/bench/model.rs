@@ -12,11 +12,13 @@ use carousel::init::Initializer;
 use carousel::output::Output;
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
-use carousel::recipe::{Named, Recipe};
+use carousel::recipe::{Named, Recipe, Task};
 use carousel::report::thousands;
 use carousel::train::Optimizer;
 use clap::Args;
 use serde_json::json;
+
+use crate::BadUsage;
 
 use super::{MeasureArgs, Measured, check_memory, counted, multiply_adds, timed};
 
@@ -80,6 +82,11 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
     let seed = args.measure.seed.map(|seed| format!("seed={seed}"));
     let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
     let recipe = crate::train::read_recipe(args.recipe.as_deref(), &assignments)?;
+    if recipe.task != Task::Lm {
+        let message = format!("bench model times language models, found task = \"{}\"", recipe.task.name());
+        return Err(BadUsage(message).into());
+    }
+    let rate = recipe.train.learning_rate;
     let vocabulary = args.vocabulary.unwrap_or_else(|| usual_vocabulary(&recipe));
     let (streams, bptt) = (recipe.train.batch, recipe.train.bptt);
     let (cell, sizes) = (recipe.model.recurrence(), &recipe.model);
@@ -104,14 +111,14 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
         state = Some(next);
         with_slice(&loss, |loss| black_box(loss[0]));
         gradients = model.take_gradients(&mut loss.backward());
-        black_box(optimizer.update(&mut model, &gradients));
+        black_box(optimizer.update(&mut model, &gradients, rate));
     });
     let part = match args.parts {
         true => {
             let outside = outside(&recipe, vocabulary, (&tokens, &targets), &device)?;
             let (_, timing) = timed(args.measure.seconds / 4.0, || {
                 outside();
-                black_box(optimizer.update(&mut model, &gradients));
+                black_box(optimizer.update(&mut model, &gradients, rate));
             });
             Some(("outside", timing.median))
         }

@@ -1,0 +1,497 @@
+//! The register of keys: their names, what values they take, when they count, and which go together.
+
+use std::fmt;
+
+use carousel_kernels::{Activation, Reset};
+use toml::Value;
+
+use super::{
+    AverageName, CellName, InitName, Named, Optimizer, Place, Recipe, RecipeError, ScheduleName, Task,
+};
+use crate::data::{Tokens, Truncation};
+use crate::init::Fan;
+
+/// One line of the register.
+pub(super) struct Key {
+    /// Dotted, as in `--set`.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// The key counts only where this holds.
+    pub(super) only_with: Option<OnlyWith>,
+    pub(super) get: fn(&Recipe) -> Option<Value>,
+    pub(super) set: fn(&mut Recipe, &Value) -> Option<()>,
+    /// Takes the value away where the key can be unset.
+    pub(super) unset: fn(&mut Recipe),
+}
+
+/// "The key counts only where `key` is one of `values`."
+#[derive(Clone, Copy)]
+pub(super) struct OnlyWith {
+    pub(super) key: &'static str,
+    pub(super) values: &'static [&'static str],
+}
+
+impl Key {
+    const fn only_with(mut self, key: &'static str, values: &'static [&'static str]) -> Key {
+        self.only_with = Some(OnlyWith { key, values });
+        self
+    }
+
+    /// The condition that the recipe does not meet, and the value found instead. A key that hangs on one
+    /// that itself does not count does not count either.
+    pub(super) fn blocked(&self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
+        let only = self.only_with?;
+        let decides = find(only.key)?;
+        decides.blocked(recipe).or_else(|| {
+            let found = (decides.get)(recipe);
+            let name = found.as_ref().map_or("unset".to_owned(), |value| match value {
+                Value::String(name) => name.clone(),
+                other => other.to_string(),
+            });
+            let meets = only.values.contains(&name.as_str());
+            (!meets).then(|| (only, found.map_or(name, |value| value.to_string())))
+        })
+    }
+
+    pub(super) fn refuse(&self, place: Place, value: &Value) -> RecipeError {
+        RecipeError::Value { place, key: self.name, found: value.to_string(), wanted: self.kind.to_string() }
+    }
+}
+
+macro_rules! key {
+    (@line $name:expr, $kind:expr, $($field:ident).+) => {
+        Key {
+            name: $name,
+            kind: $kind,
+            only_with: None,
+            get: |recipe| Setting::write(&recipe.$($field).+),
+            set: |recipe, value| Setting::read(value).map(|read| recipe.$($field).+ = read),
+            unset: |recipe| Setting::unset(&mut recipe.$($field).+),
+        }
+    };
+    ($field:ident, $kind:expr) => { key!(@line stringify!($field), $kind, $field) };
+    ($section:ident.$field:ident, $kind:expr) => {
+        key!(@line concat!(stringify!($section), ".", stringify!($field)), $kind, $section.$field)
+    };
+}
+
+const COUNT: u64 = u32::MAX as u64;
+const SIZE: u64 = 1 << 16;
+
+/// The values of `model.init` whose width `model.init_gain` scales.
+const SCALED: &[&str] =
+    &["xavier-uniform", "xavier-normal", "he-uniform", "he-normal", "orthogonal", "identity"];
+
+/// The register of keys, in the order of `docs/recipe.md` and of written recipes.
+pub(super) const KEYS: &[Key] = &[
+    key!(task, Kind::OneOf(names::<Task>)),
+    key!(seed, Kind::Whole(0, i64::MAX as u64)),
+    key!(data.split, Kind::Shares).only_with("task", &["lm"]),
+    key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", &["lm"]),
+    key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word"]),
+    key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word"]),
+    key!(data.length, Kind::Whole(2, SIZE)).only_with("task", &["adding", "copy"]),
+    key!(data.symbols, Kind::Whole(2, SIZE)).only_with("task", &["copy"]),
+    key!(data.memorize, Kind::Whole(1, SIZE)).only_with("task", &["copy"]),
+    key!(model.cell, Kind::OneOf(names::<CellName>)),
+    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", &["rnn"]),
+    key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", &["gru"]),
+    key!(model.layers, Kind::Whole(1, 1000)),
+    key!(model.hidden, Kind::Whole(1, SIZE)),
+    key!(model.embedding, Kind::Whole(1, SIZE)).only_with("task", &["lm", "copy"]),
+    key!(model.residual, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.tie_embeddings, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.locked_dropout, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.init, Kind::OneOf(names::<InitName>)),
+    key!(model.init_range, Kind::Above(0.0, 100.0)).only_with("model.init", &["uniform"]),
+    key!(model.init_gain, Kind::Above(0.0, 100.0)).only_with("model.init", SCALED),
+    key!(model.init_fan, Kind::OneOf(names::<Fan>)).only_with("model.init", &["he-uniform", "he-normal"]),
+    key!(model.recurrent_init, Kind::OneOf(recurrent_inits)),
+    key!(model.recurrent_gain, Kind::Above(0.0, 100.0)).only_with("model.recurrent_init", SCALED),
+    key!(model.forget_bias, Kind::Number(-100.0, 100.0)).only_with("model.cell", &["lstm"]),
+    key!(model.chrono, Kind::Whole(2, COUNT)).only_with("model.cell", &["lstm", "gru"]),
+    key!(train.epochs, Kind::Above(0.0, 1e6)).only_with("task", &["lm"]),
+    key!(train.steps, Kind::Whole(1, COUNT)),
+    key!(train.batch, Kind::Whole(1, SIZE)),
+    key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
+    key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
+    key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
+    key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
+    key!(train.accumulate, Kind::Whole(1, SIZE)),
+    key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
+    key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
+    key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", &["momentum"]),
+    key!(train.beta1, Kind::Below(0.0, 1.0)).only_with("train.optimizer", &["adam", "adamw"]),
+    key!(train.beta2, Kind::Below(0.0, 1.0)).only_with("train.optimizer", &["adam", "adamw"]),
+    key!(train.alpha, Kind::Below(0.0, 1.0)).only_with("train.optimizer", &["rmsprop"]),
+    key!(train.epsilon, Kind::Above(0.0, 1.0)).only_with("train.optimizer", &["adam", "adamw", "rmsprop"]),
+    key!(train.nonmono, Kind::Whole(1, COUNT)).only_with("train.optimizer", &["nt-asgd"]),
+    key!(train.weight_decay, Kind::Number(0.0, 1000.0)),
+    key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
+    key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
+    key!(train.label_smoothing, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(train.schedule, Kind::OneOf(names::<ScheduleName>)),
+    key!(train.decay, Kind::Above(0.0, 1.0)).only_with("train.schedule", &["step", "epoch", "plateau"]),
+    key!(train.decay_every, Kind::Whole(1, COUNT)).only_with("train.schedule", &["step"]),
+    key!(train.decay_after, Kind::Whole(0, COUNT)).only_with("train.schedule", &["epoch"]),
+    key!(train.patience, Kind::Whole(0, COUNT)).only_with("train.schedule", &["plateau"]),
+    key!(train.min_learning_rate, Kind::Number(0.0, 1000.0))
+        .only_with("train.schedule", &["plateau", "cosine"]),
+    key!(train.warmup_steps, Kind::Whole(0, COUNT)),
+    key!(train.early_stop, Kind::Whole(1, COUNT)),
+    key!(train.average, Kind::OneOf(names::<AverageName>)),
+    key!(train.average_decay, Kind::Below(0.0, 1.0)).only_with("train.average", &["exponential"]),
+    key!(train.average_from, Kind::Whole(0, COUNT)).only_with("train.average", &["mean", "exponential"]),
+    key!(train.clip_norm, Kind::Number(0.0, 1e9)),
+    key!(train.clip_each_norm, Kind::Above(0.0, 1e9)),
+    key!(train.clip_value, Kind::Above(0.0, 1e9)),
+    key!(train.validate_every, Kind::Whole(1, COUNT)),
+    key!(train.checkpoint_seconds, Kind::Whole(1, COUNT)),
+    key!(train.sample_length, Kind::Whole(0, COUNT)).only_with("task", &["lm"]),
+    key!(train.log_every, Kind::Whole(1, COUNT)),
+];
+
+/// Keys that say the same thing in different ways: where one is given, the others are unset.
+pub(super) const EXCLUSIVE: &[&[&str]] = &[
+    &["train.steps", "train.epochs"],
+    &["model.chrono", "model.forget_bias"],
+    &["train.clip_norm", "train.clip_each_norm", "train.clip_value"],
+];
+
+/// A demand on several keys together.
+pub(super) struct Rule {
+    pub(super) keys: &'static [&'static str],
+    /// What is wrong, in the words of the message; `None` where the demand is met.
+    pub(super) broken: fn(&Recipe) -> Option<String>,
+}
+
+/// The demands that no single key can break.
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        keys: &["train.steps", "train.epochs"],
+        broken: |recipe| {
+            let unset = recipe.train.steps.is_none() && recipe.train.epochs.is_none();
+            unset.then(|| "neither train.steps nor train.epochs is set, expected one of them".to_owned())
+        },
+    },
+    Rule {
+        keys: &["task", "train.steps"],
+        broken: |recipe| {
+            let broken = recipe.task != Task::Lm && recipe.train.steps.is_none();
+            broken.then(|| {
+                needs(&format!("task = \"{}\"", recipe.task.name()), "train.steps, for it has no epochs")
+            })
+        },
+    },
+    Rule {
+        keys: &["train.schedule", "task"],
+        broken: |recipe| {
+            let broken = recipe.task != Task::Lm && recipe.train.schedule == ScheduleName::Epoch;
+            let found = recipe.task.name();
+            broken.then(|| {
+                needs("train.schedule = \"epoch\"", &format!("a task with epochs, found task = \"{found}\""))
+            })
+        },
+    },
+    Rule {
+        keys: &["model.dropout", "model.layers"],
+        broken: |recipe| {
+            let broken = recipe.model.dropout > 0.0 && recipe.model.layers == 1;
+            broken.then(|| {
+                "model.dropout drops out between layers, but model.layers is 1; \
+                 model.input_dropout and model.output_dropout are those around them"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["model.residual", "model.layers"],
+        broken: |recipe| {
+            let broken = recipe.model.residual && recipe.model.layers == 1;
+            broken.then(|| {
+                "model.residual adds a layer's input to its output from the second layer on, \
+                 but model.layers is 1"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["model.locked_dropout", "model.dropout", "model.input_dropout", "model.output_dropout"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let none = model.dropout + model.input_dropout + model.output_dropout == 0.0;
+            (model.locked_dropout && none).then(|| {
+                let wanted = "model.dropout, model.input_dropout or model.output_dropout above 0";
+                needs("model.locked_dropout", wanted)
+            })
+        },
+    },
+    Rule {
+        keys: &["model.tie_embeddings", "model.embedding", "model.hidden"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            (model.tie_embeddings && model.embedding != model.hidden).then(|| {
+                format!(
+                    "model.tie_embeddings needs model.embedding and model.hidden to be equal, found {} and {}",
+                    model.embedding, model.hidden
+                )
+            })
+        },
+    },
+    Rule {
+        keys: &["train.k1", "train.k2", "train.bptt"],
+        broken: |recipe| {
+            let Truncation { k1, k2, .. } = recipe.train.truncation(0);
+            (recipe.task == Task::Lm && k1 > k2)
+                .then(|| format!("train.k1 is {k1}, expected at most train.k2, which is {k2}"))
+        },
+    },
+    Rule {
+        keys: &["train.vary_bptt", "train.k1", "train.k2"],
+        broken: |recipe| recipe.train.vary_bptt.then(|| equal_windows(recipe, "train.vary_bptt"))?,
+    },
+    Rule {
+        keys: &["train.accumulate", "train.k1", "train.k2"],
+        broken: |recipe| {
+            (recipe.train.accumulate > 1).then(|| equal_windows(recipe, "train.accumulate above 1"))?
+        },
+    },
+    Rule {
+        keys: &["train.schedule", "train.decay_every"],
+        broken: |recipe| {
+            let broken = recipe.train.schedule == ScheduleName::Step && recipe.train.decay_every.is_none();
+            broken.then(|| {
+                needs("train.schedule = \"step\"", "train.decay_every, the steps between two decays")
+            })
+        },
+    },
+    Rule {
+        keys: &["train.schedule", "train.decay_after"],
+        broken: |recipe| {
+            let broken = recipe.train.schedule == ScheduleName::Epoch && recipe.train.decay_after.is_none();
+            broken.then(|| {
+                needs("train.schedule = \"epoch\"", "train.decay_after, the epochs before the first decay")
+            })
+        },
+    },
+    Rule {
+        keys: &["train.warmup_steps", "train.schedule", "train.steps"],
+        broken: |recipe| {
+            let (warmup, steps) = (recipe.train.warmup_steps, recipe.train.steps?);
+            let broken = recipe.train.schedule == ScheduleName::Cosine && warmup >= steps;
+            broken.then(|| {
+                format!(
+                    "train.warmup_steps is {warmup}, expected less than train.steps, which is {steps}: \
+                         the cosine has no step left"
+                )
+            })
+        },
+    },
+    Rule {
+        keys: &["train.min_learning_rate", "train.learning_rate"],
+        broken: |recipe| {
+            let train = &recipe.train;
+            let counts = matches!(train.schedule, ScheduleName::Plateau | ScheduleName::Cosine);
+            (counts && train.min_learning_rate > train.learning_rate).then(|| {
+                format!(
+                    "train.min_learning_rate is {}, expected at most train.learning_rate, which is {}",
+                    train.min_learning_rate, train.learning_rate
+                )
+            })
+        },
+    },
+    Rule {
+        keys: &["train.average", "train.optimizer"],
+        broken: |recipe| {
+            let train = &recipe.train;
+            let broken = train.optimizer == Optimizer::NtAsgd && train.average != AverageName::None;
+            broken.then(|| {
+                "train.optimizer = \"nt-asgd\" averages weights by itself, expected train.average = \"none\"".to_owned()
+            })
+        },
+    },
+];
+
+/// The message where a value needs windows that lie side by side, and they do not.
+fn equal_windows(recipe: &Recipe, given: &str) -> Option<String> {
+    let Truncation { k1, k2, .. } = recipe.train.truncation(0);
+    (k1 != k2).then(|| format!("{given} needs train.k1 and train.k2 to be equal, found {k1} and {k2}"))
+}
+
+/// The message where a value needs another key.
+fn needs(given: &str, wanted: &str) -> String {
+    format!("{given} needs {wanted}")
+}
+
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Names of the keys of a section.
+pub(super) fn keys_of(section: &str) -> impl Iterator<Item = &'static str> {
+    KEYS.iter()
+        .map(|key| key.name)
+        .filter(move |name| name.split_once('.').is_some_and(|(found, _)| found == section))
+}
+
+pub(super) fn is_section(name: &str) -> bool {
+    keys_of(name).next().is_some()
+}
+
+/// What values a key takes; its text is the type column of `docs/recipe.md`.
+pub(super) enum Kind {
+    /// A whole number, both ends included.
+    Whole(u64, u64),
+    /// A number, both ends included.
+    Number(f64, f64),
+    /// A number above the first and up to the second.
+    Above(f64, f64),
+    /// A number from the first on and below the second.
+    Below(f64, f64),
+    /// Yes or no.
+    Flag,
+    /// One of these names.
+    OneOf(fn() -> Vec<&'static str>),
+    /// Shares of the data: training, validation, test.
+    Shares,
+}
+
+impl Kind {
+    pub(super) fn accepts(&self, value: &Value) -> bool {
+        match *self {
+            Kind::Whole(from, to) => {
+                value.as_integer().and_then(|n| u64::try_from(n).ok()).is_some_and(|n| from <= n && n <= to)
+            }
+            Kind::Number(from, to) => number(value).is_some_and(|n| from <= n && n <= to),
+            Kind::Above(from, to) => number(value).is_some_and(|n| from < n && n <= to),
+            Kind::Below(from, to) => number(value).is_some_and(|n| from <= n && n < to),
+            Kind::Flag => value.is_bool(),
+            Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
+            Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
+                let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
+                in_range && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Whole(from, to) if *to >= COUNT => write!(f, "a whole number from {from}"),
+            Kind::Whole(from, to) => write!(f, "a whole number from {from} to {to}"),
+            Kind::Number(from, to) => write!(f, "a number from {from} to {to}"),
+            Kind::Above(from, to) => write!(f, "a number above {from}, up to {to}"),
+            Kind::Below(from, to) => write!(f, "a number from {from} and below {to}"),
+            Kind::Flag => f.write_str("true or false"),
+            Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
+            Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
+        }
+    }
+}
+
+/// A type that a field of the recipe may have.
+trait Setting: Sized {
+    /// `None`: the value has another type.
+    fn read(value: &Value) -> Option<Self>;
+    /// `None`: the field is unset.
+    fn write(&self) -> Option<Value>;
+    /// Leaves a field as it is that always has a value.
+    fn unset(&mut self) {}
+}
+
+impl Setting for usize {
+    fn read(value: &Value) -> Option<usize> {
+        value.as_integer().and_then(|number| usize::try_from(number).ok())
+    }
+
+    fn write(&self) -> Option<Value> {
+        (*self as u64).write()
+    }
+}
+
+impl Setting for u64 {
+    fn read(value: &Value) -> Option<u64> {
+        value.as_integer().and_then(|number| u64::try_from(number).ok())
+    }
+
+    /// TOML's whole numbers end at `i64::MAX`; one above becomes text, which every range refuses.
+    fn write(&self) -> Option<Value> {
+        Some(i64::try_from(*self).map_or_else(|_| Value::String(self.to_string()), Value::Integer))
+    }
+}
+
+impl Setting for bool {
+    fn read(value: &Value) -> Option<bool> {
+        value.as_bool()
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Boolean(*self))
+    }
+}
+
+impl Setting for f64 {
+    fn read(value: &Value) -> Option<f64> {
+        number(value)
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Float(*self))
+    }
+}
+
+impl Setting for [f64; 3] {
+    fn read(value: &Value) -> Option<[f64; 3]> {
+        let numbers: Vec<f64> = value.as_array()?.iter().map(number).collect::<Option<_>>()?;
+        numbers.try_into().ok()
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().copied().map(Value::Float).collect()))
+    }
+}
+
+impl<T: Setting> Setting for Option<T> {
+    fn read(value: &Value) -> Option<Option<T>> {
+        T::read(value).map(Some)
+    }
+
+    fn write(&self) -> Option<Value> {
+        self.as_ref().and_then(T::write)
+    }
+
+    fn unset(&mut self) {
+        *self = None;
+    }
+}
+
+impl<T: Named> Setting for T {
+    fn read(value: &Value) -> Option<T> {
+        let name = value.as_str()?;
+        T::ALL.iter().copied().find(|named| named.name() == name)
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::String(self.name().to_owned()))
+    }
+}
+
+fn names<T: Named>() -> Vec<&'static str> {
+    T::ALL.iter().map(|named| named.name()).collect()
+}
+
+/// What `model.recurrent_init` can be: all but `uniform`, whose range is that of the whole model.
+fn recurrent_inits() -> Vec<&'static str> {
+    names::<InitName>().into_iter().filter(|&name| name != InitName::Uniform.name()).collect()
+}
+
+/// A number, written with or without a decimal point.
+fn number(value: &Value) -> Option<f64> {
+    value.as_float().or_else(|| value.as_integer().map(|number| number as f64))
+}

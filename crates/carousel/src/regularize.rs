@@ -1,0 +1,205 @@
+//! What keeps a net from learning its data by heart: values and weights that drop out at random, and a price on
+//! large and on changing activations.
+//!
+//! All randomness comes from a [`Noise`], a key that names one update of a run. Masks follow from it by counting,
+//! see [`carousel_kernels::dropout`]: they do not depend on threads, and a resumed run draws the same.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::flex::FlexTensor;
+use burn::backend::{Flex, GradientCheckpointingStrategy};
+use burn::tensor::{Tensor, TensorData};
+use carousel_kernels::dropout::{Mask, Pattern, apply, key};
+use carousel_kernels::{Batch, penalty};
+
+use crate::fused::{
+    dense, flex, from_tracked, into_tracked, on_strategy, primitive, record, slice, supports,
+};
+use crate::recurrent::ConfigError;
+use crate::state::index_tensor;
+
+/// The random choices of one update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noise(u64);
+
+impl Noise {
+    /// Named by any numbers: a run's seed, its step, a part of the step.
+    #[must_use]
+    pub fn new(numbers: &[u64]) -> Noise {
+        Noise(key(numbers))
+    }
+
+    /// The mask of a purpose; `None` where nothing drops out.
+    pub(crate) fn mask(self, purpose: Purpose, layer: usize, drop: f64) -> Option<Mask> {
+        let mask = Mask { key: key(&[self.0, purpose as u64, layer as u64]), drop: drop as f32 };
+        (drop > 0.0).then_some(mask)
+    }
+}
+
+/// What a mask is for; masks of different purposes are independent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Words,
+    Input,
+    Between,
+    Output,
+    Recurrent,
+}
+
+/// What drops out while a recurrent stack learns. All zero by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dropout {
+    /// Of what each layer but the first reads (Zaremba et al. 2014).
+    pub between: f64,
+    /// Whether one mask serves all steps of a sequence (Gal and Ghahramani 2016), or each step has its own.
+    pub locked: bool,
+    /// Of the recurrent weights (DropConnect, Wan et al. 2013; in recurrent nets Merity et al. 2017).
+    pub weights: f64,
+}
+
+impl Dropout {
+    /// Whether all probabilities are such.
+    ///
+    /// # Errors
+    /// [`ConfigError::Drop`].
+    pub(crate) fn check(self) -> Result<(), ConfigError> {
+        check_drop("between layers", self.between)?;
+        check_drop("of recurrent weights", self.weights)
+    }
+}
+
+/// A probability to drop out is from 0 and below 1.
+pub(crate) fn check_drop(what: &'static str, found: f64) -> Result<(), ConfigError> {
+    if (0.0..1.0).contains(&found) { Ok(()) } else { Err(ConfigError::Drop { what, found }) }
+}
+
+/// Which elements of a matrix share their fate, owned; see [`Pattern`].
+#[derive(Clone, Debug)]
+pub(crate) enum Sharing {
+    None,
+    Rows(Vec<u32>),
+    Whole(Vec<u32>),
+}
+
+impl Sharing {
+    /// One mask a sequence, or one a step; `names` are the sequences'.
+    pub(crate) fn of(locked: bool, batch: &Batch, names: &[u32]) -> Sharing {
+        match locked {
+            true => Sharing::Rows(batch.places().map(|(sequence, _)| names[sequence]).collect()),
+            false => Sharing::None,
+        }
+    }
+
+    fn pattern(&self) -> Pattern<'_> {
+        match self {
+            Sharing::None => Pattern::Elements,
+            Sharing::Rows(names) => Pattern::Rows(names),
+            Sharing::Whole(names) => Pattern::Whole(names),
+        }
+    }
+}
+
+/// Backward of a mask: the same mask on the gradient.
+#[derive(Debug)]
+struct MaskBackward;
+
+impl Backward<Flex, 1> for MaskBackward {
+    type State = (Mask, Arc<Sharing>, usize);
+
+    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let dy = dense(gradients.consume::<Flex>(&ops.node));
+        let [x] = ops.parents;
+        let Some(x) = x else { return };
+        let (mask, sharing, width) = ops.state;
+        gradients.register::<Flex>(x.id, masked_values(mask, &sharing, width, slice(&dy)));
+    }
+}
+
+fn masked_values(mask: Mask, sharing: &Sharing, width: usize, x: &[f32]) -> FlexTensor {
+    let mut out = vec![0.0; x.len()];
+    apply(mask, sharing.pattern(), width, x, &mut out).expect("one name a row, and a probability");
+    flex(out, [x.len() / width, width])
+}
+
+/// `x * mask`; `x` as it is without a mask.
+pub(crate) fn masked(x: Tensor<2>, mask: Option<Mask>, sharing: Sharing) -> Tensor<2> {
+    let [rows, width] = x.dims();
+    let Some(mask) = mask.filter(|_| rows > 0) else { return x };
+    if !supports(&x) {
+        let mut factors = vec![0.0; rows * width];
+        apply(mask, sharing.pattern(), width, &vec![1.0; rows * width], &mut factors)
+            .expect("one name a row, and a probability");
+        let factors = TensorData::new(factors, [rows, width]).convert_dtype(x.dtype());
+        return x.clone() * Tensor::from_data(factors, (&x.device(), x.dtype()));
+    }
+    let strategy = x.gradient_checkpointing_strategy();
+    let values = masked_values(mask, &sharing, width, slice(&dense(primitive(x.clone()))));
+    let tracked = x.is_tracked();
+    let Some(strategy) = strategy.filter(|_| tracked) else {
+        return on_strategy(Tensor::from_primitive::<Flex>(values), strategy);
+    };
+    let state = (mask, Arc::new(sharing), width);
+    from_tracked(record(MaskBackward, [into_tracked(x).node()], state, values), strategy)
+}
+
+/// Backward of a penalty: its gradient was computed with it, and only waits for the factor.
+#[derive(Debug)]
+struct PenaltyBackward;
+
+impl Backward<Flex, 1> for PenaltyBackward {
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<FlexTensor, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let incoming = dense(gradients.consume::<Flex>(&ops.node));
+        let factor = slice(&incoming)[0];
+        let [y] = ops.parents;
+        let Some(y) = y else { return };
+        let mut gradient = ops.state;
+        if factor != 1.0 {
+            gradient.storage_mut::<f32>().iter_mut().for_each(|value| *value *= factor);
+        }
+        gradients.register::<Flex>(y.id, gradient);
+    }
+}
+
+/// `activation · mean(y²) + temporal · mean((y[t+1] - y[t])²)`, `[1]`, of a layer's outputs `[F, H]` in packed
+/// order: activation regularisation and its temporal form (Merity et al. 2017). The second mean is over the steps
+/// that follow another of their sequence.
+#[must_use]
+pub fn activation_penalty(y: Tensor<2>, batch: &Batch, activation: f64, temporal: f64) -> Tensor<1> {
+    let [_, width] = y.dims();
+    if !supports(&y) {
+        return portable_penalty(&y, batch, activation, temporal);
+    }
+    let values = dense(primitive(y.clone()));
+    let mut gradient = vec![0.0; slice(&values).len()];
+    let (activation, temporal) = (activation as f32, temporal as f32);
+    let value = penalty::activations(batch, width, slice(&values), activation, temporal, &mut gradient)
+        .expect("one row a frame of the batch");
+    let value = flex(vec![value as f32], [1]);
+    let strategy: Option<GradientCheckpointingStrategy> = y.gradient_checkpointing_strategy();
+    let tracked = y.is_tracked();
+    let Some(strategy) = strategy.filter(|_| tracked) else {
+        return on_strategy(Tensor::from_primitive::<Flex>(value), strategy);
+    };
+    let gradient = flex(gradient, y.dims());
+    from_tracked(record(PenaltyBackward, [into_tracked(y).node()], gradient, value), strategy)
+}
+
+fn portable_penalty(y: &Tensor<2>, batch: &Batch, activation: f64, temporal: f64) -> Tensor<1> {
+    let size = y.clone().powi_scalar(2).mean() * activation;
+    let starts = batch.starts();
+    let pairs: Vec<(i64, i64)> = (1..batch.steps())
+        .flat_map(|step| (0..batch.alive(step)).map(move |rank| (step, rank)))
+        .map(|(step, rank)| ((starts[step - 1] + rank) as i64, (starts[step] + rank) as i64))
+        .collect();
+    if pairs.is_empty() {
+        return size;
+    }
+    let (before, after) = pairs.into_iter().unzip();
+    let rows = |rows| y.clone().select(0, index_tensor(rows, &y.device()));
+    size + (rows(after) - rows(before)).powi_scalar(2).mean() * temporal
+}
