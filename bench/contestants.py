@@ -94,6 +94,7 @@ class Peer:
     def read(self):
         line = self.process.stdout.readline()
         if not line:
+            self.close()
             raise PeerGone(f"`{shlex.join(self.process.args)}` ended with status {self.process.wait()}")
         return json.loads(line)
 
@@ -111,6 +112,7 @@ class Peer:
         except BrokenPipeError:
             pass
         self.process.wait()
+        self.process.stdout.close()
 
 
 class Stable:

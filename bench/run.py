@@ -101,7 +101,7 @@ class Measuring:
         for _ in range(TRIES if missing else 0):
             if time.monotonic() > self.deadline:
                 raise Stopped
-            answers = [self.one(contestant, case, variant) for contestant, variant in missing]
+            answers = [self.one(contestant, case, variant, place) for contestant, variant in missing]
             if self.watch.is_quiet():
                 break
             print(f"{place}  something else is running; once more", file=sys.stderr, flush=True)
@@ -110,10 +110,14 @@ class Measuring:
                 sys.exit(f"{place}: the machine is busy; let nothing else run, then go on with --resume")
         for (contestant, variant), answer in zip(missing, answers if missing else []):
             self.record.add((self.section.name, launch, contestant, variant, key(case)), answer)
-            said = answer.get("error") or f"{answer['milliseconds']:.3f} ms"
-            print(f"{place}  {' '.join([contestant, variant]).strip()}: {said}", file=sys.stderr, flush=True)
 
-    def one(self, contestant, case, variant):
+    def one(self, contestant, case, variant, place):
+        answer = self.ask(contestant, case, variant)
+        said = answer.get("error") or f"{answer['milliseconds']:.3f} ms"
+        print(f"{place}  {' '.join([contestant, variant]).strip()}: {said}", file=sys.stderr, flush=True)
+        return answer
+
+    def ask(self, contestant, case, variant):
         program = self.stable.program(contestant)
         try:
             if program not in self.started:
@@ -125,6 +129,7 @@ class Measuring:
         except PeerGone as gone:
             # Peers are optional; the others go on without it.
             self.stable.gone.add(program)
+            self.started.pop(program, None)
             return {"error": str(gone)}
         if self.section.fresh:
             self.started.pop(program).close()

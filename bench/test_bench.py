@@ -3,18 +3,21 @@
     python3 -m unittest discover -s bench
 """
 
+import contextlib
+import io
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 import results
-from contestants import Peer, PeerGone, carousel_arguments
+from contestants import VARIANTS, Peer, PeerGone, carousel_arguments
 from record import Record, key, median, milliseconds, percent, ratios, spread, table, verdict
-from sections import ALL, Layers, Memory, Model, Ragged, Step, layer, model, step
+from run import Measuring, Stopped, Watch
+from sections import ALL, Layers, Memory, Model, Ragged, Section, Step, layer, model, step
 from timing import FEWEST, timed
 
-CASE = {"bench": "layer", "cell": "lstm", "shape": [4, 3, 16]}
+CASE = {"bench": "layer", "cell": "lstm", "shape": [4, 3, 16], "input": 16, "mode": "train"}
 
 
 def answer(milliseconds, **more):
@@ -130,7 +133,6 @@ class PeerTest(unittest.TestCase):
     def test_a_peer_answers_line_by_line(self):
         echo = "import sys\nprint('{}', flush=True)\nfor line in sys.stdin: print(line, flush=True, end='')"
         peer = Peer([sys.executable, "-c", echo], {})
-        self.addCleanup(peer.process.stdout.close)
         self.assertEqual(peer.measure(CASE), CASE)
         peer.close()
 
@@ -138,11 +140,99 @@ class PeerTest(unittest.TestCase):
         with self.assertRaisesRegex(PeerGone, "ended with status 3"):
             Peer([sys.executable, "-c", "raise SystemExit(3)"], {})
         peer = Peer([sys.executable, "-c", "print('{}')"], {})
-        self.addCleanup(peer.process.stdout.close)
         peer.process.wait()
         with self.assertRaisesRegex(PeerGone, "ended with status 0"):
             peer.measure(CASE)
         peer.close()
+
+
+class FakeProcess:
+    def __init__(self, program, asked):
+        self.program, self.asked = program, asked
+
+    def measure(self, case):
+        if case.get("variant") == "gone":
+            raise PeerGone("it ended")
+        self.asked.append(f"{self.program} {case.get('variant', '')}".strip())
+        return answer(1.0)
+
+    def close(self):
+        self.asked.append(f"{self.program} ends")
+
+
+class FakeStable:
+    threads = 2
+
+    def __init__(self, peaks):
+        self.peaks, self.asked, self.gone = iter(peaks), [], set()
+
+    def peak(self):
+        return next(self.peaks, 100.0)
+
+    def has(self, contestant):
+        return contestant not in self.gone
+
+    def program(self, contestant):
+        return contestant
+
+    def start(self, program):
+        return FakeProcess(program, self.asked)
+
+
+class FakeSection(Section):
+    name = "fake"
+
+    def __init__(self, contestants):
+        super().__init__(None, None)
+        self.contestants = contestants
+
+    def rounds(self):
+        return [(CASE, self.contestants)]
+
+
+class MeasuringTest(unittest.TestCase):
+    def measure(self, contestants, launches=1, peaks=(), record=None, deadline=float("inf")):
+        record = record or Record()
+        stable = FakeStable([100.0, 100.0, 100.0, *peaks])
+        with contextlib.redirect_stderr(io.StringIO()):
+            watch = Watch(stable, record)
+            Measuring(FakeSection(contestants), stable, record, watch, launches, deadline).run()
+        return stable.asked, record
+
+    def test_contestants_take_turns_and_start_anew_in_every_launch(self):
+        asked, _ = self.measure(["A", "B"], launches=2)
+        self.assertEqual(asked, ["A", "B", "A ends", "B ends", "B", "A", "B ends", "A ends"])
+
+    def test_variants_run_once_and_the_fastest_stays(self):
+        asked, _ = self.measure(["PyTorch"], launches=2)
+        self.assertEqual(asked, ["PyTorch eager", "PyTorch compile", "PyTorch ends", "PyTorch eager", "PyTorch ends"])
+
+    def test_a_turn_beside_something_else_is_taken_again(self):
+        asked, record = self.measure(["A"], peaks=[50.0, 99.0])
+        self.assertEqual(asked, ["A", "A", "A ends"])
+        self.assertEqual(record.series("fake", "A", CASE, [""]), [1.0])
+
+    def test_a_machine_that_stays_busy_is_given_up(self):
+        with self.assertRaisesRegex(SystemExit, "let nothing else run"):
+            self.measure(["A"], peaks=[50.0] * 5)
+
+    def test_what_was_measured_is_not_measured_again(self):
+        record = Record()
+        record.add(("fake", 0, "A", "", key(CASE)), answer(7.0))
+        asked, _ = self.measure(["A", "B"], record=record)
+        self.assertEqual(asked, ["B", "B ends"])
+        self.assertEqual(record.series("fake", "A", CASE, [""]), [7.0])
+
+    def test_time_that_is_over_stops_between_turns(self):
+        with self.assertRaises(Stopped):
+            self.measure(["A"], deadline=0.0)
+
+    def test_a_peer_that_is_gone_leaves_the_others(self):
+        VARIANTS["C", "layer"] = ["gone"]
+        self.addCleanup(VARIANTS.pop, ("C", "layer"))
+        asked, record = self.measure(["A", "C"], launches=2)
+        self.assertEqual(asked, ["A", "A ends", "A", "A ends"])
+        self.assertEqual(record.series("fake", "C", CASE, ["gone"]), [None, None])
 
 
 class FakeRagged(Ragged):
