@@ -10,7 +10,7 @@ mod register;
 
 use std::fmt;
 
-use carousel_kernels::{Activation, Cell, Reset};
+use carousel_kernels::{Activation, Cell, Precision, Reset};
 use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -165,6 +165,8 @@ pub struct TrainRecipe {
     pub vary_bptt: bool,
     /// Batches whose gradients are added up before an update.
     pub accumulate: usize,
+    /// What the products of the recurrent layers multiply.
+    pub precision: Precision,
     /// The update rule.
     pub optimizer: Optimizer,
     /// Step size of the update rule.
@@ -392,6 +394,17 @@ impl Named for Optimizer {
             Optimizer::Adam => "adam",
             Optimizer::AdamW => "adamw",
             Optimizer::NtAsgd => "nt-asgd",
+        }
+    }
+}
+
+impl Named for Precision {
+    const ALL: &'static [Precision] = &[Precision::F32, Precision::Bf16];
+
+    fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
         }
     }
 }
@@ -648,6 +661,7 @@ impl Recipe {
                 k2: None,
                 vary_bptt: false,
                 accumulate: 1,
+                precision: Precision::F32,
                 optimizer: Optimizer::Adam,
                 learning_rate: 0.002,
                 momentum: 0.9,
@@ -1030,6 +1044,7 @@ mod tests {
             ("train.activation_penalty", "2", ""),
             ("train.temporal_penalty", "1", ""),
             ("train.label_smoothing", "0.1", ""),
+            ("train.precision", "bf16", ""),
             ("train.schedule", "cosine", ""),
             ("train.decay", "0.1", "train.schedule=plateau"),
             ("train.decay_every", "100", "train.schedule=step"),

@@ -79,6 +79,10 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     seed: Option<u64>,
 
+    /// Numbers of the products, f32 or bf16; short for --set train.precision=P
+    #[arg(long, value_name = "P", conflicts_with = "resume")]
+    precision: Option<String>,
+
     /// Continue the run in --out with its own recipe and data
     #[arg(long, requires = "out")]
     resume: bool,
@@ -87,7 +91,7 @@ pub(crate) struct TrainArgs {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["recipe", "data", "valid", "test", "out", "set", "seed", "resume"]
+        conflicts_with_all = ["recipe", "data", "valid", "test", "out", "set", "seed", "precision", "resume"]
     )]
     replay: Option<PathBuf>,
 
@@ -240,7 +244,8 @@ fn recipe_of(args: &TrainArgs) -> anyhow::Result<Recipe> {
         return Err(BadUsage(message).into());
     }
     let seed = args.seed.map(|seed| format!("seed={seed}"));
-    let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
+    let precision = args.precision.as_ref().map(|precision| format!("train.precision={precision}"));
+    let assignments: Vec<&String> = args.set.iter().chain(&seed).chain(&precision).collect();
     read_recipe(args.recipe.as_deref(), &assignments)
 }
 

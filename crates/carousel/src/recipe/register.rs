@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use carousel_kernels::{Activation, Reset};
+use carousel_kernels::{Activation, Precision, Reset};
 use toml::Value;
 
 use super::{
@@ -123,6 +123,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
+    key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", &["lm"]),
     key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
     key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
     key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", &["momentum"]),

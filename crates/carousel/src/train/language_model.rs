@@ -14,7 +14,7 @@ use crate::decode::sampling::{Sampling, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
 use crate::output::Loss;
 use crate::parameters::NamedTensor;
-use crate::recipe::{Recipe, TrainRecipe};
+use crate::recipe::{Named, Recipe, TrainRecipe};
 use crate::recurrent::NoisySequences;
 use crate::regularize::{Noise, activation_penalty};
 use crate::run::RunFolder;
@@ -57,7 +57,13 @@ pub fn language_model(
     let Parts { train: corpus, valid, test } = Parts::read(&tokenizer, recipe, sources)?;
     let TrainRecipe { batch, accumulate, .. } = recipe.train;
     let tbptt = Tbptt::new(&corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
-    let model = config(recipe, tokenizer.vocab().len()).init(&Device::default().autodiff())?;
+    let precision = recipe.train.precision;
+    if !precision.is_available() {
+        return Err(TrainError::Precision { name: precision.name() });
+    }
+    let model = config(recipe, tokenizer.vocab().len())
+        .init(&Device::default().autodiff())?
+        .with_precision(precision);
     let facts = Facts {
         vocabulary: Some(tokenizer.vocab().len()),
         train_tokens: Some(corpus.tokens.len()),

@@ -245,6 +245,14 @@ pub enum TrainError {
         /// Steps of the run.
         steps: u64,
     },
+    /// The processor has no instructions for the products that are wanted.
+    #[error(
+        "train.precision is \"{name}\", but this processor has no AVX-512 BF16 instructions; set it to \"f32\""
+    )]
+    Precision {
+        /// The precision's name.
+        name: &'static str,
+    },
     /// Loss or gradient is not a number any more.
     #[error("step {step}: {what} is not finite{}", advice(.diagnosis.as_deref()))]
     Diverged {
