@@ -58,7 +58,7 @@ fn pass(cell: Cell, corpus: &Corpus, streams: usize, truncation: Truncation) -> 
     let mut tbptt = Tbptt::new(corpus, streams, 1, truncation).unwrap();
     let (mut sum, mut gradient) = (0.0, Vec::new());
     for _ in 0..tbptt.windows().len() {
-        for stretch in tbptt.next() {
+        for stretch in tbptt.advance() {
             let (mut outputs, mut targets) = (Vec::new(), Vec::new());
             tbptt.read(&stretch, |window, state| {
                 let (y, state) = model.hidden(&window.inputs, &Arc::new(window.batch.clone()), state);
@@ -124,7 +124,7 @@ fn state_crosses_the_border_and_gradient_does_not() {
     let mut tbptt = Tbptt::new(&corpus, 1, 1, Truncation::every(6)).unwrap();
     let mut states = Vec::new();
     for _ in 0..2 {
-        for stretch in tbptt.next() {
+        for stretch in tbptt.advance() {
             tbptt.read(&stretch, |window, state| {
                 states.push(state.clone());
                 let (_, after) = model.hidden(&window.inputs, &Arc::new(window.batch.clone()), state);

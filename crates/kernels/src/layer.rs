@@ -255,7 +255,21 @@ pub fn forward<'a>(
     last: StateMut<'_>,
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
-    let x = x.into();
+    // The body is compiled once, here, not in every crate that calls it.
+    forward_on(layer, batch, weights, x.into(), initial, y, last, tape)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn forward_on(
+    layer: &Layer,
+    batch: &Batch,
+    weights: Weights<'_>,
+    x: Inputs<'_>,
+    initial: State<'_>,
+    y: FramesMut<'_>,
+    last: StateMut<'_>,
+    tape: Option<&mut Tape>,
+) -> Result<(), ShapeError> {
     check_layer(layer, &weights)?;
     x.check(batch, layer.input)?;
     check_frames("output", batch, layer.hidden, (y.data.len(), y.layout, y.stride, y.offset))?;
@@ -579,12 +593,27 @@ pub fn backward<'a>(
     dinitial: StateMut<'_>,
     gradients: WeightGradients<'_>,
 ) -> Result<(), ShapeError> {
+    backward_on(layer, batch, weights, tape, x.into(), dy, dlast, dx, dinitial, gradients)
+}
+
+#[allow(clippy::too_many_arguments)]
+fn backward_on(
+    layer: &Layer,
+    batch: &Batch,
+    weights: Weights<'_>,
+    tape: &mut Tape,
+    x: Inputs<'_>,
+    dy: Option<Frames<'_>>,
+    dlast: State<'_>,
+    dx: InputGradients<'_>,
+    dinitial: StateMut<'_>,
+    gradients: WeightGradients<'_>,
+) -> Result<(), ShapeError> {
     check_layer(layer, &weights)?;
     expect("gradient of the input weight", gradients.input.len(), weights.input.len())?;
     expect("gradient of the recurrent weight", gradients.recurrent.len(), weights.recurrent.len())?;
     expect("gradient of the input bias", gradients.bias_input.len(), weights.bias_input.len())?;
     expect("gradient of the recurrent bias", gradients.bias_recurrent.len(), weights.bias_recurrent.len())?;
-    let x = x.into();
     x.check(batch, layer.input)?;
     if let Some(dy) = &dy {
         let place = (dy.data.len(), dy.layout, dy.stride, dy.offset);

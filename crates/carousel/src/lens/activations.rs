@@ -194,7 +194,9 @@ impl Activations {
     /// Encodes one window.
     fn take(&mut self, glimpse: &Glimpse) {
         let tokens = self.tokens;
-        let mut tiles: Vec<(&[f32], usize, usize, &[Scale], &mut [u8])> = Vec::new();
+        // The values, units in all, the first unit, scales and codes of the tile's units.
+        type UnitTile<'a> = (&'a [f32], usize, usize, &'a [Scale], &'a mut [u8]);
+        let mut tiles: Vec<UnitTile<'_>> = Vec::new();
         let (mut scales, mut codes) = (&self.scales[..], &mut self.codes[..]);
         for series in &glimpse.record.series {
             for first in (0..series.units).step_by(TOGETHER) {

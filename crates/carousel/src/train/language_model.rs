@@ -151,7 +151,7 @@ impl Job for LanguageModelJob<'_> {
     }
 
     fn next(&mut self) -> Vec<(usize, Stretch)> {
-        self.tbptt.next()
+        self.tbptt.advance()
     }
 
     /// A longer window is a larger step, as in Merity et al. 2017.

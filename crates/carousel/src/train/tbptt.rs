@@ -173,7 +173,7 @@ impl<'a> Tbptt<'a> {
 
     /// Moves to the next window and returns what each group reads there, with the group's number. Groups that
     /// have nothing to predict are left out; at least one has something.
-    pub fn next(&mut self) -> Vec<(usize, Stretch)> {
+    pub fn advance(&mut self) -> Vec<(usize, Stretch)> {
         if self.place.window == self.windows.len() {
             self.place = Place { window: 0, passes: self.place.passes + 1 };
             self.windows.cut(self.place.passes);

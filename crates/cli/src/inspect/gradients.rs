@@ -218,7 +218,7 @@ fn curves(flows: &[(String, GradientFlow)], lags: usize) -> String {
 /// Two digits and a power of ten where the number is far from one.
 fn compact(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         value if (0.01..1000.0).contains(&value) => format!("{value:.3}"),
         value => format!("{value:.1e}"),
     }

@@ -265,7 +265,7 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
         q = self.fma(q, f, self.splat(9.671_513e-3));
         q = self.fma(q, f, self.splat(5.550_733_6e-2));
         q = self.fma(q, f, self.splat(0.240_222_42));
-        q = self.fma(q, f, self.splat(0.693_147));
+        q = self.fma(q, f, self.splat(std::f32::consts::LN_2));
         let e = self.scale(self.fma(q, f, self.splat(1.0)), n);
         self.recip(self.add(e, self.splat(1.0)))
     }

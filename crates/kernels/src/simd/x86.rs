@@ -252,7 +252,10 @@ impl Lanes for Avx512Bf16 {
     #[inline(always)]
     fn product(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: the token proves the instructions; the three vector types are the same 64 bytes.
-        unsafe { _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute(b)) }
+        unsafe {
+            let (a, b) = std::mem::transmute::<(__m512, __m512), (__m512bh, __m512bh)>((a, b));
+            _mm512_dpbf16_ps(c, a, b)
+        }
     }
 
     #[inline(always)]
@@ -270,7 +273,7 @@ impl Lanes for Avx512Bf16 {
         const ORDER: [u16; 32] = interleaved();
         // SAFETY: the token proves the instructions; `ORDER` and the vectors are 64 bytes each.
         unsafe {
-            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
             let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
             _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both))
         }
@@ -281,7 +284,7 @@ impl Lanes for Avx512Bf16 {
         assert!(to.len() >= 8);
         // SAFETY: the token proves the instructions, the assertion 32 writable bytes.
         unsafe {
-            let narrow: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(v));
+            let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
             _mm256_storeu_si256(to.as_mut_ptr().cast(), narrow);
         }
     }
