@@ -12,7 +12,7 @@ mod optimizer;
 use std::path::Path;
 
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_stepwise};
 pub use language_model::language_model;
 pub use optimizer::Optimizer;
 
