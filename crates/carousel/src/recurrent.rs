@@ -19,7 +19,7 @@ use crate::ragged::{Ragged, SharedRows};
 use crate::record::{self, Keep, Record};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, masked};
 use crate::state::{LayerState, State};
-use crate::stepper::Stepper;
+use crate::stepper::{StepPrecision, Stepper};
 
 /// Which ways the layers of a stack walk through time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -573,9 +573,18 @@ impl Recurrent {
     /// The stepper holds a copy of the weights as they are now.
     #[must_use]
     pub fn stepper(&self, batch: usize) -> Option<Stepper> {
+        self.stepper_with(batch, StepPrecision::F32)
+    }
+
+    /// The same with the copy of the weights in `precision`.
+    ///
+    /// # Panics
+    /// In eight bits, when a layer has more than 133,144 inputs or units: 32 bits do not hold such a sum.
+    #[must_use]
+    pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<Stepper> {
         (self.direction == Direction::Forward && batch > 0).then(|| {
             let layers: Vec<Layer> = (0..self.layers).flat_map(|layer| self.kernel_layers(layer)).collect();
-            Stepper::new(&layers, &self.weights, batch, self.residual)
+            Stepper::new(&layers, &self.weights, batch, self.residual, precision)
         })
     }
 

@@ -15,6 +15,7 @@ use carousel::output::{IGNORE, Loss};
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
 use carousel::recurrent::Path;
+use carousel::stepper::StepPrecision;
 use support::{autodiff, close, values};
 
 const PATHS: [Path; 2] = [Path::Auto, Path::Portable];
@@ -105,6 +106,32 @@ fn stepper_agrees_with_the_window() {
     assert!(stepper.step(&[5]).is_err());
     assert!(stepper.step(&[0, 0]).is_err());
     assert!(model.stepper(0).is_none());
+}
+
+#[test]
+fn rows_that_a_stepper_reads_are_measured_like_windows() {
+    let model = model(&Device::default());
+    let (inputs, mut targets, batch) = counting(12);
+    targets[3] = IGNORE;
+    let (expected, _) = model.evaluate(&inputs, &targets, &batch, None);
+    let check = |precision, tolerance: f64| {
+        let mut stepper = model.stepper_with(1, precision).unwrap();
+        let mut rows = Vec::new();
+        for &token in &inputs {
+            rows.extend_from_slice(stepper.read(&[token]).unwrap());
+        }
+        let found = stepper.loss(&rows, &targets).unwrap();
+        assert_eq!(found.count, 11);
+        let apart = (found.nats - expected.nats).abs() / expected.nats;
+        assert!(apart <= tolerance, "{precision:?}: {apart}");
+        assert!(stepper.loss(&rows, &targets[1..]).is_err());
+        stepper.reset_text(0);
+        assert_eq!(stepper.read(&inputs[..1]).unwrap(), &rows[..8]);
+        apart
+    };
+    check(StepPrecision::F32, 1e-6);
+    assert!(check(StepPrecision::Int8, 0.01) > 0.0);
+    assert!(model.stepper_with(0, StepPrecision::Int8).is_none());
 }
 
 #[test]

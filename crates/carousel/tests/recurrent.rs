@@ -11,6 +11,7 @@ use carousel::parameters::{LoadError, NamedParameters, NamedTensor};
 use carousel::ragged::Ragged;
 use carousel::recurrent::{ConfigError, Direction, Path, Recurrent, RecurrentConfig};
 use carousel::state::{Row, State};
+use carousel::stepper::StepPrecision;
 use support::{CELLS, autodiff, close, random, tensor, values};
 
 const PATHS: [Path; 2] = [Path::Auto, Path::Portable];
@@ -158,6 +159,34 @@ fn stepper_agrees_after_a_thousand_steps() {
 fn stack_step(stack: &Recurrent, x: &[f32], state: &State) -> Vec<f32> {
     let x = tensor(x.to_vec(), [x.len() / 2, 1, 2], &Device::default());
     values(&stack.forward(x, Some(state.clone())).0)
+}
+
+#[test]
+fn a_stepper_of_bytes_stays_near_and_sequences_restart_alone() {
+    for cell in CELLS {
+        let stack = RecurrentConfig::new(cell, 2, 9).with_layers(2).init(&Device::default()).unwrap();
+        let x = values(&random::<3>(1, [50, 3, 2], &Device::default()));
+        let mut floats = stack.stepper(3).unwrap();
+        let mut bytes = stack.stepper_with(3, StepPrecision::Int8).unwrap();
+        let mut first = Vec::new();
+        for x in x.chunks(6) {
+            let (y, rounded) = (floats.step(x).unwrap(), bytes.step(x).unwrap());
+            assert_ne!(y, rounded, "{cell:?}");
+            let apart = y.iter().zip(rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 0.05, "{cell:?}: {apart} apart");
+            if first.is_empty() {
+                first = rounded.to_vec();
+            }
+        }
+        bytes.reset_sequence(1);
+        let again = bytes.step(&x[..6]).unwrap();
+        assert_eq!(again[9..18], first[9..18], "{cell:?}");
+        assert_ne!(again[..9], first[..9], "{cell:?}");
+        assert_eq!(bytes.output(), bytes.state(1).h.unwrap());
+        for layer in 0..2 {
+            assert_eq!(bytes.state(layer).c.is_some(), cell.has_cell_state());
+        }
+    }
 }
 
 #[test]

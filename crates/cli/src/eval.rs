@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 
 use carousel::report::thousands;
+use carousel::train::{evaluate, evaluate_stepwise};
 use clap::Args;
 use serde_json::json;
 
-use crate::MachineArgs;
 use crate::output::{self, Form};
+use crate::{MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
 Examples:
   carousel eval runs/lm-001 --data test.txt
   carousel eval runs/lm-001 --data test.txt --json | jq .perplexity
+  carousel eval runs/lm-001 --data test.txt --precision int8
 
 The run's best checkpoint is measured, over every token of the text.";
 
@@ -27,6 +29,11 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
 
+    /// Form of the recurrent weights
+    #[arg(long, value_enum, default_value_t = Precision::F32, hide_possible_values = true)]
+    #[arg(value_name = "f32|int8")]
+    precision: Precision,
+
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -38,10 +45,14 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let documents = carousel::data::read_documents(&args.data)?;
-    let measured = carousel::train::evaluate(&args.run, &documents)?;
+    let measured = match args.precision {
+        Precision::F32 => evaluate(&args.run, &documents)?,
+        Precision::Int8 => evaluate_stepwise(&args.run, &documents, args.precision.step())?,
+    };
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json!({
             "run": args.run,
+            "precision": args.precision.name(),
             "tokens": measured.tokens,
             "loss": measured.loss,
             "perplexity": measured.perplexity,

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use carousel::decode::sampling::{Sampling, sample};
+use carousel::decode::sampling::{Sampling, sample_with};
 use clap::Args;
 use serde_json::json;
 
-use crate::MachineArgs;
 use crate::output::{self, Form};
+use crate::{MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,6 +49,11 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
+    /// Form of the recurrent weights
+    #[arg(long, value_enum, default_value_t = Precision::F32, hide_possible_values = true)]
+    #[arg(value_name = "f32|int8")]
+    precision: Precision,
+
     /// Print one JSON object, with the text in it
     #[arg(long)]
     json: bool,
@@ -88,7 +93,8 @@ pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
             written = prompt.take().map_or(Ok(()), output::generated).and_then(|()| output::generated(text));
         }
     };
-    let text = sample(&args.run, &args.prompt, args.length, &sampling, &mut show)?;
+    let text =
+        sample_with(&args.run, args.precision.step(), &args.prompt, args.length, &sampling, &mut show)?;
     written?;
     match form {
         Form::Json => output::json(&json!({

@@ -86,6 +86,8 @@ fn usage_that_makes_no_sense_is_refused() {
     check("sample run --temperature -1", "number from 0");
     check("sample run --top-k 0", "whole number from 1");
     check("sample run --top-p 1.5", "up to 1");
+    check("sample run --precision int4", "int8");
+    check("eval run --data text.txt --precision f16", "int8");
 }
 
 #[test]

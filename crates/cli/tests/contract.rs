@@ -78,6 +78,27 @@ fn what_is_learned_is_measured() {
 }
 
 #[test]
+fn bytes_predict_nearly_what_floats_predict() {
+    let home = Home::with_run();
+    let measure = |options: &str| {
+        let line = home.carousel(&format!("eval run --data text.txt --json {options}")).succeeds().json();
+        (line["precision"].clone(), line["tokens"].clone(), line["loss"].as_f64().expect("a number"))
+    };
+    let (floats, bytes) = (measure(""), measure("--precision int8"));
+    assert_eq!((&floats.0, &bytes.0), (&"f32".into(), &"int8".into()));
+    assert_eq!(floats.1, bytes.1);
+    assert!(floats.2 != bytes.2 && (bytes.2 / floats.2 - 1.0).abs() < 0.01, "{floats:?} {bytes:?}");
+    assert_eq!(measure("--precision int8 --threads 1"), bytes);
+
+    let sample = |options: &str| {
+        home.carousel(&format!("sample run --length 200 --seed 3 {options}")).succeeds().stdout
+    };
+    let text = sample("--precision int8");
+    assert_eq!(text.trim_end().chars().count(), sample("").trim_end().chars().count());
+    assert_eq!(sample("--precision int8 --threads 1"), text);
+}
+
+#[test]
 fn every_sampling_option_changes_the_text_and_the_seed_repeats_it() {
     let home = Home::with_run();
     let sample =

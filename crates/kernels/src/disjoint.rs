@@ -30,6 +30,8 @@ impl Buffer {
     pub(crate) fn ensure(&mut self, length: usize) -> &mut [f32] {
         let lines = length.div_ceil(16);
         if self.lines.len() < lines {
+            self.lines.reserve(lines - self.lines.len());
+            use_large_pages(self.lines.spare_capacity_mut());
             self.lines.resize(lines, Line([0.0; 16]));
         }
         &mut self.as_mut()[..length]
@@ -44,6 +46,37 @@ impl Buffer {
         // SAFETY: as above, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
     }
+
+    /// The same memory as groups of four bytes.
+    pub(crate) fn as_quads(&self) -> &[[i8; 4]] {
+        // SAFETY: as above; a quad has the size of a float, and any bytes are one.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 16) }
+    }
+
+    pub(crate) fn as_quads_mut(&mut self) -> &mut [[i8; 4]] {
+        // SAFETY: as above, any bytes are a float as well, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
+    }
+}
+
+/// Asks for large pages where memory is about to be used for the first time. Weights that are read front to
+/// back at every step then need few page translations, and the processor reads ahead further.
+fn use_large_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        const PAGE: usize = 2 << 20;
+        let bytes = size_of_val(memory);
+        let start = memory.as_mut_ptr().cast::<u8>();
+        let skip = start.align_offset(PAGE);
+        let whole = bytes.saturating_sub(skip) / PAGE * PAGE;
+        if whole > 0 {
+            // SAFETY: the range lies inside memory that is borrowed exclusively, and the advice changes no
+            // contents. A kernel that does not know it refuses, which changes nothing either.
+            unsafe { libc::madvise(start.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(all(target_os = "linux", not(miri))))]
+    let _ = memory;
 }
 
 /// How work is dealt to the workers of a team.
@@ -206,6 +239,14 @@ pub(crate) struct Ranks<const M: usize> {
     worker: usize,
     workers: usize,
     split: Split,
+}
+
+impl<const M: usize> Ranks<M> {
+    /// Each of them.
+    #[inline(always)]
+    pub(crate) fn each(&self) -> [usize; M] {
+        std::array::from_fn(|i| self.first + i * self.gap)
+    }
 }
 
 /// One frame of a rank that a worker may touch.

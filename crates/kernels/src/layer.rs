@@ -500,6 +500,33 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
     }
 }
 
+/// One of the matrices that a step multiplies with.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    /// How it is packed, columns by unit.
+    pub(crate) panels: Panels,
+    /// `[gates·H, depth]`.
+    pub(crate) weight: &'a [f32],
+    pub(crate) gates: usize,
+}
+
+/// What the forward pass multiplies with: the input's weights, and the recurrent ones by phase. Panels of
+/// all three cover the same units.
+pub(crate) fn products<'a, K: Kernel>(layer: &Layer, weights: Weights<'a>, sizes: Sizes) -> [Weight<'a>; 3] {
+    let traits = K::TRAITS;
+    let (hidden, gates) = (layer.hidden, traits.gates);
+    let full = if traits.phases == 2 { gates } else { traits.panel };
+    let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
+    let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
+    let of =
+        |weight, gates, width, depth| Weight { panels: sizes.by_unit(gates, width, depth), weight, gates };
+    [
+        of(weights.input, gates, full, layer.input),
+        of(first, first_gates, traits.panel, hidden),
+        of(second, second_gates, second_gates.max(1), hidden),
+    ]
+}
+
 /// Packs a layer's weights for the forward pass: the input's, and the recurrent ones by phase. `bias`
 /// takes the input's bias, then the recurrent one, in the order of the columns.
 pub(crate) fn pack_forward<K: Kernel>(
@@ -509,21 +536,20 @@ pub(crate) fn pack_forward<K: Kernel>(
     packed: &mut [Buffer; 3],
     bias: &mut Buffer,
 ) -> [Panels; 3] {
-    let traits = K::TRAITS;
-    let (hidden, gates) = (layer.hidden, traits.gates);
-    let full = if traits.phases == 2 { gates } else { traits.panel };
-    let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
-    let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
-    let panels = [
-        sizes.by_unit(gates, full, layer.input),
-        sizes.by_unit(first_gates, traits.panel, hidden),
-        sizes.by_unit(second_gates, second_gates.max(1), hidden),
-    ];
-    let sources = [(weights.input, gates), (first, first_gates), (second, second_gates)];
+    let products = products::<K>(layer, weights, sizes);
+    let panels = products.map(|product| product.panels);
     pack_all(packed, panels, |which, panels, pieces, worker| {
-        let (weight, gates) = sources[which];
-        pack::by_unit(panels, pieces, worker, weight, gates, hidden);
+        let Weight { weight, gates, .. } = products[which];
+        pack::by_unit(panels, pieces, worker, weight, gates, layer.hidden);
     });
+    pack_bias(layer, weights, sizes, bias);
+    panels
+}
+
+/// Packs a layer's biases: the input's, then the recurrent one, in the order of the columns. What can be
+/// added ahead of the step is added to the input's.
+pub(crate) fn pack_bias(layer: &Layer, weights: Weights<'_>, sizes: Sizes, bias: &mut Buffer) {
+    let (hidden, gates) = (layer.hidden, sizes.gates);
     let columns = gates * sizes.units();
     let bias = bias.ensure(2 * columns);
     let (input_bias, recurrent_bias) = bias.split_at_mut(columns);
@@ -538,7 +564,6 @@ pub(crate) fn pack_forward<K: Kernel>(
             *to += from;
         }
     }
-    panels
 }
 
 /// Fills the packed buffers, each by the whole team.

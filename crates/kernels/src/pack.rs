@@ -39,7 +39,7 @@ impl Panels {
     }
 
     /// Panel `p` of a packed buffer.
-    pub(crate) fn panel<'a>(&self, data: &'a [f32], p: usize) -> &'a [f32] {
+    pub(crate) fn panel<'a, T>(&self, data: &'a [T], p: usize) -> &'a [T] {
         let start = p * self.width * self.lanes * self.depth;
         &data[start..start + self.vectors_of(p) * self.lanes * self.depth]
     }

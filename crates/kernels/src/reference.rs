@@ -100,9 +100,20 @@ fn one<R: Real>() -> R {
 }
 
 fn step<R: Real>(layer: &Layer, weights: &Weights<R>, x: &[R], h: &[R], c: &[R]) -> Step<R> {
-    let n = layer.hidden;
     let from_x = |row: usize| dot(&weights.input, row, x) + weights.bias_input[row];
     let from_h = |row: usize, h: &[R]| dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
+    step_of(layer, from_x, from_h, h, c)
+}
+
+/// A step, given what a row of each weight makes of the input and of a state, biases included.
+fn step_of<R: Real>(
+    layer: &Layer,
+    from_x: impl Fn(usize) -> R,
+    from_h: impl Fn(usize, &[R]) -> R,
+    h: &[R],
+    c: &[R],
+) -> Step<R> {
+    let n = layer.hidden;
     let mut s = Step {
         gates: vec![R::default(); layer.cell.gates() * n],
         candidate: vec![R::default(); n],
@@ -153,6 +164,45 @@ fn step<R: Real>(layer: &Layer, weights: &Weights<R>, x: &[R], h: &[R], c: &[R])
         }
     }
     s
+}
+
+/// A vector as integers of ±127 and the scale that makes them values again. The scale of a vector with a
+/// value that is not finite is NaN.
+#[must_use]
+pub fn quantized(values: &[f32]) -> (Vec<i32>, f32) {
+    if values.iter().any(|value| !value.is_finite()) {
+        return (vec![0; values.len()], f32::NAN);
+    }
+    let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let inverse = 127.0 / largest;
+    if inverse.is_infinite() {
+        return (vec![0; values.len()], 0.0);
+    }
+    let integers = values.iter().map(|value| (value * inverse).round_ties_even() as i32).collect();
+    (integers, largest / 127.0)
+}
+
+/// `weight[row] · v`, both rounded to eight bits.
+fn quantized_dot(weight: &[f32], row: usize, v: &[f32]) -> f32 {
+    let (weight, scale) = quantized(&weight[row * v.len()..][..v.len()]);
+    let (v, unit) = quantized(v);
+    let sum: i32 = weight.iter().zip(&v).map(|(w, v)| w * v).sum();
+    unit * scale * sum as f32
+}
+
+/// One step of one sequence with weights, input and state rounded to eight bits on their way into the
+/// products: what a [`Stepper`](crate::Stepper) with [`StepPrecision::Int8`](crate::StepPrecision::Int8)
+/// computes. `x` is `[I]`, the state `[H]`.
+///
+/// # Panics
+/// When a buffer is too short.
+#[must_use]
+pub fn quantized_step(layer: &Layer, weights: &Weights<f32>, x: &[f32], state: &State<f32>) -> State<f32> {
+    let from_x = |row: usize| quantized_dot(&weights.input, row, x) + weights.bias_input[row];
+    let from_h =
+        |row: usize, h: &[f32]| quantized_dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
+    let step = step_of(layer, from_x, from_h, &state.h, &state.c);
+    State { h: step.h, c: step.c }
 }
 
 /// The steps of one sequence, in the order they are walked: `(time, what it left)`.

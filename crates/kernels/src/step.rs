@@ -1,16 +1,45 @@
 //! Streaming: one step at a time, for text as it is generated or a signal as it arrives.
+//!
+//! All layers are one job of the team, with a barrier between them. A step of few streams is a product of
+//! matrices and vectors: it lasts as long as the weights take from memory, which all workers read at once.
 
 use crate::cell::{Forward, Input, Kernel, gru, lstm, rnn};
-use crate::disjoint::{Buffer, Tile, TileMut};
+use crate::disjoint::{
+    Buffer, Geometry, Keep, Matrix, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
+};
 use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::ForwardJob;
-use crate::layer::{State, Weights, check_layer, pack_forward};
+use crate::layer::{self, State, Weights, check_layer, pack_bias, pack_forward};
 use crate::pack::Panels;
+use crate::quant::{self, ByteProduct, Quantize, QuantizedRows, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
 use crate::shape::{Activation, Cell, Direction, Layer, Reset, ShapeError, expect};
-use crate::simd::{Dispatch, Lanes, Level};
+use crate::simd::{ByteLevel, Dispatch, Lanes, Level, Quad};
 use crate::tape::Sizes;
+use crate::team::{self, Worker};
 use std::marker::PhantomData;
+
+/// What a [`Stepper`] keeps its weights in. Biases, gates and states are floats of 32 bits in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum StepPrecision {
+    /// Floats of 32 bits: steps give what the sequence call gives.
+    #[default]
+    F32,
+    /// Integers of eight bits with a scale for each row; inputs and states are rounded to eight bits, with a
+    /// scale for each, on their way into a product. A quarter of the memory to read at every step.
+    Int8,
+}
+
+impl StepPrecision {
+    /// How many bytes a weight takes.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            StepPrecision::F32 => 4,
+            StepPrecision::Int8 => 1,
+        }
+    }
+}
 
 /// A stack of layers that advances one step at a time for a fixed number of streams.
 ///
@@ -38,13 +67,30 @@ pub struct Stepper {
     layers: Vec<StepLayer>,
     batch: usize,
     level: Level,
+    byte_level: ByteLevel,
+    /// Bytes of all layers' weights.
+    bytes: usize,
+    /// First frame of the one step there is, and the end.
+    starts: [usize; 2],
+    rounded: Rounded,
+    /// Keeps its memory from step to step.
+    stages: Vec<Stage<'static>>,
+}
+
+/// Room for rows in eight bits, a part for each worker.
+#[derive(Default)]
+struct Rounded {
+    quads: Buffer,
+    scales: Buffer,
+    /// Quads and scales of a worker's part. Parts share no cache lines, not even those that processors
+    /// fetch in pairs: what one worker writes would slow another down that reads.
+    part: (usize, usize),
 }
 
 struct StepLayer {
     layer: Layer,
     sizes: Sizes,
-    panels: [Panels; 3],
-    packed: [Buffer; 3],
+    weights: StepWeights,
     /// Input bias, then recurrent bias.
     bias: Buffer,
     gates: Buffer,
@@ -58,6 +104,46 @@ struct StepLayer {
     dense_c: Vec<f32>,
 }
 
+/// The input's weights, and the recurrent ones by phase.
+enum StepWeights {
+    F32 { panels: [Panels; 3], packed: [Buffer; 3] },
+    Int8([QuantizedWeight; 3]),
+}
+
+impl StepWeights {
+    fn pack<K: Kernel>(
+        layer: &Layer,
+        weights: Weights<'_>,
+        sizes: Sizes,
+        bias: &mut Buffer,
+        precision: StepPrecision,
+    ) -> StepWeights {
+        match precision {
+            StepPrecision::F32 => {
+                let mut packed = <[Buffer; 3]>::default();
+                let panels = pack_forward::<K>(layer, weights, sizes, &mut packed, bias);
+                StepWeights::F32 { panels, packed }
+            }
+            StepPrecision::Int8 => {
+                pack_bias(layer, weights, sizes, bias);
+                let products = layer::products::<K>(layer, weights, sizes);
+                StepWeights::Int8(products.map(|product| QuantizedWeight::pack(product, layer.hidden)))
+            }
+        }
+    }
+
+    fn panels(&self, which: usize) -> Panels {
+        match self {
+            StepWeights::F32 { panels, .. } => panels[which],
+            StepWeights::Int8(weights) => weights[which].panels,
+        }
+    }
+}
+
+/// Bytes of weights, times streams, below which one more worker costs more than it brings: to call it costs
+/// some microseconds, in which one worker alone multiplies about so much.
+const WORK_PER_WORKER: usize = 300_000;
+
 impl Stepper {
     /// Packs a stack's weights for `batch` streams, all states zero. Each layer's `H` is the next one's
     /// `I`.
@@ -65,6 +151,19 @@ impl Stepper {
     /// # Errors
     /// [`ShapeError`] when a weight does not fit, there is no layer or no stream, or a layer is reversed.
     pub fn new(layers: &[(Layer, Weights<'_>)], batch: usize) -> Result<Stepper, ShapeError> {
+        Stepper::with_precision(layers, batch, StepPrecision::F32)
+    }
+
+    /// The same with weights kept in `precision`.
+    ///
+    /// # Errors
+    /// As [`new`](Stepper::new), and when a row of 8-bit weights is so long that its sums might not fit 32
+    /// bits.
+    pub fn with_precision(
+        layers: &[(Layer, Weights<'_>)],
+        batch: usize,
+        precision: StepPrecision,
+    ) -> Result<Stepper, ShapeError> {
         if layers.is_empty() {
             return Err(ShapeError::Zero { what: "number of layers" });
         }
@@ -73,6 +172,7 @@ impl Stepper {
         }
         let level = Level::current();
         let mut stack: Vec<StepLayer> = Vec::with_capacity(layers.len());
+        let (mut bytes, mut widest) = (0usize, 0);
         for (layer, weights) in layers {
             check_layer(layer, weights)?;
             if layer.direction == Direction::Reverse {
@@ -85,15 +185,21 @@ impl Stepper {
             if batch.checked_mul(sizes.gate_stride + sizes.unit_stride).is_none() {
                 return Err(ShapeError::TooLarge { what: "number of streams" });
             }
-            let (mut packed, mut bias) = <([Buffer; 3], Buffer)>::default();
-            let panels = match layer.cell {
-                Cell::Rnn(_) => pack_forward::<rnn::Tanh>(layer, *weights, sizes, &mut packed, &mut bias),
-                Cell::Lstm => pack_forward::<lstm::Lstm>(layer, *weights, sizes, &mut packed, &mut bias),
+            let depth = layer.input.max(layer.hidden);
+            if precision == StepPrecision::Int8 {
+                quant::check_depth(depth)?;
+                widest = widest.max(depth.div_ceil(4));
+            }
+            bytes += (weights.input.len() + weights.recurrent.len()) * precision.bytes();
+            let mut bias = Buffer::default();
+            let weights = match layer.cell {
+                Cell::Rnn(_) => StepWeights::pack::<rnn::Tanh>(layer, *weights, sizes, &mut bias, precision),
+                Cell::Lstm => StepWeights::pack::<lstm::Lstm>(layer, *weights, sizes, &mut bias, precision),
                 Cell::Gru(Reset::After) => {
-                    pack_forward::<gru::After>(layer, *weights, sizes, &mut packed, &mut bias)
+                    StepWeights::pack::<gru::After>(layer, *weights, sizes, &mut bias, precision)
                 }
                 Cell::Gru(Reset::Before) => {
-                    pack_forward::<gru::Before>(layer, *weights, sizes, &mut packed, &mut bias)
+                    StepWeights::pack::<gru::Before>(layer, *weights, sizes, &mut bias, precision)
                 }
             };
             let unit_buffer = || {
@@ -106,8 +212,7 @@ impl Stepper {
             stack.push(StepLayer {
                 layer: *layer,
                 sizes,
-                panels,
-                packed,
+                weights,
                 bias,
                 gates,
                 extra: unit_buffer(),
@@ -117,7 +222,18 @@ impl Stepper {
                 dense_c: vec![0.0; if layer.cell.has_cell_state() { batch * layer.hidden } else { 0 }],
             });
         }
-        Ok(Stepper { layers: stack, batch, level })
+        let mut stepper = Stepper {
+            stages: Vec::with_capacity(stack.len()),
+            layers: stack,
+            batch,
+            level,
+            byte_level: ByteLevel::best(level),
+            bytes,
+            starts: [0, batch],
+            rounded: Rounded::new(batch, widest),
+        };
+        stepper.rounded.parts(stepper.workers());
+        Ok(stepper)
     }
 
     /// Advances all streams by one step: `x` is `[B, I]`, the result the top layer's output `[B, H]`.
@@ -126,20 +242,24 @@ impl Stepper {
     /// [`ShapeError`] when `x` does not fit; the state stays as it was.
     pub fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
         expect("input of a step", x.len(), self.batch * self.layers[0].layer.input)?;
-        for k in 0..self.layers.len() {
-            let (below, rest) = self.layers.split_at_mut(k);
-            let x = below.last().map_or(x, |below| &below.y);
-            let layer = &mut rest[0];
-            let job = StepJob { layer, batch: self.batch, x };
-            match job.layer.layer.cell {
-                Cell::Rnn(Activation::Tanh) => self.level.dispatch(job.with::<rnn::Tanh>()),
-                Cell::Rnn(Activation::Relu) => self.level.dispatch(job.with::<rnn::Relu>()),
-                Cell::Lstm => self.level.dispatch(job.with::<lstm::Lstm>()),
-                Cell::Gru(Reset::After) => self.level.dispatch(job.with::<gru::After>()),
-                Cell::Gru(Reset::Before) => self.level.dispatch(job.with::<gru::Before>()),
-            }
-        }
+        let (level, workers) = (self.level, self.workers());
+        level.dispatch(StepJob { stepper: self, workers, x });
         Ok(&self.layers[self.layers.len() - 1].y)
+    }
+
+    /// Workers that are worth it.
+    fn workers(&self) -> usize {
+        let groups = self.layers.iter().map(|layer| layer.weights.panels(0).count()).max().unwrap_or(1);
+        let work = self.bytes.saturating_mul(self.batch);
+        team::threads().min(1 + work / WORK_PER_WORKER).min(groups.max(self.batch))
+    }
+
+    /// How streams and units are dealt to `workers`. Units, so that each worker reads its own part of the
+    /// weights; but streams where there are few units, and enough streams that the shares come out even.
+    fn split(&self, workers: usize) -> Split {
+        let even = |things: usize| things >= 8 * workers;
+        let groups = self.layers.iter().map(|layer| layer.weights.panels(0).count()).min().unwrap_or(1);
+        if even(self.batch) && !even(groups) { Split::Ranks } else { Split::Units }
     }
 
     /// How many streams there are.
@@ -217,6 +337,22 @@ impl Stepper {
         Ok(())
     }
 
+    /// Sets one stream's states to zero: its text has ended and another begins.
+    ///
+    /// # Panics
+    /// When there is no such stream.
+    pub fn reset_stream(&mut self, stream: usize) {
+        assert!(stream < self.batch, "stream {stream} of {}", self.batch);
+        for StepLayer { layer, sizes, h, c, y, dense_c, .. } in &mut self.layers {
+            for (dense, padded) in [(y, &mut h[0]), (dense_c, &mut c[0])] {
+                padded.as_mut()[stream * sizes.unit_stride..][..sizes.unit_stride].fill(0.0);
+                if let Some(row) = dense.chunks_exact_mut(layer.hidden).nth(stream) {
+                    row.fill(0.0);
+                }
+            }
+        }
+    }
+
     /// Sets all states to zero.
     pub fn reset(&mut self) {
         for layer in 0..self.layers.len() {
@@ -225,118 +361,421 @@ impl Stepper {
     }
 }
 
+impl Rounded {
+    /// For `batch` rows of up to `widest` quads.
+    fn new(batch: usize, widest: usize) -> Rounded {
+        let lines = |length: usize| length.next_multiple_of(32);
+        let part = if widest > 0 { (lines(batch * widest), lines(batch)) } else { (0, 0) };
+        Rounded { part, ..Rounded::default() }
+    }
+
+    /// The parts of `workers` workers.
+    fn parts(&mut self, workers: usize) -> (Pieces<'_, Quad>, Pieces<'_>) {
+        let (quads, scales) = self.part;
+        self.quads.ensure(workers * quads);
+        let room = &mut self.quads.as_quads_mut()[..workers * quads];
+        let scales = Pieces::new(self.scales.ensure(workers * scales), scales, workers);
+        (Pieces::new(room, quads, workers), scales)
+    }
+}
+
+/// One layer's part of a step, as all workers see it.
+struct Stage<'a> {
+    layer: Layer,
+    sizes: Sizes,
+    weights: &'a StepWeights,
+    input_bias: &'a [f32],
+    recurrent_bias: &'a [f32],
+    geometry: Geometry<'a>,
+    past_h: &'a [f32],
+    past_c: &'a [f32],
+    gates: Matrix<'a>,
+    extra: Matrix<'a>,
+    h: Matrix<'a>,
+    c: Matrix<'a>,
+    y: Matrix<'a>,
+}
+
+impl<'a> Stage<'a> {
+    fn new(layer: &'a mut StepLayer, starts: &'a [usize; 2], split: Split, workers: usize) -> Stage<'a> {
+        let batch = starts[1];
+        let StepLayer { layer, sizes, weights, bias, gates, extra, h, c, y, .. } = layer;
+        let panels = weights.panels(0);
+        // Panels of all the products cover the same units; one of them is a group.
+        let geometry = Geometry { starts, split, groups: panels.count(), workers };
+        let unit = panels.width / sizes.gates * sizes.lanes;
+        let units = Rows {
+            keep: Keep::All,
+            lead: 0,
+            stride: sizes.unit_stride,
+            group: unit,
+            columns: sizes.units(),
+            map: None,
+        };
+        let gate_rows = Rows {
+            stride: sizes.gate_stride,
+            group: unit * sizes.gates,
+            columns: sizes.units() * sizes.gates,
+            ..units
+        };
+        let columns = sizes.gates * sizes.units();
+        let (input_bias, recurrent_bias) = bias.as_ref()[..2 * columns].split_at(columns);
+        let ([past_h, h], [past_c, c]) = (h, c);
+        Stage {
+            layer: *layer,
+            sizes: *sizes,
+            weights,
+            input_bias,
+            recurrent_bias,
+            geometry,
+            past_h: past_h.as_ref(),
+            past_c: past_c.as_ref(),
+            gates: Matrix::new(gates.ensure(batch * sizes.gate_stride), geometry, gate_rows),
+            extra: Matrix::new(extra.ensure(batch * sizes.unit_stride), geometry, units),
+            h: Matrix::new(h.ensure(batch * sizes.unit_stride), geometry, units),
+            c: Matrix::new(c.ensure(batch * sizes.unit_stride), geometry, units),
+            y: Matrix::new(y, geometry, Rows { stride: layer.hidden, columns: layer.hidden, ..units }),
+        }
+    }
+}
+
+/// An empty list of another lifetime in the memory of this one.
+fn recycle<'a>(mut stages: Vec<Stage<'_>>) -> Vec<Stage<'a>> {
+    stages.clear();
+    stages.into_iter().map(|_| unreachable!("the list is empty")).collect()
+}
+
 struct StepJob<'a> {
-    layer: &'a mut StepLayer,
-    batch: usize,
+    stepper: &'a mut Stepper,
+    workers: usize,
     x: &'a [f32],
 }
 
-impl<'a> StepJob<'a> {
-    fn with<K: Kernel>(self) -> Typed<'a, K> {
-        Typed(self, PhantomData)
-    }
-}
-
-struct Typed<'a, K>(StepJob<'a>, PhantomData<K>);
-
-/// Starts of `M` rows from `row` on.
-fn starts<const M: usize>(row: usize, stride: usize) -> [usize; M] {
-    let mut starts = [0; M];
-    for (i, start) in starts.iter_mut().enumerate() {
-        *start = (row + i) * stride;
-    }
-    starts
-}
-
-impl<K: Kernel> Dispatch for Typed<'_, K> {
+impl Dispatch for StepJob<'_> {
     type Output = ();
 
     fn run<S: Lanes>(self, simd: S) {
-        let StepJob { layer: step, batch, x } = self.0;
-        let StepLayer { layer, sizes, panels, packed, bias, gates, extra, h, c, y, dense_c } = step;
-        let traits = K::TRAITS;
-        let (hidden, input, lanes) = (layer.hidden, layer.input, S::N);
-        let (unit_stride, gate_stride) = (sizes.unit_stride, sizes.gate_stride);
-        let gates = gates.ensure(batch * gate_stride);
-        let columns = sizes.gates * sizes.units();
-        let (input_bias, recurrent_bias) = bias.as_ref()[..2 * columns].split_at(columns);
-        for p in 0..panels[0].count() {
-            let (panel, nv) = (panels[0].panel(packed[0].as_ref(), p), panels[0].vectors_of(p));
-            let first = p * panels[0].width * lanes;
-            let columns = first..first + nv * lanes;
-            for (row, m) in tiles(batch, S::tile_rows(nv)) {
-                with_rows!(m, M => with_vectors!(nv, NV => simd.call(Product::<M, NV> {
-                    a: Tile::of(x, &starts(row, input), input),
-                    depth: input,
-                    panel,
-                    start: Start::Bias(&input_bias[columns.clone()]),
-                    out: TileMut::of(&mut gates[row * gate_stride..], gate_stride, &columns),
-                })));
+        let StepJob { stepper, workers, x } = self;
+        let split = stepper.split(workers);
+        let Stepper { layers, starts, byte_level, rounded, stages: spare, .. } = stepper;
+        let mut stages = recycle(std::mem::take(spare));
+        stages.extend(layers.iter_mut().map(|layer| Stage::new(layer, starts, split, workers)));
+        let (quads, scales) = rounded.parts(workers);
+        team::run_on(workers, |worker| {
+            let mut walk = Walker {
+                simd,
+                worker,
+                byte_level: *byte_level,
+                quads: quads.take(worker).1,
+                scales: scales.take(worker).1,
+            };
+            let mut below = None;
+            for stage in &stages {
+                let x = match &below {
+                    None => Source::Slice { data: x, stride: stage.layer.input },
+                    Some(below) => Source::Closed(below),
+                };
+                let h = match stage.layer.cell {
+                    Cell::Rnn(Activation::Tanh) => walk.layer::<rnn::Tanh>(stage, &x),
+                    Cell::Rnn(Activation::Relu) => walk.layer::<rnn::Relu>(stage, &x),
+                    Cell::Lstm => walk.layer::<lstm::Lstm>(stage, &x),
+                    Cell::Gru(Reset::After) => walk.layer::<gru::After>(stage, &x),
+                    Cell::Gru(Reset::Before) => walk.layer::<gru::Before>(stage, &x),
+                };
+                below = Some(h);
+            }
+        });
+        *spare = recycle(stages);
+        for step in layers {
+            if step.layer.cell.has_cell_state() {
+                let rows = step.c[1].as_ref().chunks_exact(step.sizes.unit_stride);
+                for (dense, row) in step.dense_c.chunks_exact_mut(step.layer.hidden).zip(rows) {
+                    dense.copy_from_slice(&row[..step.layer.hidden]);
+                }
+            }
+            step.h.swap(0, 1);
+            step.c.swap(0, 1);
+        }
+    }
+}
+
+/// Rows that a product reads.
+enum Source<'p, 'a> {
+    /// That nobody writes.
+    Slice { data: &'a [f32], stride: usize },
+    /// Of a part whose one step is closed.
+    Closed(&'p Part<'a>),
+}
+
+impl<'a> Source<'_, 'a> {
+    /// The ranks' rows, at least `width` columns of each.
+    #[inline(always)]
+    fn tile<const M: usize>(&self, ranks: Ranks<M>, width: usize) -> Tile<'a, M> {
+        match *self {
+            Source::Slice { data, stride } => Tile::of(data, &ranks.each().map(|rank| rank * stride), width),
+            Source::Closed(part) => part.closed(Some(0), ranks),
+        }
+    }
+}
+
+/// One worker on its way up the stack.
+struct Walker<'a, S> {
+    simd: S,
+    worker: &'a Worker<'a>,
+    byte_level: ByteLevel,
+    /// This worker's room for rows in eight bits.
+    quads: &'a mut [Quad],
+    scales: &'a mut [f32],
+}
+
+/// What a worker writes of a layer.
+struct Parts<'a> {
+    gates: Part<'a>,
+    extra: Part<'a>,
+    h: Part<'a>,
+    c: Part<'a>,
+    y: Part<'a>,
+}
+
+impl<S: Lanes> Walker<'_, S> {
+    /// This worker's part of a layer's step. Gives `h` with the step closed.
+    fn layer<'a, K: Kernel>(&mut self, stage: &'a Stage<'a>, x: &Source<'_, '_>) -> Part<'a> {
+        let worker = self.worker;
+        let mut parts = Parts {
+            gates: stage.gates.private(worker),
+            // Only a cell of two phases reads others' extra values.
+            extra: match K::TRAITS.phases {
+                2 => stage.extra.published(worker, Walk::Up),
+                _ => stage.extra.private(worker),
+            },
+            h: stage.h.published(worker, Walk::Up),
+            c: stage.c.private(worker),
+            y: stage.y.private(worker),
+        };
+        // In floats, a cell of one phase multiplies its inputs in passing.
+        let fuses = K::TRAITS.phases == 1 && matches!(stage.weights, StepWeights::F32 { .. });
+        if !fuses {
+            self.project(stage, &mut parts.gates, x);
+        }
+        for phase in 0..K::TRAITS.phases {
+            match stage.weights {
+                StepWeights::F32 { panels, packed } => {
+                    self.recur::<K>(stage, &mut parts, phase, fuses.then_some(x), (panels, packed));
+                }
+                StepWeights::Int8(weights) => {
+                    self.recur_rounded::<K>(stage, &mut parts, phase, &weights[1 + phase]);
+                }
+            }
+            if phase + 1 < K::TRAITS.phases {
+                parts.extra.publish(worker);
             }
         }
-        let ([h, new_h], [c, new_c]) = (h, c);
-        let (h, c) = (h.as_ref(), c.as_ref());
-        let (new_h, new_c) = (new_h.as_mut(), new_c.as_mut());
-        let extra = extra.as_mut();
-        for phase in 0..traits.phases {
-            let panels = panels[1 + phase];
-            let packed = packed[1 + phase].as_ref();
-            // Unit groups of one panel.
-            let own_gates = panels.vectors / sizes.groups;
-            for p in 0..panels.count() {
-                let (panel, nv) = (panels.panel(packed, p), panels.vectors_of(p));
-                let group = p * panels.width / own_gates;
-                let units = group * lanes..(group + nv / own_gates) * lanes;
-                let gate_columns = units.start * sizes.gates..units.end * sizes.gates;
-                let real = units.start..units.end.min(hidden);
-                let at = p * panels.width * lanes;
-                let bias = recurrent_bias.get(at..at + nv * lanes).unwrap_or(&[]);
-                for (row, m) in tiles(batch, S::tile_rows(nv)) {
-                    with_rows!(m, M => {
-                        let rows = starts::<M>(row, unit_stride);
-                        let past_h = Tile::of(h, &rows, sizes.units()).columns(units.start);
-                        let past_c = Tile::of(c, &rows, sizes.units()).columns(units.start);
-                        // In the second phase the first one's extra values are read, not written.
-                        let (a, new_extra) = if phase == 0 {
-                            let to = TileMut::of(&mut extra[row * unit_stride..], unit_stride, &units);
-                            (Tile::of(h, &rows, sizes.units()), to)
-                        } else {
-                            (Tile::of(&*extra, &rows, sizes.units()), TileMut::empty())
-                        };
-                        let tile = Forward::<M> {
-                            input: Input::Gates,
-                            a,
-                            depth: hidden,
-                            panel,
-                            bias,
-                            past_h,
-                            past_c,
-                            gates: TileMut::of(&mut gates[row * gate_stride..], gate_stride, &gate_columns),
-                            h: TileMut::of(&mut new_h[row * unit_stride..], unit_stride, &units),
-                            c: TileMut::of(&mut new_c[row * unit_stride..], unit_stride, &units),
-                            extra: new_extra,
-                            y: TileMut::of(&mut y[row * hidden..], hidden, &real),
-                        };
-                        with_vectors!(nv, NV => {
-                            simd.call(ForwardJob::<K, M, NV> {
-                                phase,
-                                tile,
-                                panels: 1,
-                                narrow: TileMut::empty(),
-                                kernel: PhantomData,
-                            });
-                        });
-                    });
+        parts.h.publish(worker);
+        parts.h
+    }
+
+    /// How many ranks this worker has.
+    fn own(&self, stage: &Stage<'_>) -> usize {
+        let (first, gap) = stage.geometry.own_ranks(self.worker);
+        (stage.geometry.starts[1] - first).div_ceil(gap)
+    }
+
+    /// `M` of this worker's ranks, from its `k`-th on.
+    #[inline(always)]
+    fn ranks<const M: usize>(&self, stage: &Stage<'_>, k: usize) -> Ranks<M> {
+        let (first, gap) = stage.geometry.own_ranks(self.worker);
+        stage.geometry.ranks(self.worker, first + k * gap, gap)
+    }
+
+    /// `gates = W x + b`
+    fn project(&mut self, stage: &Stage<'_>, gates: &mut Part<'_>, x: &Source<'_, '_>) {
+        let depth = stage.layer.input;
+        if let StepWeights::Int8(_) = stage.weights {
+            self.quantize(stage, x, depth);
+        }
+        for p in stage.geometry.own_groups(self.worker) {
+            let panels = stage.weights.panels(0);
+            let nv = panels.vectors_of(p);
+            let bias = Start::Bias(&stage.input_bias[p * panels.width * S::N..][..nv * S::N]);
+            for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
+                with_rows!(m, M => with_vectors!(nv, NV => {
+                    let ranks = self.ranks::<M>(stage, k);
+                    let out = gates.own(Some(0), ranks, &(p..p + 1));
+                    match stage.weights {
+                        StepWeights::F32 { panels, packed } => self.simd.call(Product::<M, NV> {
+                            a: x.tile(ranks, depth),
+                            depth,
+                            panel: panels[0].panel(packed[0].as_ref(), p),
+                            start: bias,
+                            out,
+                        }),
+                        StepWeights::Int8(weights) => self.byte_level.call(ByteProduct::<M, NV> {
+                            a: self.rounded(k, depth),
+                            panel: weights[0].panel(p),
+                            start: bias,
+                            out,
+                        }),
+                    }
+                }));
+            }
+        }
+    }
+
+    /// A phase of the recurrence in floats, with the product of the inputs where `x` is given.
+    fn recur<'a, K: Kernel>(
+        &mut self,
+        stage: &'a Stage<'_>,
+        parts: &mut Parts<'a>,
+        phase: usize,
+        x: Option<&Source<'_, '_>>,
+        (all, packed): (&[Panels; 3], &[Buffer; 3]),
+    ) {
+        let panels = all[1 + phase];
+        let Layer { input, hidden, .. } = stage.layer;
+        for p in stage.geometry.own_groups(self.worker) {
+            let nv = panels.vectors_of(p);
+            let at = p * panels.width * S::N;
+            let bias = stage.recurrent_bias.get(at..).unwrap_or(&[]);
+            for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
+                with_rows!(m, M => {
+                    let ranks = self.ranks::<M>(stage, k);
+                    let tile = Forward::<M> {
+                        input: x.map_or(Input::Gates, |x| Input::Product {
+                            x: x.tile(ranks, input),
+                            depth: input,
+                            panel: all[0].panel(packed[0].as_ref(), p),
+                            bias: &stage.input_bias[at..],
+                        }),
+                        a: parts.multiplied(stage, phase).tile(ranks, hidden),
+                        depth: hidden,
+                        panel: panels.panel(packed[1 + phase].as_ref(), p),
+                        bias,
+                        ..parts.tile::<S, M>(stage, phase, ranks, p)
+                    };
+                    with_vectors!(nv, NV => self.simd.call(job::<K, M, NV>(phase, tile)));
+                });
+            }
+        }
+    }
+
+    /// A phase of the recurrence in eight bits: the products first, then the cell, with nothing left to
+    /// multiply.
+    fn recur_rounded<'a, K: Kernel>(
+        &mut self,
+        stage: &'a Stage<'_>,
+        parts: &mut Parts<'a>,
+        phase: usize,
+        weights: &QuantizedWeight,
+    ) {
+        self.quantize(stage, &parts.multiplied(stage, phase), stage.layer.hidden);
+        let column = if phase == 0 { 0 } else { K::TRAITS.panel * S::N };
+        let mut late = [[0.0; quant::WIDEST]; 6];
+        for p in stage.geometry.own_groups(self.worker) {
+            let nv = weights.panels.vectors_of(p);
+            for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
+                self.add_rounded(stage, &mut parts.gates, (p, k, m), weights, column, &mut late);
+                for (i, late) in late[..m].iter().enumerate() {
+                    let ranks = self.ranks::<1>(stage, k + i);
+                    let tile = Forward::<1> { bias: late, ..parts.tile::<S, 1>(stage, phase, ranks, p) };
+                    with_vectors!(nv, NV => self.simd.call(job::<K, 1, NV>(phase, tile)));
                 }
             }
         }
-        if traits.cell_state {
-            let rows = new_c.chunks_exact(unit_stride);
-            for (dense, row) in dense_c.chunks_exact_mut(hidden).zip(rows) {
-                dense.copy_from_slice(&row[..hidden]);
+    }
+
+    /// Adds panel `p`'s products with `m` rows of eight bits to the gates, from their `column` on. What the
+    /// cell itself adds to the last gate when it has made the others goes into `late`, with its bias.
+    fn add_rounded(
+        &self,
+        stage: &Stage<'_>,
+        gates: &mut Part<'_>,
+        (p, k, m): (usize, usize, usize),
+        weights: &QuantizedWeight,
+        column: usize,
+        late: &mut [[f32; quant::WIDEST]; 6],
+    ) {
+        let (group, nv) = (p..p + 1, weights.panels.vectors_of(p));
+        let (a, panel) = (self.rounded(k, stage.layer.hidden), weights.panel(p));
+        with_rows!(m, M => with_vectors!(nv, NV => {
+            let mut gates = gates.own(Some(0), self.ranks::<M>(stage, k), &group);
+            if stage.layer.cell == Cell::Gru(Reset::After) {
+                let columns = 0..NV * S::N;
+                let out = TileMut::of(late.as_flattened_mut(), quant::WIDEST, &columns);
+                self.byte_level.call(ByteProduct::<M, NV> { a, panel, start: Start::Zero, out });
+                let bias = &stage.recurrent_bias[p * columns.len()..][..columns.len()];
+                for (i, sums) in late[..M].iter_mut().enumerate() {
+                    let (early, late) = sums[..columns.len()].split_at_mut(2 * S::N);
+                    for (gate, sum) in gates.row(i).iter_mut().zip(early) {
+                        *gate += *sum;
+                    }
+                    for (sum, bias) in late.iter_mut().zip(&bias[2 * S::N..]) {
+                        *sum += bias;
+                    }
+                }
+            } else {
+                let out = gates.part(column, NV * S::N);
+                self.byte_level.call(ByteProduct::<M, NV> { a, panel, start: Start::Output, out });
             }
+        }));
+    }
+
+    /// Rounds this worker's rows of `from` to eight bits.
+    fn quantize(&mut self, stage: &Stage<'_>, from: &Source<'_, '_>, depth: usize) {
+        let quads = depth.div_ceil(4);
+        for k in 0..self.own(stage) {
+            let row = from.tile(self.ranks::<1>(stage, k), depth).row(0);
+            let to = &mut self.quads[k * quads..][..quads];
+            self.scales[k] = self.simd.call(Quantize { from: &row[..depth], to });
         }
-        step.h.swap(0, 1);
-        step.c.swap(0, 1);
+    }
+
+    /// Rows of eight bits from this worker's `k`-th rank on.
+    fn rounded(&self, k: usize, depth: usize) -> QuantizedRows<'_> {
+        let depth = depth.div_ceil(4);
+        QuantizedRows { quads: &self.quads[k * depth..], scales: &self.scales[k..], depth }
+    }
+}
+
+/// One panel of a cell's forward tile.
+fn job<K, const M: usize, const NV: usize>(phase: usize, tile: Forward<'_, M>) -> ForwardJob<'_, K, M, NV> {
+    ForwardJob { phase, tile, narrow: TileMut::empty(), panels: 1, kernel: PhantomData }
+}
+
+impl<'a> Parts<'a> {
+    /// What a phase multiplies with its weights.
+    fn multiplied(&self, stage: &'a Stage<'_>, phase: usize) -> Source<'_, 'a> {
+        match phase {
+            0 => Source::Slice { data: stage.past_h, stride: stage.sizes.unit_stride },
+            _ => Source::Closed(&self.extra),
+        }
+    }
+
+    /// The tile of panel `p`, with nothing to multiply yet.
+    fn tile<'s, S: Lanes, const M: usize>(
+        &'s mut self,
+        stage: &'s Stage<'_>,
+        phase: usize,
+        ranks: Ranks<M>,
+        p: usize,
+    ) -> Forward<'s, M> {
+        let sizes = &stage.sizes;
+        let rows = ranks.each().map(|rank| rank * sizes.unit_stride);
+        let first = p * stage.weights.panels(0).width / sizes.gates * S::N;
+        let group = p..p + 1;
+        Forward {
+            input: Input::Gates,
+            a: Tile::of(stage.past_h, &rows, 0),
+            depth: 0,
+            panel: &[],
+            bias: &[],
+            past_h: Tile::of(stage.past_h, &rows, sizes.units()).columns(first),
+            past_c: Tile::of(stage.past_c, &rows, sizes.units()).columns(first),
+            gates: self.gates.own(Some(0), ranks, &group),
+            h: self.h.own(Some(0), ranks, &group),
+            c: self.c.own(Some(0), ranks, &group),
+            // In the second phase the first one's extra values are read, not written.
+            extra: if phase == 0 { self.extra.own(Some(0), ranks, &group) } else { TileMut::empty() },
+            y: self.y.own(Some(0), ranks, &group),
+        }
     }
 }

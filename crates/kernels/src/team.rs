@@ -1,7 +1,8 @@
 //! The one process-wide team of workers.
 //!
-//! Workers are persistent: a job costs a store and a wait, not a thread start. Whoever waits spins for at
-//! most [`SPIN`] and then sleeps, so that more threads than processors stay correct and idle ones are quiet.
+//! Workers are persistent: a job costs a store and a wait, not a thread start, and allocates nothing.
+//! Whoever waits spins for at most [`SPIN`] and then sleeps, so that more threads than processors stay
+//! correct and idle ones are quiet.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -16,7 +17,6 @@ const SPIN: Duration = Duration::from_micros(50);
 pub const MAX_THREADS: usize = 64;
 
 /// A counter that only grows and that can be waited for.
-#[derive(Default)]
 struct Signal {
     value: AtomicUsize,
     sleepers: AtomicUsize,
@@ -25,6 +25,15 @@ struct Signal {
 }
 
 impl Signal {
+    const fn new() -> Signal {
+        Signal {
+            value: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+        }
+    }
+
     fn get(&self) -> usize {
         self.value.load(Ordering::Acquire)
     }
@@ -79,7 +88,7 @@ impl Meeting {
         Meeting {
             workers,
             arrived: AtomicUsize::new(0),
-            rounds: Signal::default(),
+            rounds: Signal::new(),
             failed: AtomicBool::new(false),
         }
     }
@@ -131,22 +140,23 @@ pub(crate) fn share(count: usize, index: usize, workers: usize) -> std::ops::Ran
     index * count / workers..(index + 1) * count / workers
 }
 
-type Task = Box<dyn FnOnce() + Send>;
 type Outcome = std::thread::Result<()>;
 
-/// A run's job without its lifetime. A pointer, not a reference: a task's box may outlive the job by the
-/// moment between its last signal and its end.
+/// A run's job without its lifetime, and the worker that is to play it.
 #[derive(Clone, Copy)]
-struct Erased(*const (dyn Fn(usize) -> Outcome + Sync));
+struct Task {
+    job: *const (dyn Fn(usize) -> Outcome + Sync),
+    index: usize,
+}
 
 // SAFETY: what it points to is `Sync`.
-unsafe impl Send for Erased {}
+unsafe impl Send for Task {}
 
-impl Erased {
-    fn play(self, index: usize) {
+impl Task {
+    fn play(self) {
         // SAFETY: `run_on` waits for the signal that follows this call before anything the job borrows
         // ends; its own part cannot unwind past that wait, because it catches panics.
-        let _ = unsafe { (*self.0)(index) };
+        let _ = unsafe { (*self.job)(self.index) };
     }
 }
 
@@ -155,7 +165,6 @@ struct Helper {
     inbox: Arc<Inbox>,
 }
 
-#[derive(Default)]
 struct Inbox {
     posted: Signal,
     task: Mutex<Option<Task>>,
@@ -163,7 +172,7 @@ struct Inbox {
 
 impl Helper {
     fn start(index: usize) -> Helper {
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox { posted: Signal::new(), task: Mutex::new(None) });
         let mine = Arc::clone(&inbox);
         std::thread::Builder::new()
             .name(format!("carousel-{index}"))
@@ -172,7 +181,8 @@ impl Helper {
                     mine.posted.wait(turn);
                     let task = lock(&mine.task).take();
                     if let Some(task) = task {
-                        task();
+                        task.play();
+                        DONE.bump();
                     }
                 }
             })
@@ -185,6 +195,10 @@ impl Helper {
         self.inbox.posted.bump();
     }
 }
+
+/// Tasks that helpers have finished since the process began. Not a part of a run: a helper still looks for
+/// sleepers here when the run it counted for may have returned.
+static DONE: Signal = Signal::new();
 
 /// The helpers; the lock is held for a whole run, so runs of different callers take turns.
 static TEAM: Mutex<Vec<Helper>> = Mutex::new(Vec::new());
@@ -227,7 +241,8 @@ pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
         let index = helpers.len() + 1;
         helpers.push(Helper::start(index));
     }
-    let done = Arc::new(Signal::default());
+    // Whoever held the lock before has waited for all of its own tasks.
+    let done = DONE.get();
     let play = |index: usize| {
         let worker = Worker { index, meeting: &meeting, round: Cell::new(0) };
         let result: Outcome = catch_unwind(AssertUnwindSafe(|| job(&worker)));
@@ -240,19 +255,14 @@ pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
         }
         result
     };
-    let play_here: &(dyn Fn(usize) -> Outcome + Sync) = &play;
-    // SAFETY: only the lifetime changes, and only a pointer is kept; see `Erased`.
-    let play_here: &'static (dyn Fn(usize) -> Outcome + Sync) = unsafe { std::mem::transmute(play_here) };
-    let erased = Erased(play_here);
+    let job: &(dyn Fn(usize) -> Outcome + Sync) = &play;
+    // SAFETY: only the lifetime changes, and only a pointer is kept; see `Task::play`.
+    let job: &'static (dyn Fn(usize) -> Outcome + Sync) = unsafe { std::mem::transmute(job) };
     for index in 1..workers {
-        let done = Arc::clone(&done);
-        helpers[index - 1].post(Box::new(move || {
-            erased.play(index);
-            done.bump();
-        }));
+        helpers[index - 1].post(Task { job, index });
     }
     let own = play(0);
-    done.wait(workers - 1);
+    DONE.wait(done + workers - 1);
     drop(helpers);
     if let Err(panic) = own {
         resume_unwind(panic);

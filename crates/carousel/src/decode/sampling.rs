@@ -6,8 +6,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::data::Tokenizer;
-use crate::models::language_model::LanguageModel;
+use crate::models::language_model::{LanguageModel, LanguageModelStepper};
 use crate::saved::{OpenError, SavedLanguageModel};
+use crate::stepper::StepPrecision;
 
 /// How the next token is chosen among the likely ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,8 +36,28 @@ pub fn sample(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<String, OpenError> {
+    sample_with(run, StepPrecision::F32, prompt, length, sampling, on_text)
+}
+
+/// The same with the recurrent weights in `precision`.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_with(
+    run: &Path,
+    precision: StepPrecision,
+    prompt: &str,
+    length: usize,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str),
+) -> Result<String, OpenError> {
     let SavedLanguageModel { tokenizer, model, .. } = SavedLanguageModel::open(run)?;
-    Ok(write(&model, &tokenizer, prompt, length, sampling, on_text))
+    Ok(write_with(one(&model, precision), &tokenizer, prompt, length, sampling, on_text))
+}
+
+/// Reads and writes one text.
+fn one(model: &LanguageModel, precision: StepPrecision) -> LanguageModelStepper {
+    model.stepper_with(1, precision).expect("one text is not none")
 }
 
 /// The same with a model at hand.
@@ -48,8 +69,18 @@ pub fn write(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
 ) -> String {
+    write_with(one(model, StepPrecision::F32), tokenizer, prompt, length, sampling, on_text)
+}
+
+fn write_with(
+    mut stepper: LanguageModelStepper,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    length: usize,
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(&str),
+) -> String {
     let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
-    let mut stepper = model.stepper(1).expect("one text is not none");
     let banned = tokenizer.vocab().unknown();
     let mut read = tokenizer.encode(prompt);
     if read.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use carousel_kernels::{Batch, ShapeError};
+use carousel_kernels::{Batch, ShapeError, loss as kernels};
 
 use crate::cell::Cell;
 use crate::embedding::Embedding;
@@ -17,7 +17,7 @@ use crate::record::{Keep, Record};
 use crate::recurrent::{ConfigError, NoisySequences, Path, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Purpose, Sharing, check_drop, masked};
 use crate::state::State;
-use crate::stepper::Stepper;
+use crate::stepper::{StepPrecision, Stepper};
 
 /// Sizes of a [`LanguageModel`].
 #[derive(Clone, Debug)]
@@ -292,10 +292,16 @@ impl LanguageModel {
     /// For reading and making text one token at a time, `batch` texts side by side; `None` when `batch` is 0.
     #[must_use]
     pub fn stepper(&self, batch: usize) -> Option<LanguageModelStepper> {
+        self.stepper_with(batch, StepPrecision::F32)
+    }
+
+    /// The same with the recurrent weights in `precision`; embedding and output layer stay floats.
+    #[must_use]
+    pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<LanguageModelStepper> {
         let table = with_slice(&self.embedding.weight.val(), <[f32]>::to_vec);
         let [vocabulary, width] = self.embedding.weight.dims();
         Some(LanguageModelStepper {
-            recurrent: self.recurrent.stepper(batch)?,
+            recurrent: self.recurrent.stepper_with(batch, precision)?,
             x: vec![0.0; batch * width],
             logits: vec![0.0; batch * vocabulary],
             table,
@@ -384,15 +390,33 @@ impl LanguageModelStepper {
     /// # Errors
     /// [`ShapeError`] when there is not one token a text, or one is not below `V`.
     pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], ShapeError> {
+        self.read(tokens)?;
+        let output = kernels::Output { weight: &self.weight, bias: Some(&self.bias) };
+        kernels::logits(output, self.hidden, self.recurrent.output(), &mut self.logits)?;
+        Ok(&self.logits)
+    }
+
+    /// Reads one token of each text and returns what the stack makes of it, `[B, H]`, without the scores.
+    ///
+    /// # Errors
+    /// As [`step`](LanguageModelStepper::step).
+    pub fn read(&mut self, tokens: &[u32]) -> Result<&[f32], ShapeError> {
         let expected = self.x.len() / self.width;
         if tokens.len() != expected {
             return Err(ShapeError::Elements { what: "tokens", found: tokens.len(), expected });
         }
         carousel_kernels::embedding::gather(&self.table, self.width, tokens, &mut self.x)?;
-        let h = self.recurrent.step(&self.x)?;
-        let output = carousel_kernels::loss::Output { weight: &self.weight, bias: Some(&self.bias) };
-        carousel_kernels::loss::logits(output, self.hidden, h, &mut self.logits)?;
-        Ok(&self.logits)
+        self.recurrent.step(&self.x)
+    }
+
+    /// How well rows `h`, `[N, H]`, that [`read`](LanguageModelStepper::read) gave, predict `N` targets. Many
+    /// rows at once take less time.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the rows are not as many as the targets, or a target is not below `V`.
+    pub fn loss(&self, h: &[f32], targets: &[u32]) -> Result<Loss, ShapeError> {
+        let output = kernels::Output { weight: &self.weight, bias: Some(&self.bias) };
+        kernels::cross_entropy(output, self.hidden, h, targets)
     }
 
     /// Continues from `state` instead.
@@ -401,6 +425,14 @@ impl LanguageModelStepper {
     /// [`ShapeError`] when the state's sizes are not the model's.
     pub fn set_state(&mut self, state: &State) -> Result<(), ShapeError> {
         self.recurrent.set_state(state)
+    }
+
+    /// Starts one text again from zero.
+    ///
+    /// # Panics
+    /// When there is no such text.
+    pub fn reset_text(&mut self, text: usize) {
+        self.recurrent.reset_sequence(text);
     }
 
     /// Starts again from zero.

@@ -1,12 +1,14 @@
 //! Measures a language model on text.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::data::{Corpus, Coverage, Document, Tokens, Truncation, Windows};
+use crate::data::{Corpus, Coverage, Document, Tokens, Truncation, Window, Windows};
 use crate::models::language_model::LanguageModel;
-use crate::output::Loss;
+use crate::output::{IGNORE, Loss};
 use crate::saved::SavedLanguageModel;
+use crate::stepper::StepPrecision;
 use crate::train::TrainError;
 use crate::train::tbptt::Carried;
 
@@ -33,6 +35,28 @@ pub struct Evaluation {
 /// # Errors
 /// [`TrainError`] when the run cannot be opened or the documents have nothing to predict.
 pub fn evaluate(run: &Path, documents: &[Document]) -> Result<Evaluation, TrainError> {
+    evaluate_with(run, documents, measure)
+}
+
+/// The same one step at a time, as text is generated, with the recurrent weights in `precision`.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_stepwise(
+    run: &Path,
+    documents: &[Document],
+    precision: StepPrecision,
+) -> Result<Evaluation, TrainError> {
+    evaluate_with(run, documents, |model, corpus, streams, bptt| {
+        measure_stepwise(model, corpus, streams, bptt, precision)
+    })
+}
+
+fn evaluate_with(
+    run: &Path,
+    documents: &[Document],
+    measure: impl FnOnce(&LanguageModel, &Corpus, usize, usize) -> Result<Loss, TrainError>,
+) -> Result<Evaluation, TrainError> {
     let SavedLanguageModel { recipe, tokenizer, model } = SavedLanguageModel::open(run)?;
     let corpus = tokenizer.corpus(documents)?;
     let loss = measure(&model, &corpus, recipe.train.batch, recipe.train.k2())?;
@@ -60,11 +84,135 @@ pub(super) fn measure(
         carried.read(&window, |window, state| {
             let batch = Arc::new(window.batch.clone());
             let (loss, state) = model.evaluate(&window.inputs, &window.targets, &batch, state);
-            total.nats += loss.nats;
-            total.count += loss.count;
-            total.correct += loss.correct;
+            add(&mut total, loss);
             state
         });
     }
     Ok(total)
+}
+
+/// One position of a stream.
+struct Position {
+    input: u32,
+    target: u32,
+    /// The first of its document: the state before it is zero.
+    fresh: bool,
+}
+
+/// The loss over a whole corpus, one step at a time.
+///
+/// Where a document ends inside a window, its stream has a position less there. So streams run ahead of each
+/// other, and each has a queue.
+fn measure_stepwise(
+    model: &LanguageModel,
+    corpus: &Corpus,
+    streams: usize,
+    bptt: usize,
+    precision: StepPrecision,
+) -> Result<Loss, TrainError> {
+    let windows = Windows::new(corpus, streams, Truncation::every(bptt), Coverage::All)?;
+    let streams = windows.streams();
+    let mut stepper = model.stepper_with(streams, precision).expect("there is at least one stream");
+    let mut queues: Vec<VecDeque<Position>> = (0..streams).map(|_| VecDeque::new()).collect();
+    let mut total = Loss::default();
+    let (mut tokens, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, window) in windows.iter().enumerate() {
+        enqueue(&window, &mut queues);
+        // At the end the streams that have run out step on, and nothing counts there.
+        let last = index + 1 == windows.len();
+        let lengths = queues.iter().map(VecDeque::len);
+        let steps = if last { lengths.max() } else { lengths.min() }.unwrap_or_default();
+        for step in 0..steps {
+            tokens.clear();
+            for (stream, queue) in queues.iter_mut().enumerate() {
+                let next = queue.pop_front().unwrap_or(Position { input: 0, target: IGNORE, fresh: false });
+                if next.fresh {
+                    stepper.reset_text(stream);
+                }
+                tokens.push(next.input);
+                targets.push(next.target);
+            }
+            rows.extend_from_slice(stepper.read(&tokens).expect("one token of the vocabulary a stream"));
+            // Many rows at once take less time, but not all that there may be at the end.
+            if targets.len() >= streams * bptt || step + 1 == steps {
+                add(&mut total, stepper.loss(&rows, &targets).expect("one target of the vocabulary a row"));
+                rows.clear();
+                targets.clear();
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// Puts a window's positions into its streams' queues.
+fn enqueue(window: &Window, queues: &mut [VecDeque<Position>]) {
+    let lengths = window.batch.lengths();
+    let mut segments: Vec<Vec<Position>> = lengths.iter().map(|&length| Vec::with_capacity(length)).collect();
+    let tokens = window.inputs.iter().zip(&window.targets);
+    for ((place, step), (&input, &target)) in window.batch.places().zip(tokens) {
+        let fresh = step == 0 && !window.segments[place].carried;
+        segments[place].push(Position { input, target, fresh });
+    }
+    for (segment, positions) in window.segments.iter().zip(segments) {
+        queues[segment.stream].extend(positions);
+    }
+}
+
+fn add(total: &mut Loss, loss: Loss) {
+    total.nats += loss.nats;
+    total.count += loss.count;
+    total.correct += loss.correct;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::cell::{Activation, Cell, Reset};
+    use crate::models::language_model::LanguageModelConfig;
+
+    #[test]
+    fn steps_measure_what_windows_measure() {
+        let cells =
+            [Cell::Lstm, Cell::Gru(Reset::After), Cell::Gru(Reset::Before), Cell::Rnn(Activation::Tanh)];
+        // Edges inside windows, at their borders, in a row, and a tail without anything to predict.
+        for documents in
+            [&[40][..], &[7, 1, 1, 12, 6, 6, 6, 20], &[3, 30, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]]
+        {
+            let mut corpus = Corpus::default();
+            for &length in documents {
+                let start = corpus.tokens.len();
+                corpus.push(&(start..start + length).map(|at| (at * at % 7) as u32).collect::<Vec<_>>());
+            }
+            for (streams, bptt) in [(1, 5), (3, 6), (4, 1), (5, 100)] {
+                for cell in cells {
+                    let config = LanguageModelConfig {
+                        cell,
+                        vocabulary: 7,
+                        embedding: 6,
+                        hidden: 20,
+                        layers: 2,
+                        init: Default::default(),
+                        residual: false,
+                        tied: false,
+                        regularize: Default::default(),
+                        seed: 1,
+                    };
+                    let model = config.init(&Device::default()).unwrap();
+                    let whole = measure(&model, &corpus, streams, bptt).unwrap();
+                    let steps =
+                        |precision| measure_stepwise(&model, &corpus, streams, bptt, precision).unwrap();
+                    let (floats, bytes) = (steps(StepPrecision::F32), steps(StepPrecision::Int8));
+                    let what = format!("{cell:?} {documents:?} {streams} streams of {bptt}");
+                    assert_eq!((floats.count, floats.correct), (whole.count, whole.correct), "{what}");
+                    assert_eq!(bytes.count, whole.count, "{what}");
+                    let apart = |loss: Loss| (loss.nats - whole.nats).abs() / whole.nats;
+                    assert!(apart(floats) < 1e-6, "{what}: {floats:?} {whole:?}");
+                    assert!(bytes.nats != whole.nats && apart(bytes) < 0.01, "{what}: {bytes:?} {whole:?}");
+                }
+            }
+        }
+    }
 }

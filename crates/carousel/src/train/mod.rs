@@ -18,7 +18,7 @@ use std::path::Path;
 
 pub use average::{Average, Averaging};
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, evaluate, evaluate_stepwise};
 pub use language_model::language_model;
 pub use optimizer::{Clip, Optimizer, Update};
 pub use schedule::{Moment, Schedule};

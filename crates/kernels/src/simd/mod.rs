@@ -4,6 +4,7 @@
 //! instructions: only [`Level::dispatch`] makes one, after asking the processor. Everything that computes
 //! is written once, generic over [`Lanes`], and compiled once per level inside [`Lanes::call`].
 
+mod bytes;
 mod micro;
 mod scalar;
 #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
@@ -12,6 +13,7 @@ mod x86;
 use crate::shape::Precision;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+pub(crate) use bytes::{ByteJob, ByteLevel, Bytes, Quad};
 pub(crate) use micro::{multiply, multiply_columns};
 
 /// An instruction level. Higher levels are faster; results differ in the last bits between levels and
