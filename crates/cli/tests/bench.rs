@@ -196,6 +196,6 @@ fn what_makes_no_sense_is_refused() {
 fn precisions_that_are_not_there_say_so() {
     let home = Home::new();
     home.carousel("bench layer --cell gru-before --precision bf16").fails(2, &["bf16", "f32"]);
-    home.carousel("bench step --precision int8").fails(2, &["int8", "expected f32"]);
+    home.carousel("bench step --precision int4").fails(2, &["int4", "int8"]);
     home.carousel("bench layer --precision f64").fails(2, &["f64", "bf16"]);
 }

@@ -5,11 +5,11 @@ use std::hint::black_box;
 use burn::tensor::Device;
 use carousel::init::Initializer;
 use carousel::recurrent::RecurrentConfig;
+use carousel::stepper::StepPrecision;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{CellName, MeasureArgs, Measured, check_memory, counted, figures, multiply_adds, size, timed};
-use crate::BadUsage;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,19 +61,17 @@ enum Precision {
 }
 
 impl Precision {
-    /// Its name, and the bytes of one weight.
-    fn of(self) -> Result<(&'static str, f64), BadUsage> {
+    /// Its name, the bytes of one weight, and the stepper's precision.
+    fn of(self) -> (&'static str, f64, StepPrecision) {
         match self {
-            Precision::F32 => Ok(("f32", 4.0)),
-            Precision::Int8 => {
-                Err(BadUsage("--precision int8: weights are kept in f32 only so far; expected f32".into()))
-            }
+            Precision::F32 => ("f32", 4.0, StepPrecision::F32),
+            Precision::Int8 => ("int8", 1.0, StepPrecision::Int8),
         }
     }
 }
 
 pub(super) fn run(args: &StepArgs) -> anyhow::Result<()> {
-    let (precision, bytes) = args.precision.of()?;
+    let (precision, bytes, weights_as) = args.precision.of();
     args.measure.apply()?;
     let (cell, hidden, layers, batch) = (args.cell.cell(), args.hidden, args.layers, args.batch);
     let input = args.input.unwrap_or(hidden);
@@ -84,7 +82,8 @@ pub(super) fn run(args: &StepArgs) -> anyhow::Result<()> {
         .with_layers(layers)
         .with_seed(args.measure.seed())
         .init(&Device::default())?;
-    let mut stepper = stack.stepper(batch).ok_or_else(|| anyhow::anyhow!("the stack cannot step"))?;
+    let mut stepper =
+        stack.stepper_with(batch, weights_as).ok_or_else(|| anyhow::anyhow!("the stack cannot step"))?;
     let x = Initializer::new(args.measure.seed()).normal(batch * input);
     let (peak, timing) = timed(args.measure.seconds, || {
         black_box(stepper.step(&x).expect("x was made for this stepper"));
