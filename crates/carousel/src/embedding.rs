@@ -67,15 +67,16 @@ impl Embedding {
         let mut distinct = Vec::new();
         let index = ids
             .iter()
-            .map(|&id| match places.get_mut(id as usize) {
-                Some(place) => {
-                    if *place == u32::MAX {
-                        *place = distinct.len() as u32;
+            .enumerate()
+            .map(|(place, &id)| match places.get_mut(id as usize) {
+                Some(row) => {
+                    if *row == u32::MAX {
+                        *row = distinct.len() as u32;
                         distinct.push(id);
                     }
-                    *place
+                    *row
                 }
-                None => panic!("a token is {id}, expected less than the vocabulary's {vocabulary}"),
+                None => panic!("token {place} is {id}, expected less than the vocabulary's {vocabulary}"),
             })
             .collect();
         (self.forward(&distinct), index)

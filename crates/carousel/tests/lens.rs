@@ -149,7 +149,7 @@ fn built_in(names: &[&str], text: &Text) -> Vec<Property> {
 
 #[test]
 fn units_that_were_built_to_follow_something_are_found() {
-    let (model, text) = (known_model(), Text::of_characters(&text(12_000)));
+    let (model, text) = (known_model(), Text::of_characters(&text(8_000)));
     let activations = Activations::record(&model, &text, &["h", "c"], |_| {});
     let properties = built_in(&["double-quotes", "brace-depth"], &text);
     let result = search(&activations, &text, &properties, &Search::default(), |_| {});
@@ -216,8 +216,9 @@ fn among_ten_thousand_random_units_nothing_is_found() {
     let names = ["double-quotes", "brace-depth", "braces", "word-start", "line-position"];
     let result = search(&activations, &text, &built_in(&names, &text), &Search::default(), |_| {});
     assert_eq!((result.searched, result.level), (10_000, 0.01));
-    // The text is one line: its place in it only grows, and nothing random grows with it.
-    assert_eq!(result.findings.len(), 5);
+    // Something may not vary in both halves of a text of one line; then nothing is said of it.
+    assert_eq!(result.findings.len() + result.absent.len(), 5);
+    assert!(result.findings.len() >= 4);
     for finding in &result.findings {
         assert!(!finding.found, "{finding:?}");
     }
@@ -343,7 +344,7 @@ fn a_text_read_in_streams_is_the_text_read_in_one() {
         rows
     };
     let one = whole(&Reading { streams: 1, ..Reading::default() });
-    let many = whole(&Reading { streams: 7, window: 50, ..Reading::default() });
+    let many = whole(&Reading { streams: 7, window: 50, shortest: 300, ..Reading::default() });
     for (token, (one, many)) in one.iter().zip(&many).enumerate() {
         for (a, b) in one.iter().zip(many) {
             assert!((a - b).abs() < 1e-4, "token {token}: {a} {b}");

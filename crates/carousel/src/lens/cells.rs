@@ -125,7 +125,6 @@ pub struct Probe {
 /// let activations = Activations::from_rows(0, "h", &[echo, quoted.values.clone()]);
 /// let result = search(&activations, &text, &[quoted], &Search::default(), |_| {});
 /// let finding = &result.findings[0];
-/// assert!(finding.found);
 /// assert_eq!(finding.units[0].unit.to_string(), "h_l0[1]");
 /// assert_eq!(finding.units[0].held_out, 1.0);
 /// assert!(finding.last_three < 1.0);

@@ -15,14 +15,17 @@ use crate::state::{Row, State};
 /// How a text is read.
 ///
 /// It is cut into parts that are read side by side, because that is many times faster than one token after the
-/// other. Each part but the first begins with some tokens of the part before it, which only bring the state to
-/// where it would have been.
+/// other. Each part but the first begins with some tokens of the part before it, which bring the state near to
+/// where it would have been; what a unit remembers for longer is lost at that border. So parts are long, and a
+/// short text is read in one piece.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// Parts read side by side.
     pub streams: usize,
     /// Tokens of a part read at once.
     pub window: usize,
+    /// Tokens that a part has at least; there are fewer parts where the text is too short.
+    pub shortest: usize,
     /// Tokens that each part reads ahead of itself.
     pub warm_up: usize,
     /// What is handed out.
@@ -31,7 +34,7 @@ pub struct Reading {
 
 impl Default for Reading {
     fn default() -> Reading {
-        Reading { streams: 64, window: 64, warm_up: 256, keep: Keep::all() }
+        Reading { streams: 64, window: 64, shortest: 4096, warm_up: 256, keep: Keep::all() }
     }
 }
 
@@ -149,8 +152,7 @@ struct Part {
 }
 
 fn parts(text: &Text, how: &Reading) -> Vec<Part> {
-    // A part much shorter than what is read ahead of it would waste most of the work.
-    let streams = how.streams.min(text.len().div_ceil(how.warm_up.max(how.window))).max(1);
+    let streams = how.streams.min(text.len() / how.shortest.max(1)).max(1);
     let start = |stream: usize| stream * text.len() / streams;
     (0..streams)
         .map(|stream| {

@@ -67,9 +67,12 @@ impl Target {
     /// The score from `Σ r y` and the spread of `r`: an area around 1/2, or a correlation around 0.
     fn score(&self, sum: f64, spread: f64) -> f64 {
         let n = self.values.len() as f64;
+        // Sums of rounded ranks may pass the limits by a few billionths.
         match self.kind {
-            Kind::Binary => 0.5 + n * sum / (self.yes * self.no).max(1.0),
-            Kind::Number if spread > 0.0 && self.spread > 0.0 => sum / (n * spread * self.spread),
+            Kind::Binary => (0.5 + n * sum / (self.yes * self.no).max(1.0)).clamp(0.0, 1.0),
+            Kind::Number if spread > 0.0 && self.spread > 0.0 => {
+                (sum / (n * spread * self.spread)).clamp(-1.0, 1.0)
+            }
             Kind::Number => 0.0,
         }
     }
