@@ -176,6 +176,8 @@ pub(crate) struct Net {
     pub(crate) width: usize,
     /// Weight and bias.
     pub(crate) output: (Vec<f32>, Vec<f32>),
+    /// Whether each layer but the first adds what it reads to what it gives.
+    residual: bool,
 }
 
 impl Net {
@@ -202,6 +204,7 @@ impl Net {
                 with_slice(&output.weight.val(), <[f32]>::to_vec),
                 with_slice(&output.bias.val(), <[f32]>::to_vec),
             ),
+            residual: model.recurrent().is_residual(),
         }
     }
 
@@ -213,11 +216,33 @@ impl Net {
     /// One step of all layers.
     pub(crate) fn step(&self, mut x: Vec<f32>, states: &[Pair]) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::with_capacity(self.layers.len());
-        for ((layer, weights), before) in self.layers.iter().zip(states) {
+        for (index, ((layer, weights), before)) in self.layers.iter().zip(states).enumerate() {
             let step = Step::take(*layer, weights, x, before.clone());
-            x = step.after.h.clone();
+            x = self.given(index, &step);
             steps.push(step);
         }
         steps
+    }
+
+    /// What a layer gives to the next.
+    fn given(&self, layer: usize, step: &Step) -> Vec<f32> {
+        let mut y = step.after.h.clone();
+        if self.residual && layer > 0 {
+            y.iter_mut().zip(&step.x).for_each(|(y, x)| *y += x);
+        }
+        y
+    }
+
+    /// What the top layer gives to the output.
+    pub(crate) fn top(&self, steps: &[Step]) -> Vec<f32> {
+        steps.last().map(|step| self.given(steps.len() - 1, step)).unwrap_or_default()
+    }
+
+    /// The gradient of what a layer reads: through its cells `dx`, and past them `dy`, that of what it gives.
+    pub(crate) fn passed_down(&self, layer: usize, dy: Option<&[f32]>, mut dx: Vec<f32>) -> Vec<f32> {
+        if let Some(dy) = dy.filter(|_| self.residual && layer > 0) {
+            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+        }
+        dx
     }
 }

@@ -10,6 +10,7 @@ use carousel_kernels::{
 
 use crate::fused::with_slice;
 use crate::layer::RecurrentWeights;
+use crate::recurrent::Merge;
 use crate::state::LayerState;
 
 /// What a recording keeps.
@@ -106,6 +107,7 @@ type Directions<'a> = [(Layer, &'a RecurrentWeights)];
 /// was to be kept.
 pub(crate) fn run(
     layers: &[Vec<(Layer, &RecurrentWeights)>],
+    wiring: Wiring,
     mut x: Vec<f32>,
     batch: &Batch,
     layout: Layout,
@@ -116,9 +118,27 @@ pub(crate) fn run(
     let mut last = Vec::new();
     for (layer, directions) in layers.iter().enumerate() {
         let initial = initial.map(|all| &all[last.len()..last.len() + directions.len()]);
-        x = run_layer(layer, directions, &x, batch, layout, initial, keep, &mut record, &mut last);
+        let y = run_layer(layer, directions, &x, batch, layout, initial, keep, &mut record, &mut last);
+        let mut y = match (wiring.merge, &directions[..]) {
+            (Merge::Sum, [(sizes, _), _]) => {
+                let (rows, hidden) = (y.chunks_exact(2 * sizes.hidden), sizes.hidden);
+                rows.flat_map(|row| (0..hidden).map(move |unit| row[unit] + row[hidden + unit])).collect()
+            }
+            _ => y,
+        };
+        if wiring.residual && layer > 0 {
+            y.iter_mut().zip(&x).for_each(|(y, x)| *y += x);
+        }
+        x = y;
     }
     (x, last, record)
+}
+
+/// What lies between the layers.
+#[derive(Clone, Copy)]
+pub(crate) struct Wiring {
+    pub(crate) merge: Merge,
+    pub(crate) residual: bool,
 }
 
 /// A direction's last `h` and `c`, `[B, H]` each.

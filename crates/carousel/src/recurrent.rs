@@ -428,8 +428,9 @@ impl Recurrent {
             .collect();
         let device = rows.device().without_autodiff();
         let initial = state.as_ref().map(|state| &state.layers[..]);
+        let wiring = record::Wiring { merge: self.merge, residual: self.residual };
         let (y, last, record) =
-            record::run(&layers, with_slice(&rows, <[f32]>::to_vec), &batch, layout, initial, keep);
+            record::run(&layers, wiring, with_slice(&rows, <[f32]>::to_vec), &batch, layout, initial, keep);
         let matrix = |values: Vec<f32>, width: usize| {
             let shape = [values.len() / width, width];
             Tensor::<2>::from_data(TensorData::new(values, shape), &device)
@@ -592,6 +593,12 @@ impl Recurrent {
     #[must_use]
     pub fn weights(&self) -> &[RecurrentWeights] {
         &self.weights
+    }
+
+    /// Whether each layer but the first adds what it reads to what it gives.
+    #[must_use]
+    pub fn is_residual(&self) -> bool {
+        self.residual
     }
 
     /// The cell.

@@ -10,10 +10,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel::cell::{Cell, Reset};
 use carousel::init::{Init, Initializer};
+use carousel::lens::{Flow, Text, follow_gradients};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
 use carousel::output::Output;
 use carousel::parameters::NamedParameters;
 use carousel::ragged::{Batch, Ragged};
+use carousel::record::Keep;
 use carousel::recurrent::{Direction, Merge, NoisySequences, Path, RecurrentConfig};
 use carousel::regularize::{Dropout, Noise, activation_penalty};
 use support::{CELLS, autodiff, close, random, values};
@@ -283,7 +285,10 @@ fn residual_layers_add_what_they_read() {
             let x = x.clone().slice([0..3, step..step + 1, 0..4]);
             found.extend_from_slice(stepper.step(&values(&x)).unwrap());
         }
-        close(&format!("{cell:?} stepped"), &found, &values(&y.swap_dims(0, 1)), 1e-5);
+        close(&format!("{cell:?} stepped"), &found, &values(&y.clone().swap_dims(0, 1)), 1e-5);
+        let (recorded, end, _) = stack.forward_recorded(x.clone(), None, &Keep::signals(["h"]));
+        close("recorded", &values(&recorded), &values(&y), 1e-5);
+        close("recorded state", &values(&end.h()), &values(&last.h()), 1e-5);
         let from_state = values(&stack.forward(x.clone().slice([0..3, 0..1, 0..4]), Some(last.clone())).0);
         stepper.set_state(&last).unwrap();
         let x = values(&x.slice([0..3, 0..1, 0..4]));
@@ -305,7 +310,10 @@ fn directions_are_summed() {
     let deep = both(Merge::Sum, 3);
     assert_eq!(deep.output_width(), HIDDEN);
     assert_eq!(deep.weights()[4].weight_ih.dims()[1], HIDDEN, "layers read sums");
-    assert_eq!(deep.forward(x, None).0.dims(), [3, 5, HIDDEN]);
+    let (y, _) = deep.forward(x.clone(), None);
+    assert_eq!(y.dims(), [3, 5, HIDDEN]);
+    let (recorded, ..) = deep.forward_recorded(x, None, &Keep::signals(["h"]));
+    close("recorded", &values(&recorded), &values(&y), 1e-5);
 }
 
 #[test]
@@ -329,6 +337,30 @@ fn a_tied_embedding_is_one_parameter_in_two_places() {
     let found: Vec<f32> =
         inputs[..4].iter().flat_map(|&token| stepper.step(&[token]).unwrap().to_vec()).collect();
     close("stepped", &found, &expected, 1e-5);
+    let untied = model.untied();
+    assert!(untied.parameters().iter().any(|(name, _)| name == "output.weight"));
+    assert_eq!(
+        values(&untied.logits(&inputs, &batch, None).0),
+        values(&model.logits(&inputs, &batch, None).0)
+    );
+    let (y, ..) = model.forward_recorded(&inputs, &batch, None, &Keep::signals(["h"]));
+    let scores = values(&model.valid().output().logits(y));
+    close("from the recorded output", &scores, &values(&model.logits(&inputs, &batch, None).0), 1e-5);
+}
+
+/// The gradient's way back, walked by hand, goes past residual layers as well as through them.
+#[test]
+fn the_lens_follows_residual_and_tied_models() {
+    let tokens: String = (0..60u32).map(|place| char::from((place * place % 7) as u8)).collect();
+    let text = Text::of_characters(&tokens);
+    let flow = |options: &[&str]| {
+        let model = case(Cell::Lstm, options, Path::Auto).model;
+        let how = Flow { lags: 5, places: 3, warm_up: 2, ..Flow::default() };
+        follow_gradients(&model, &text, &how, |_| {}).layers[0].h.clone()
+    };
+    let plain = flow(&[]);
+    assert_ne!(flow(&["residual"]), plain);
+    assert!(flow(&["tied"]).iter().all(|norm| norm.is_finite() && *norm > 0.0));
 }
 
 #[test]

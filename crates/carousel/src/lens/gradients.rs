@@ -252,7 +252,7 @@ impl Net {
             walked.push(steps);
         }
         let hidden = self.layers.last().map_or(1, |(layer, _)| layer.hidden);
-        let top = states.last().map(|state| state.h.clone()).unwrap_or_default();
+        let top = walked.last().map(|steps| self.top(steps)).unwrap_or_default();
         let targets: Vec<u32> = ends.iter().map(|&end| text.tokens()[end + 1]).collect();
         let mut above = vec![0.0; top.len()];
         let (mut dweight, mut dbias) = (vec![0.0; self.output.0.len()], vec![0.0; self.output.1.len()]);
@@ -291,7 +291,7 @@ impl Net {
                 }
                 let pulled = step.pull(weights, dy.as_deref(), carried);
                 *carried = pulled.before;
-                dy = Some(pulled.x);
+                dy = Some(self.passed_down(layer, dy.as_deref(), pulled.x));
             }
             // The layer at the top hears of the loss at the last step only.
             dy = None;

@@ -99,14 +99,16 @@ pub struct Control {
 /// ```
 ///
 /// # Panics
-/// When there is no such unit.
+/// When there is no such unit, or layers add what they read to what they give: past such a layer a unit is heard
+/// together with the one below it.
 #[must_use]
 pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> LanguageModel {
     let recurrent = model.recurrent();
     let cell = recurrent.cell();
     let hidden = recurrent.weights()[layer].weight_hh.dims()[1];
     assert!(unit < hidden, "unit {unit} of {hidden}");
-    let mut held = model.clone();
+    assert!(!recurrent.is_residual(), "a unit of residual layers cannot be held by weights");
+    let mut held = model.untied();
     let mut change = |name: &str, f: &mut dyn FnMut(&mut [f32])| {
         let mut parameters = held.parameters_mut().into_iter();
         let (_, mut parameter) = parameters.find(|(own, _)| own == name).expect("a model has its parameters");

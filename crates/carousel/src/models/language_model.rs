@@ -177,7 +177,7 @@ impl LanguageModel {
     /// When there is not one target a row, none counts, or one is not below `V`.
     #[must_use]
     pub fn loss(&self, y: Tensor<2>, targets: &[u32]) -> Tensor<1> {
-        self.output_layer().cross_entropy(y, targets)
+        self.output().cross_entropy(y, targets)
     }
 
     /// The outputs on a window while learning, with all that drops out. The sequences' `names` decide which share
@@ -224,11 +224,6 @@ impl LanguageModel {
         words + input + recurrent.between + recurrent.weights + output > 0.0
     }
 
-    /// The output layer with the weight that it uses.
-    fn output_layer(&self) -> Output {
-        if self.tied { self.output.sharing(&self.embedding.weight) } else { self.output.clone() }
-    }
-
     /// Measures the model on a window, without a gradient.
     ///
     /// # Panics
@@ -243,7 +238,7 @@ impl LanguageModel {
     ) -> (Loss, State) {
         let model = self.valid();
         let (y, state) = model.hidden(inputs, batch, state);
-        (model.output_layer().evaluate(&y, targets), state.detach())
+        (model.output().evaluate(&y, targets), state.detach())
     }
 
     /// The scores `[F, V]` of the token after each input, and the state.
@@ -253,7 +248,7 @@ impl LanguageModel {
     #[must_use]
     pub fn logits(&self, inputs: &[u32], batch: &Arc<Batch>, state: Option<State>) -> (Tensor<2>, State) {
         let (y, state) = self.hidden(inputs, batch, state);
-        (self.output_layer().logits(y), state)
+        (self.output().logits(y), state)
     }
 
     /// The top layer's output `[F, H]`, the state, and what the cells had at every step; see
@@ -307,7 +302,7 @@ impl LanguageModel {
             table,
             width,
             hidden: self.recurrent.output_width(),
-            weight: with_slice(&self.output_layer().weight.val(), <[f32]>::to_vec),
+            weight: with_slice(&self.output().weight.val(), <[f32]>::to_vec),
             bias: with_slice(&self.output.bias.val(), <[f32]>::to_vec),
         })
     }
@@ -330,10 +325,24 @@ impl LanguageModel {
         &self.embedding
     }
 
-    /// The output layer.
+    /// The output layer, with the embedding's weight where that is tied.
     #[must_use]
-    pub fn output(&self) -> &Output {
-        &self.output
+    pub fn output(&self) -> Output {
+        if self.tied { self.output.sharing(&self.embedding.weight) } else { self.output.clone() }
+    }
+
+    /// The same model with a weight of its own in the output layer where that was tied to the embedding.
+    #[must_use]
+    pub fn untied(&self) -> LanguageModel {
+        let mut model = self.clone();
+        if model.tied {
+            let weight = &self.embedding.weight;
+            let [vocabulary, width] = weight.dims();
+            let values = with_slice(&weight.val(), <[f32]>::to_vec);
+            model.output.weight = parameter(values, [vocabulary, width], &weight.device());
+            model.tied = false;
+        }
+        model
     }
 
     /// Chooses the implementation of all parts.

@@ -238,7 +238,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
         for (state, taken) in states.iter_mut().zip(&steps) {
             state.put_first(&taken.after);
         }
-        tops.extend(steps.last().map(|step| step.after.h.as_slice()).unwrap_or_default());
+        tops.extend(net.top(&steps));
         walked.push(steps);
     }
     let hidden = net.layers.last().map_or(1, |(sizes, _)| sizes.hidden);
@@ -294,7 +294,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
                 }
             }
             carried[layer].put_first(&pulled.before);
-            dy = pulled.x;
+            dy = net.passed_down(layer, Some(&dy), pulled.x);
         }
     }
     Origin::Sum

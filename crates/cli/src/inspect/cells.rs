@@ -235,7 +235,8 @@ fn operations(
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     finds.truncate(args.operate);
     let hidden = Unit { layer: 0, signal: "h".to_owned(), unit: 0 };
-    if finds.is_empty() || activations.index_of(&hidden).is_none() {
+    // Past a residual layer a unit cannot be held alone.
+    if finds.is_empty() || activations.index_of(&hidden).is_none() || model.recurrent().is_residual() {
         return Vec::new();
     }
     // In the half that did not choose the units.
