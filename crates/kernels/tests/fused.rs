@@ -374,8 +374,8 @@ fn bfloat16_products_stay_near_the_reference() {
         println!("not checked: this processor has no bfloat16 products");
         return;
     }
-    let cells =
-        [Cell::Rnn(Activation::Tanh), Cell::Rnn(Activation::Relu), Cell::Lstm, Cell::Gru(Reset::After)];
+    // Not ReLU: where rounding moves a unit across its kink, the gradient is another one.
+    let cells = [Cell::Rnn(Activation::Tanh), Cell::Lstm, Cell::Gru(Reset::After)];
     for cell in cells {
         for (hidden, input) in [(7, 4), (33, 20), (64, 7), (100, 65)] {
             for direction in [Direction::Forward, Direction::Reverse] {

@@ -126,7 +126,7 @@ pub struct Probe {
 /// let result = search(&activations, &text, &[quoted], &Search::default(), |_| {});
 /// let finding = &result.findings[0];
 /// assert_eq!(finding.units[0].unit.to_string(), "h_l0[1]");
-/// assert_eq!(finding.units[0].held_out, 1.0);
+/// assert!(finding.units[0].held_out > 0.999);
 /// assert!(finding.last_three < 1.0);
 /// ```
 ///

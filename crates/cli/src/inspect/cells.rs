@@ -393,7 +393,7 @@ fn table(result: &CellSearch) -> String {
     let head = |numbers: bool| {
         let measure = if numbers { "correl." } else { "area" };
         format!(
-            "{:<18} {:<13} {:>7} {:>7} {:>7}   {:>5} {:>5} {:>5} {:>5}\n",
+            "{:<17} {:<12} {:>7} {:>7} {:>7}   {:>5} {:>5} {:>5} {:>5}\n",
             if numbers { "number" } else { "yes or no" },
             "unit",
             measure,
@@ -422,8 +422,8 @@ fn table(result: &CellSearch) -> String {
             };
             let _ = writeln!(
                 shown,
-                "{:<18} {:<13} {:>7} {:>7} {:>7}{mark}  {:>5} {:>5} {:>5} {:>5.2}",
-                shortened(&finding.property, 18),
+                "{:<17} {:<12} {:>7} {:>7} {:>7}{mark}  {:>5} {:>5} {:>5} {:>5.2}",
+                shortened(&finding.property, 17),
                 best.unit.to_string(),
                 score(best.held_out),
                 score(finding.chance[1]),
