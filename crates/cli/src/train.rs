@@ -79,7 +79,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", conflicts_with = "resume")]
     seed: Option<u64>,
 
-    /// What products multiply: f32 or bf16 [default: the recipe's]
+    /// Products in f32 or bf16 [default: the recipe's]
     #[arg(long, value_name = "P", conflicts_with = "resume")]
     precision: Option<String>,
 

@@ -442,7 +442,7 @@ fn table(result: &CellSearch) -> String {
     if !result.absent.is_empty() {
         let _ = writeln!(shown, "{}", wrapped("not in both halves of the text: ", &result.absent.join(", ")));
     }
-    shown.push_str("2, 5, 10: linear probes on so many units. bits: what the unit tells of the property.\n");
+    shown.push_str("2, 5, 10: linear probes on so many units.\nbits: what the unit tells of the property.\n");
     shown
 }
 
