@@ -492,7 +492,7 @@ fn operations_table(operations: &[(String, Surgery)]) -> String {
             mean(&|other| other.outside),
         );
     }
-    shown.push_str("rise of the loss in nats per token; of random units of the same activity the mean\n");
+    shown.push_str("rise of the loss in nats a token; of random units of the same activity the mean\n");
     shown
 }
 
