@@ -29,7 +29,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
     data: Vec<PathBuf>,
 
-    /// Form of the recurrent weights, f32 or int8
+    /// Recurrent weights in f32 or int8
     #[arg(long, value_enum, default_value_t = Precision::F32, hide_possible_values = true)]
     #[arg(value_name = "P")]
     precision: Precision,

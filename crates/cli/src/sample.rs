@@ -49,7 +49,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// Form of the recurrent weights, f32 or int8
+    /// Recurrent weights in f32 or int8
     #[arg(long, value_enum, default_value_t = Precision::F32, hide_possible_values = true)]
     #[arg(value_name = "P")]
     precision: Precision,
