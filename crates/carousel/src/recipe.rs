@@ -43,9 +43,10 @@ pub struct DataRecipe {
     pub split: [f64; 3],
     /// What one token is.
     pub tokens: Tokens,
-    /// A word seen less often than this in the training part becomes `<unk>`. Words only.
+    /// A word seen less often than this in the training part becomes `<unk>`, a pair of tokens is not joined.
+    /// Words and byte pairs only.
     pub min_count: usize,
-    /// The largest vocabulary, `<unk>` and `<eos>` included; the most frequent words stay. Words only.
+    /// The largest vocabulary, `<unk>` and `<eos>` or the 256 bytes included. Words and byte pairs only.
     pub vocab_size: Option<usize>,
     /// `T`: steps of a sequence ([`Task::Adding`]), or between what is to be remembered and its recall
     /// ([`Task::Copy`]).
@@ -1230,6 +1231,10 @@ mod tests {
             "a.toml:4: model.tie_embeddings needs model.embedding and model.hidden to be equal, found 128 and 200",
         );
         check("model.dropout = 1", "a.toml:2: model.dropout is 1, expected a number from 0 and below 1");
+        check(
+            "[data]\ntokens = 'bpe'\nvocab_size = 200",
+            "a.toml:4: data.vocab_size is 200, expected more than the 256 bytes that data.tokens = \"bpe\" begins with",
+        );
         check("seed = 1\nseed = 2", "a.toml:3: duplicate key");
         let check = |text: &str, expected: &str| {
             assert_eq!(Recipe::from_toml(text, "a.toml").unwrap_err().to_string(), expected);

@@ -29,7 +29,7 @@ impl Measure {
             (Task::Copy, _) => Measure::Recall,
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
-            (Task::Lm, Tokens::Word) => Measure::Text(Reading::Perplexity),
+            (Task::Lm, Tokens::Word | Tokens::Bpe) => Measure::Text(Reading::Perplexity),
         }
     }
 
@@ -98,6 +98,7 @@ fn build(
         (Task::Lm, Tokens::Byte) => "A byte model",
         (Task::Lm, Tokens::Char) => "A character model",
         (Task::Lm, Tokens::Word) => "A word model",
+        (Task::Lm, Tokens::Bpe) => "A byte pair model",
     };
     let mut figures = Vec::new();
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));

@@ -4,6 +4,7 @@
 //! text into a [`Corpus`] of token ids and back, and [`Windows`] cuts a corpus into the ragged batches of
 //! truncated backpropagation through time.
 
+mod bpe;
 mod corpus;
 mod tokenizer;
 mod vocab;
@@ -73,6 +74,12 @@ pub enum DataError {
         found: usize,
         /// Documents there are.
         documents: usize,
+    },
+    /// Byte pairs could not be learned.
+    #[error("byte pair encoding could not be learned: {reason}")]
+    Bpe {
+        /// What the learner said.
+        reason: String,
     },
     /// A vocabulary file that is damaged or foreign.
     #[error("the vocabulary is damaged: {reason}")]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::bpe::{Bpe, bytes_of};
 use super::{Corpus, DataError, Document, Vocab};
 
 /// Stands for every character or word that is not in the vocabulary.
@@ -18,11 +19,13 @@ pub enum Tokens {
     Char,
     /// One word of UTF-8 text, between white space; every line ends with `<eos>`.
     Word,
+    /// A frequent piece of UTF-8 text, learned from the training data (byte pair encoding).
+    Bpe,
 }
 
 impl Tokens {
     /// Every kind of token.
-    pub const ALL: [Tokens; 3] = [Tokens::Byte, Tokens::Char, Tokens::Word];
+    pub const ALL: [Tokens; 4] = [Tokens::Byte, Tokens::Char, Tokens::Word, Tokens::Bpe];
 
     /// The name in recipes, vocabularies and messages.
     #[must_use]
@@ -31,13 +34,14 @@ impl Tokens {
             Tokens::Byte => "byte",
             Tokens::Char => "char",
             Tokens::Word => "word",
+            Tokens::Bpe => "bpe",
         }
     }
 
     /// The characters or words of a text, in order.
     fn pieces(self, text: &str) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
-            Tokens::Byte | Tokens::Char => {
+            Tokens::Byte | Tokens::Char | Tokens::Bpe => {
                 Box::new(text.char_indices().map(|(at, char)| &text[at..at + char.len_utf8()]))
             }
             Tokens::Word => {
@@ -53,13 +57,18 @@ impl Tokens {
         self,
         document: &Document,
     ) -> Result<impl Iterator<Item = &str> + '_, DataError> {
-        let text = std::str::from_utf8(&document.bytes).map_err(|error| DataError::InvalidUtf8 {
+        let text = self.text(document)?;
+        let open = self == Tokens::Word && !text.is_empty() && !text.ends_with('\n');
+        Ok(self.pieces(text).chain(open.then_some(END_OF_LINE)))
+    }
+
+    /// A document as text.
+    pub(super) fn text(self, document: &Document) -> Result<&str, DataError> {
+        std::str::from_utf8(&document.bytes).map_err(|error| DataError::InvalidUtf8 {
             name: document.name.clone(),
             offset: error.valid_up_to(),
             tokens: self,
-        })?;
-        let open = self == Tokens::Word && !text.is_empty() && !text.ends_with('\n');
-        Ok(self.pieces(text).chain(open.then_some(END_OF_LINE)))
+        })
     }
 }
 
@@ -73,13 +82,17 @@ impl fmt::Display for Tokens {
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     vocab: Vocab,
+    /// For [`Tokens::Bpe`].
+    bpe: Option<Bpe>,
 }
 
 impl Tokenizer {
     /// A tokenizer for a model's vocabulary.
     #[must_use]
     pub fn new(vocab: Vocab) -> Tokenizer {
-        Tokenizer { vocab }
+        let bpe = (vocab.tokens() == Tokens::Bpe)
+            .then(|| vocab.bpe().expect("a vocabulary is checked when it is made"));
+        Tokenizer { vocab, bpe }
     }
 
     /// The vocabulary.
@@ -92,6 +105,9 @@ impl Tokenizer {
     /// open last line stays open.
     #[must_use]
     pub fn encode(&self, text: &str) -> Vec<u32> {
+        if let Some(bpe) = &self.bpe {
+            return bpe.encode(text);
+        }
         match self.vocab.tokens() {
             Tokens::Byte => text.bytes().map(u32::from).collect(),
             tokens => tokens.pieces(text).map(|piece| self.vocab.id(piece)).collect(),
@@ -107,6 +123,7 @@ impl Tokenizer {
         for document in documents {
             let ids: Vec<u32> = match self.vocab.tokens() {
                 Tokens::Byte => document.bytes.iter().copied().map(u32::from).collect(),
+                Tokens::Bpe => self.encode(Tokens::Bpe.text(document)?),
                 tokens => tokens.document_pieces(document)?.map(|piece| self.vocab.id(piece)).collect(),
             };
             corpus.push(&ids);
@@ -150,7 +167,14 @@ impl Decoder<'_> {
     /// The text that this id adds; empty inside a character of several bytes.
     pub fn push(&mut self, id: u32) -> String {
         match self.vocab.tokens() {
-            Tokens::Byte => self.push_byte(id),
+            Tokens::Byte => match u8::try_from(id) {
+                Ok(byte) => self.push_bytes(std::iter::once(byte)),
+                Err(_) => self.replace(),
+            },
+            Tokens::Bpe => match self.vocab.entry(id) {
+                Some(entry) => self.push_bytes(bytes_of(entry)),
+                None => self.replace(),
+            },
             Tokens::Char => match self.vocab.entry(id) {
                 Some(entry) if entry != UNKNOWN => entry.to_owned(),
                 _ => char::REPLACEMENT_CHARACTER.to_string(),
@@ -175,13 +199,15 @@ impl Decoder<'_> {
         String::from_utf8_lossy(&self.pending).into_owned()
     }
 
-    fn push_byte(&mut self, id: u32) -> String {
-        let Ok(byte) = u8::try_from(id) else {
-            let text = String::from_utf8_lossy(&self.pending).into_owned();
-            self.pending.clear();
-            return text + "\u{fffd}";
-        };
-        self.pending.push(byte);
+    /// What stands for a token that is none.
+    fn replace(&mut self) -> String {
+        let text = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending.clear();
+        text + "\u{fffd}"
+    }
+
+    fn push_bytes(&mut self, bytes: impl Iterator<Item = u8>) -> String {
+        self.pending.extend(bytes);
         let mut text = String::new();
         let mut complete = 0;
         for chunk in self.pending.utf8_chunks() {
@@ -242,6 +268,46 @@ mod tests {
     }
 
     #[test]
+    fn byte_pairs_write_every_text_and_repeat() {
+        let known = "the cat sat on the mat, the other cat sat there\n".repeat(20);
+        let limits = Limits { min_count: 2, size: Some(300), share: 1.0 };
+        let learn = || Vocab::build(Tokens::Bpe, &[document(known.as_bytes())], limits).unwrap();
+        let vocab = learn();
+        assert!((257..=300).contains(&vocab.len()), "{}", vocab.len());
+        for _ in 0..3 {
+            assert_eq!(learn(), vocab, "learning repeats");
+        }
+        let tokenizer = Tokenizer::new(vocab);
+        for text in [&known[..], "", "\n\n  the\tdog\r\n", "한국 é €, \u{0}plain", "the cat\nthe"] {
+            let ids = tokenizer.encode(text);
+            assert_eq!(tokenizer.decode(&ids), text);
+            assert!(ids.len() <= text.len());
+        }
+        let ids = tokenizer.encode(&known);
+        assert!(ids.len() * 3 < known.len(), "{} tokens for {} bytes", ids.len(), known.len());
+        let corpus = tokenizer.corpus(&[document(b"the cat"), document(b"the")]).unwrap();
+        assert_eq!(corpus.document_starts.len(), 2);
+        // Half a character waits for the rest.
+        let mut decoder = tokenizer.decoder();
+        let pushed: Vec<String> = tokenizer.encode("€").into_iter().map(|id| decoder.push(id)).collect();
+        assert_eq!(pushed, ["", "", "€"]);
+    }
+
+    #[test]
+    fn byte_pairs_keep_to_their_limits() {
+        let known = "aaab aaab aaab xyz\n".repeat(5);
+        let size = |min_count, size, share| {
+            let limits = Limits { min_count, size, share };
+            Vocab::build(Tokens::Bpe, &[document(known.as_bytes())], limits).unwrap().len()
+        };
+        let all = size(1, None, 1.0);
+        assert!(all > 258);
+        assert_eq!(size(1, Some(258), 1.0), 258);
+        assert_eq!(size(1000, None, 1.0), 256, "no pair is so frequent");
+        assert!(size(1, None, 0.1) < all, "what is held out is not learned from");
+    }
+
+    #[test]
     fn ids_that_no_vocabulary_has_do_not_panic() {
         let check = |tokens, expected: &str| {
             assert_eq!(tokenizer(tokens, "a\n").decode(&[1000]), expected, "{tokens}");
@@ -249,6 +315,7 @@ mod tests {
         check(Tokens::Byte, "\u{fffd}");
         check(Tokens::Char, "\u{fffd}");
         check(Tokens::Word, "<unk>");
+        check(Tokens::Bpe, "\u{fffd}");
     }
 
     #[test]
@@ -274,7 +341,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_named_with_their_place() {
-        for tokens in [Tokens::Char, Tokens::Word] {
+        for tokens in [Tokens::Char, Tokens::Word, Tokens::Bpe] {
             let error = tokenizer(tokens, "a").corpus(&[document(b"good"), document(b"bad \xff")]);
             let message = error.unwrap_err().to_string();
             let expected = format!(

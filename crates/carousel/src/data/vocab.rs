@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::bpe::{self, Bpe, Learned};
 use super::corpus::share_of;
 use super::tokenizer::{END_OF_LINE, UNKNOWN};
 use super::{DataError, Document, Tokens};
@@ -11,21 +12,24 @@ use super::{DataError, Document, Tokens};
 /// The tokens of a model; a token's id is its place.
 ///
 /// Bytes are the fixed 256. Characters: `<unk>`, then every character of the training data by code point.
-/// Words: `<unk>`, `<eos>`, then the words, most frequent first, equally frequent ones by code point.
+/// Words: `<unk>`, `<eos>`, then the words, most frequent first, equally frequent ones by code point. Byte
+/// pairs: the 256 bytes, then what is joined of them, in that order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocab {
     tokens: Tokens,
     /// Empty for bytes.
     entries: Vec<String>,
     ids: HashMap<String, u32>,
+    /// Pairs of entries that are joined to others, for byte pairs.
+    merges: Vec<(String, String)>,
 }
 
 /// What of the training data enters a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// A word seen less often is left out.
+    /// A word, or a pair of tokens to be joined, seen less often is left out.
     pub min_count: usize,
-    /// The largest number of entries for words, `<unk>` and `<eos>` included.
+    /// The largest number of entries, `<unk>` and `<eos>` of words and the 256 bytes of byte pairs included.
     pub size: Option<usize>,
     /// The first share of the tokens that is looked at: 1 where the documents are all training data, the
     /// training share where validation and test are cut from them by [`Corpus::split`](super::Corpus::split).
@@ -36,16 +40,19 @@ pub struct Limits {
 struct File {
     tokens: String,
     entries: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    merges: Vec<(String, String)>,
 }
 
 impl Vocab {
     /// Collects the tokens of training data.
     ///
     /// # Errors
-    /// [`DataError::InvalidUtf8`] for characters and words.
+    /// [`DataError::InvalidUtf8`] for all but bytes.
     pub fn build(tokens: Tokens, documents: &[Document], limits: Limits) -> Result<Vocab, DataError> {
         let special: &[&str] = match tokens {
-            Tokens::Byte => return Ok(Vocab::new(tokens, Vec::new())),
+            Tokens::Byte => return Ok(Vocab::new(tokens, Vec::new(), Vec::new())),
+            Tokens::Bpe => return Vocab::build_pairs(documents, limits),
             Tokens::Char => &[UNKNOWN],
             Tokens::Word => &[UNKNOWN, END_OF_LINE],
         };
@@ -73,12 +80,38 @@ impl Vocab {
             found.sort_unstable();
         }
         let pieces = found.into_iter().map(|(piece, _)| piece);
-        Ok(Vocab::new(tokens, special.iter().copied().chain(pieces).map(str::to_owned).collect()))
+        let entries = special.iter().copied().chain(pieces).map(str::to_owned).collect();
+        Ok(Vocab::new(tokens, entries, Vec::new()))
     }
 
-    fn new(tokens: Tokens, entries: Vec<String>) -> Vocab {
+    /// Learns byte pairs from the first share of the documents' lines, counted in bytes.
+    fn build_pairs(documents: &[Document], limits: Limits) -> Result<Vocab, DataError> {
+        let mut lines = Vec::new();
+        for document in documents {
+            lines.extend(Tokens::Bpe.text(document)?.split_inclusive('\n'));
+        }
+        let mut left = share_of(lines.iter().map(|line| line.len()).sum(), limits.share);
+        let known = lines.into_iter().map_while(|line| {
+            let mut end = line.len().min(left);
+            while !line.is_char_boundary(end) {
+                end -= 1;
+            }
+            left -= end;
+            (end > 0).then(|| &line[..end])
+        });
+        let known: Vec<&str> = known.collect();
+        let Learned { entries, merges } = bpe::learn(known.into_iter(), limits.size, limits.min_count)?;
+        Ok(Vocab::new(Tokens::Bpe, entries, merges))
+    }
+
+    /// Reads and writes these byte pairs.
+    pub(super) fn bpe(&self) -> Result<Bpe, String> {
+        Bpe::new(&self.entries, &self.merges)
+    }
+
+    fn new(tokens: Tokens, entries: Vec<String>, merges: Vec<(String, String)>) -> Vocab {
         let ids = entries.iter().enumerate().map(|(id, entry)| (entry.clone(), id as u32)).collect();
-        Vocab { tokens, entries, ids }
+        Vocab { tokens, entries, ids, merges }
     }
 
     /// What one token is.
@@ -93,14 +126,14 @@ impl Vocab {
     pub fn len(&self) -> usize {
         match self.tokens {
             Tokens::Byte => 256,
-            Tokens::Char | Tokens::Word => self.entries.len(),
+            Tokens::Char | Tokens::Word | Tokens::Bpe => self.entries.len(),
         }
     }
 
-    /// The id that stands for what is not in the vocabulary; bytes have none.
+    /// The id that stands for what is not in the vocabulary; bytes and byte pairs have none.
     #[must_use]
     pub fn unknown(&self) -> Option<u32> {
-        (self.tokens != Tokens::Byte).then_some(0)
+        matches!(self.tokens, Tokens::Char | Tokens::Word).then_some(0)
     }
 
     /// The id of a character or word; one that is not listed has the id of `<unk>`, 0.
@@ -116,7 +149,11 @@ impl Vocab {
     /// The content of `vocab.json`.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!(File { tokens: self.tokens.name().to_owned(), entries: self.entries.clone() })
+        serde_json::json!(File {
+            tokens: self.tokens.name().to_owned(),
+            entries: self.entries.clone(),
+            merges: self.merges.clone(),
+        })
     }
 
     /// Reads the content of `vocab.json`.
@@ -125,15 +162,16 @@ impl Vocab {
     /// [`DataError::Vocab`] for anything that [`Vocab::to_json`] would not write.
     pub fn from_json(value: &serde_json::Value) -> Result<Vocab, DataError> {
         let damaged = |reason: String| DataError::Vocab { reason };
-        let File { tokens, entries } =
+        let File { tokens, entries, merges } =
             File::deserialize(value).map_err(|error| damaged(error.to_string()))?;
         let tokens = Tokens::ALL
             .into_iter()
             .find(|known| known.name() == tokens)
-            .ok_or_else(|| damaged(format!("tokens is {tokens:?}, expected byte, char or word")))?;
+            .ok_or_else(|| damaged(format!("tokens is {tokens:?}, expected byte, char, word or bpe")))?;
         let special: &[&str] = match tokens {
             Tokens::Byte if entries.is_empty() => &[],
             Tokens::Byte => return Err(damaged("byte tokens have entries, expected none".to_owned())),
+            Tokens::Bpe => &[],
             Tokens::Char => &[UNKNOWN],
             Tokens::Word => &[UNKNOWN, END_OF_LINE],
         };
@@ -149,7 +187,13 @@ impl Vocab {
             }
         }
         let count = entries.len();
-        let vocab = Vocab::new(tokens, entries);
+        if tokens != Tokens::Bpe && !merges.is_empty() {
+            return Err(damaged(format!("{tokens} tokens have merges, expected none")));
+        }
+        let vocab = Vocab::new(tokens, entries, merges);
+        if tokens == Tokens::Bpe {
+            vocab.bpe().map_err(damaged)?;
+        }
         if vocab.ids.len() < count {
             return Err(damaged(format!("{} entries are listed twice", count - vocab.ids.len())));
         }
@@ -180,6 +224,10 @@ mod tests {
         };
         check(Tokens::Char, &["ba\nb", "한a"], ALL, &["<unk>", "\n", "a", "b", "한"]);
         check(Tokens::Byte, &["ba"], ALL, &[]);
+        let pairs =
+            Vocab::build(Tokens::Bpe, &documents(&["ab ab"]), Limits { size: Some(257), ..ALL }).unwrap();
+        assert_eq!((pairs.len(), pairs.entries[256].as_str()), (257, "ab"));
+        assert_eq!(Vocab::from_json(&pairs.to_json()).unwrap(), pairs);
         let text = ["b a b c", "a b <unk> d\n"];
         check(Tokens::Word, &text, ALL, &["<unk>", "<eos>", "b", "a", "c", "d"]);
         check(Tokens::Word, &text, Limits { min_count: 2, ..ALL }, &["<unk>", "<eos>", "b", "a"]);
@@ -202,7 +250,17 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         };
         check(json!({"tokens": "char"}), "missing field `entries`");
-        check(json!({"tokens": "bpe", "entries": []}), "\"bpe\", expected byte, char or word");
+        check(json!({"tokens": "tree", "entries": []}), "\"tree\", expected byte, char, word or bpe");
+        check(json!({"tokens": "bpe", "entries": ["a"]}), "is no token");
+        check(json!({"tokens": "char", "entries": ["<unk>"], "merges": [["a", "b"]]}), "expected none");
+        let bytes =
+            Vocab::build(Tokens::Bpe, &documents(&["ab ab"]), Limits { size: Some(257), ..ALL }).unwrap();
+        let mut damaged = bytes.to_json();
+        damaged["merges"][0][1] = json!("nowhere");
+        check(damaged, "nowhere");
+        let mut foreign = bytes.to_json();
+        foreign["entries"][256] = json!("a b");
+        check(foreign, "not written in the byte alphabet");
         check(json!({"tokens": "char", "entries": []}), "entry 0 is None, expected \"<unk>\"");
         check(
             json!({"tokens": "word", "entries": ["<unk>", "a"]}),

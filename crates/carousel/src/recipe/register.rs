@@ -88,8 +88,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(seed, Kind::Whole(0, i64::MAX as u64)),
     key!(data.split, Kind::Shares).only_with("task", &["lm"]),
     key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", &["lm"]),
-    key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word"]),
-    key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word"]),
+    key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word", "bpe"]),
+    key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.length, Kind::Whole(2, SIZE)).only_with("task", &["adding", "copy"]),
     key!(data.symbols, Kind::Whole(2, SIZE)).only_with("task", &["copy"]),
     key!(data.memorize, Kind::Whole(1, SIZE)).only_with("task", &["copy"]),
@@ -196,6 +196,16 @@ pub(super) const RULES: &[Rule] = &[
             let found = recipe.task.name();
             broken.then(|| {
                 needs("train.schedule = \"epoch\"", &format!("a task with epochs, found task = \"{found}\""))
+            })
+        },
+    },
+    Rule {
+        keys: &["data.vocab_size", "data.tokens"],
+        broken: |recipe| {
+            let size = recipe.data.vocab_size?;
+            let broken = recipe.task == Task::Lm && recipe.data.tokens == Tokens::Bpe && size <= 256;
+            broken.then(|| {
+                format!("data.vocab_size is {size}, expected more than the 256 bytes that data.tokens = \"bpe\" begins with")
             })
         },
     },

@@ -65,7 +65,8 @@ fn evaluate_with(
         loss: mean,
         tokens: loss.count,
         perplexity: mean.exp(),
-        bits_per_char: (recipe.data.tokens != Tokens::Word).then_some(mean / std::f64::consts::LN_2),
+        bits_per_char: matches!(recipe.data.tokens, Tokens::Byte | Tokens::Char)
+            .then_some(mean / std::f64::consts::LN_2),
         accuracy: loss.correct as f64 / loss.count.max(1) as f64,
     })
 }
