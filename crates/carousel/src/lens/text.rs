@@ -44,7 +44,7 @@ impl Text {
                     }
                 }
                 Tokens::Byte => text.push_bytes(ids, &document.bytes),
-                Tokens::Word => {
+                Tokens::Word | Tokens::Bpe => {
                     let mut decoder = tokenizer.decoder();
                     for &id in ids {
                         text.push(id, decoder.push(id).chars());

@@ -74,6 +74,7 @@ fn usual_vocabulary(recipe: &Recipe) -> usize {
         Tokens::Byte => 256,
         Tokens::Char => 65,
         Tokens::Word => recipe.data.vocab_size.unwrap_or(10_000),
+        Tokens::Bpe => recipe.data.vocab_size.unwrap_or(4_096),
     }
 }
 
