@@ -57,12 +57,8 @@ impl Pool {
         }
         self.kept.retain(|kept| now - kept.used < PATIENCE);
         let fits = |kept: &Kept| kept.is_free() && (len..=2 * len).contains(&kept.len());
-        let (best, _) = self
-            .kept
-            .iter()
-            .enumerate()
-            .filter(|(_, kept)| fits(kept))
-            .min_by_key(|(_, kept)| kept.len())?;
+        let (best, _) =
+            self.kept.iter().enumerate().filter(|(_, kept)| fits(kept)).min_by_key(|(_, kept)| kept.len())?;
         Some(self.kept.swap_remove(best).tensor)
     }
 
@@ -81,22 +77,6 @@ pub(crate) struct Buffer {
 pub(crate) fn buffer(len: usize) -> Buffer {
     let pooled = (len >= SMALLEST).then(|| lock(&POOL).take(len)).flatten();
     Buffer { tensor: pooled.unwrap_or_else(|| flex(vec![0.0; len], [len])), len }
-}
-
-/// A buffer of `len` zeros.
-pub(crate) fn zeros(len: usize) -> Buffer {
-    if len < SMALLEST {
-        return buffer(len);
-    }
-    match lock(&POOL).take(len) {
-        // Fresh memory is zero as it comes.
-        None => Buffer { tensor: flex(vec![0.0; len], [len]), len },
-        Some(tensor) => {
-            let mut buffer = Buffer { tensor, len };
-            buffer.fill(0.0);
-            buffer
-        }
-    }
 }
 
 impl Buffer {
@@ -161,9 +141,6 @@ mod tests {
         let shorter = make(len - 3, 4.0);
         assert_eq!(place(&shorter), was);
         assert_eq!(slice(&shorter).len(), len - 3);
-        drop(shorter);
-        let zeros = zeros(len);
-        assert!(zeros.iter().all(|&value| value == 0.0));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use burn::module::Param;
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use carousel_kernels::{self as kernels, Batch, Layer, Layout};
 
-use crate::buffers::{buffer, zeros};
+use crate::buffers::buffer;
 use crate::layer::{LayerInput, LayerOutput, PooledTape, RecurrentWeights, lock};
 use crate::state::LayerState;
 
@@ -531,13 +531,10 @@ impl Backward<Flex, 1> for EmbeddingBackward {
         let [table] = ops.parents;
         let Some(table) = table else { return };
         let Looked { ids, vocabulary, width } = ops.state;
-        let sparse = kernels::embedding::scatter(vocabulary, width, &ids, slice(&dy))
+        let mut sums = buffer(vocabulary * width);
+        kernels::embedding::scatter(width, &ids, slice(&dy), &mut sums)
             .expect("shapes were checked by the forward pass");
-        let mut dense = zeros(vocabulary * width);
-        for (&row, values) in sparse.rows.iter().zip(sparse.values.chunks_exact(width)) {
-            dense[row as usize * width..][..width].copy_from_slice(values);
-        }
-        gradients.register::<Flex>(table.id, dense.into_tensor([vocabulary, width]));
+        gradients.register::<Flex>(table.id, sums.into_tensor([vocabulary, width]));
     }
 }
 

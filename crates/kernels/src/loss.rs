@@ -243,7 +243,7 @@ impl Dispatch for WithScratch<'_> {
         // Depth counts the padded vocabulary: padded logits become zero gradients.
         let padded = forward.vectors * S::N;
         let back = panels(padded, hidden);
-        let threads = team::threads().min(1 + rows * vocabulary * hidden / 50_000);
+        let threads = team::workers(rows * vocabulary * hidden, 50_000);
         {
             let to_logits = forward.pieces(&mut scratch.forward, threads);
             let to_x = wants_back.then(|| back.pieces(&mut scratch.back, threads));
