@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use carousel::recipe::Task;
 use carousel::report::thousands;
-use carousel::train::{evaluate, evaluate_stepwise};
+use carousel::run::RunFolder;
+use carousel::train::{ClassEvaluation, evaluate, evaluate_classifier, evaluate_stepwise};
 use clap::Args;
 use serde_json::json;
 
-use crate::output::{self, Form};
-use crate::{MachineArgs, Precision};
+use crate::output::{self, Form, visible};
+use crate::{BadUsage, MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +18,10 @@ Examples:
   carousel eval runs/lm-001 --data test.txt --json | jq .perplexity
   carousel eval runs/lm-001 --data test.txt --precision int8
 
-The run's best checkpoint is measured, over every token of the text.";
+  carousel eval runs/classify-001 --data new.tsv
+
+The run's best checkpoint is measured: over every token of a text, or over
+every example of a table.";
 
 /// Measure a saved run on text
 #[derive(Args)]
@@ -45,6 +50,13 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let documents = carousel::data::read_documents(&args.data)?;
+    let task = RunFolder::open(&args.run)?.read_recipe()?.task;
+    if task == Task::Classify {
+        if !matches!(args.precision, Precision::F32) {
+            return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
+        }
+        return classes(args, &evaluate_classifier(&args.run, &documents)?);
+    }
     let measured = match args.precision {
         Precision::F32 => evaluate(&args.run, &documents)?,
         Precision::Int8 => evaluate_stepwise(&args.run, &documents, args.precision.step())?,
@@ -71,4 +83,29 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             ))
         }
     }
+}
+
+/// How a classifier does.
+fn classes(args: &EvalArgs, measured: &ClassEvaluation) -> anyhow::Result<()> {
+    if args.json {
+        return output::json(&json!({
+            "run": args.run,
+            "examples": measured.examples,
+            "loss": measured.loss,
+            "accuracy": measured.accuracy,
+            "macro_f1": measured.macro_f1,
+            "balanced_accuracy": measured.balanced_accuracy,
+            "confusion": measured.confusion,
+        }));
+    }
+    output::result(&format!(
+        "examples           {}\nloss               {:.4} nats/example\naccuracy           {:.2} %\n\
+         macro F1           {:.2} %\nbalanced accuracy  {:.2} %\n\n{}",
+        thousands(measured.examples as u64),
+        measured.loss,
+        measured.accuracy * 100.0,
+        measured.macro_f1 * 100.0,
+        measured.balanced_accuracy * 100.0,
+        visible(&measured.confusion.to_text())
+    ))
 }
