@@ -91,6 +91,10 @@ pub struct ModelRecipe {
     pub direction: Direction,
     /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
     pub pooling: Option<Pooling>,
+    /// Units of each direction that reads a word letter by letter; unset: words are not read so. [`Task::Tag`] only.
+    pub characters: Option<usize>,
+    /// Whether tags are decided together. [`Task::Tag`] only.
+    pub crf: bool,
     /// The non-linearity of feed-forward layers. [`CellName::None`] only.
     pub dense_activation: DenseActivation,
     /// What feed-forward layers are normalised by. [`CellName::None`] only.
@@ -820,6 +824,8 @@ impl Recipe {
                 embedding: 128,
                 direction: Direction::Both,
                 pooling: None,
+                characters: None,
+                crf: false,
                 dense_activation: DenseActivation::Relu,
                 norm: Norm::None,
                 residual: false,
@@ -885,6 +891,9 @@ impl Recipe {
         };
         if matches!(task, Task::Classify | Task::Tag) {
             recipe.model.layers = 1;
+        }
+        if task == Task::Tag {
+            recipe.data.tokens = Tokens::Word;
         }
         if !task.has_epochs() {
             // Made on the fly: there are no epochs to count.
@@ -1208,6 +1217,8 @@ mod tests {
             ("model.embedding", "64", ""),
             ("model.direction", "forward", "task=classify"),
             ("model.pooling", "max", "task=classify"),
+            ("model.characters", "25", "task=tag data.tokens=word"),
+            ("model.crf", "true", "task=tag data.tokens=word"),
             ("model.dense_activation", "gelu", "task=classify model.cell=none"),
             ("model.norm", "layer", "task=classify model.cell=none"),
             ("model.residual", "true", ""),

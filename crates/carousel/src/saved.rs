@@ -1,6 +1,7 @@
 //! Opens what a run saved: its recipe, its tokens and its best weights, ready to be used.
 
 mod classifier;
+mod tagger;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ pub(crate) use classifier::{
     Encoder, LABELS, Labels, classifier_config, highest, probabilities, read_json, steps,
 };
 pub use classifier::{Prediction, SavedClassifier};
+pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
+pub use tagger::{SavedTagger, TaggedSentence};
 
 use crate::data::Tokenizer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use carousel::recipe::Task;
 use carousel::report::thousands;
 use carousel::run::RunFolder;
-use carousel::train::{ClassEvaluation, evaluate, evaluate_classifier, evaluate_stepwise};
+use carousel::train::{
+    ClassEvaluation, TagEvaluation, evaluate, evaluate_classifier, evaluate_stepwise, evaluate_tagger,
+};
 use clap::Args;
 use serde_json::json;
 
@@ -51,11 +53,16 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let documents = carousel::data::read_documents(&args.data)?;
     let task = RunFolder::open(&args.run)?.read_recipe()?.task;
-    if task == Task::Classify {
+    if matches!(task, Task::Classify | Task::Tag) {
         if !matches!(args.precision, Precision::F32) {
             return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
         }
+    }
+    if task == Task::Classify {
         return classes(args, &evaluate_classifier(&args.run, &documents)?);
+    }
+    if task == Task::Tag {
+        return tags(args, &evaluate_tagger(&args.run, &documents)?);
     }
     let measured = match args.precision {
         Precision::F32 => evaluate(&args.run, &documents)?,
@@ -108,4 +115,42 @@ fn classes(args: &EvalArgs, measured: &ClassEvaluation) -> anyhow::Result<()> {
         measured.balanced_accuracy * 100.0,
         visible(&measured.confusion.to_text())
     ))
+}
+
+/// How a tagger does.
+fn tags(args: &EvalArgs, measured: &TagEvaluation) -> anyhow::Result<()> {
+    if args.json {
+        return output::json(&json!({
+            "run": args.run,
+            "sentences": measured.sentences,
+            "words": measured.words,
+            "loss": measured.loss,
+            "accuracy": measured.accuracy,
+            "span_f1": measured.spans.map(|spans| spans.f1),
+            "span_precision": measured.spans.map(|spans| spans.precision),
+            "span_recall": measured.spans.map(|spans| spans.recall),
+            "intent_accuracy": measured.intent_accuracy,
+            "confusion": measured.confusion,
+        }));
+    }
+    let percent = |share: f64| format!("{:.2} %", share * 100.0);
+    let mut text = format!(
+        "sentences        {}\nwords            {}\nloss             {:.4} nats/word\naccuracy         {}\n",
+        thousands(measured.sentences as u64),
+        thousands(measured.words as u64),
+        measured.loss,
+        percent(measured.accuracy),
+    );
+    if let Some(spans) = measured.spans {
+        text.push_str(&format!(
+            "span precision   {}\nspan recall      {}\nspan F1          {}\n",
+            percent(spans.precision),
+            percent(spans.recall),
+            percent(spans.f1)
+        ));
+    }
+    if let Some(share) = measured.intent_accuracy {
+        text.push_str(&format!("intent accuracy  {}\n", percent(share)));
+    }
+    output::result(&format!("{text}\n{}", visible(&measured.confusion.to_text())))
 }

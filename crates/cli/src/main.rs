@@ -27,6 +27,7 @@ Examples:
   carousel sample runs/lm-001 --prompt 'fn ' let it write
   carousel eval runs/lm-001 --data other.txt measure it
   carousel train classify --data reviews.tsv give texts one of several classes
+  carousel train tag --data train.conll      a label for every word
   carousel predict runs/classify-001 < lines the classes of lines of text
   carousel inspect cells runs/lm-001 --data other.txt
                                              see what its units follow

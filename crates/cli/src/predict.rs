@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use carousel::recipe::{Named, Task};
 use carousel::run::RunFolder;
-use carousel::saved::{Prediction, SavedClassifier};
+use carousel::saved::{Prediction, SavedClassifier, SavedTagger, TaggedSentence};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -25,7 +25,9 @@ Examples:
   carousel predict runs/classify-001 --json < new.txt
 
 A line of text in, a line out: the likeliest class and its probability, with a
-tab between. Every line is answered as soon as it is there.";
+tab between; of a tagger the tags of the words, apart by blanks, and before them
+the class of the sentence where it has learned some. Every line is answered as
+soon as it is there.";
 
 /// Answer lines of text, as they come
 #[derive(Args)]
@@ -37,7 +39,7 @@ pub(crate) struct PredictArgs {
     /// Files of lines [default: stdin]
     files: Vec<PathBuf>,
 
-    /// Tell the probability of every class
+    /// Tell the probability of every class, or of each tag
     #[arg(long)]
     probabilities: bool,
 
@@ -52,19 +54,55 @@ pub(crate) struct PredictArgs {
 pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let task = RunFolder::open(&args.run)?.read_recipe()?.task;
-    if task != Task::Classify {
-        let message =
-            format!("{} is a run of the task {}; predict takes classify", args.run.display(), task.name());
-        return Err(BadUsage(message).into());
+    match task {
+        Task::Classify => classes(args, &SavedClassifier::open(&args.run)?),
+        Task::Tag => tags(args, &SavedTagger::open(&args.run)?),
+        other => {
+            let (run, other) = (args.run.display(), other.name());
+            let message = format!("{run} is a run of the task {other}; predict takes classify and tag");
+            Err(BadUsage(message).into())
+        }
     }
-    let saved = SavedClassifier::open(&args.run)?;
-    let answer = |lines: &[String]| -> anyhow::Result<()> {
+}
+
+fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
+    each_lines(&args.files, |lines| {
         let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
         let answers = saved.predict(&texts);
-        let written = answers.iter().map(|prediction| shown(args, &saved, prediction));
+        let written = answers.iter().map(|prediction| shown(args, saved, prediction));
         output::result(&written.collect::<String>())
+    })
+}
+
+fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
+    each_lines(&args.files, |lines| {
+        let split = |line: &String| line.split_whitespace().map(str::to_owned).collect();
+        let sentences: Vec<Vec<String>> = lines.iter().map(split).collect();
+        let rows: Vec<&[String]> = sentences.iter().map(Vec::as_slice).collect();
+        let answers = saved.predict(&rows);
+        let written = answers.iter().zip(&sentences).map(|(found, words)| tagged(args, found, words));
+        output::result(&written.collect::<String>())
+    })
+}
+
+fn tagged(args: &PredictArgs, found: &TaggedSentence, words: &[String]) -> String {
+    if args.json {
+        let mut object = json!({"words": words, "tags": found.tags, "probabilities": found.probabilities});
+        if let Some((intent, probability)) = &found.intent {
+            object["intent"] = json!(intent);
+            object["intent_probability"] = json!(probability);
+        }
+        return format!("{object}\n");
+    }
+    let with =
+        |(tag, p): (&String, &f32)| if args.probabilities { format!("{tag}={p:.4}") } else { tag.clone() };
+    let tags: Vec<String> = found.tags.iter().zip(&found.probabilities).map(with).collect();
+    let intent = match &found.intent {
+        Some((intent, p)) if args.probabilities => format!("{intent}={p:.4}\t"),
+        Some((intent, _)) => format!("{intent}\t"),
+        None => String::new(),
     };
-    each_lines(&args.files, answer)
+    format!("{intent}{}\n", tags.join(" "))
 }
 
 fn shown(args: &PredictArgs, saved: &SavedClassifier, prediction: &Prediction) -> String {

@@ -6,10 +6,12 @@ use std::path::Path;
 use anyhow::Context;
 
 use carousel::data::Tokens;
+use carousel::metrics::Confusion;
 use carousel::recipe::{CellName, Named, Recipe, Task};
 use carousel::report::{ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport, thousands};
 use carousel::run::RunFolder;
-use carousel::train::{ClassEvaluation, EVALUATION, Summary};
+use carousel::train::{EVALUATION, Summary, WrongExample};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::progress::rounded;
@@ -176,6 +178,13 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
+/// What evaluations of all tasks with classes hold.
+#[derive(Deserialize)]
+struct Told {
+    confusion: Confusion,
+    wrong: Vec<WrongExample>,
+}
+
 /// What the best checkpoint took for what, where the run has told.
 fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesSection>> {
     let path = run.path().join(EVALUATION);
@@ -183,7 +192,7 @@ fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesS
         return Ok(None);
     }
     let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
-    let measured: ClassEvaluation =
+    let measured: Told =
         serde_json::from_str(&text).with_context(|| format!("{} is not what a run wrote", path.display()))?;
     let wrong = measured.wrong.into_iter().map(|wrong| MistakenExample {
         place: wrong.place,

@@ -33,6 +33,7 @@ Examples:
   carousel train --data my.txt --set model.cell=gru --set train.epochs=5
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
   carousel train classify --data reviews.tsv  texts and classes, by column
+  carousel train tag --data train.conll       a label for every word
   carousel train adding --set data.length=200 a test of memory, without data
   carousel train --resume --out runs/lm-001   continue where it stopped
 
@@ -52,7 +53,7 @@ and resume it.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
-    /// lm, classify, adding, copy, or a recipe [default: lm]
+    /// lm, classify, tag, adding, copy, or a recipe [default: lm]
     #[arg(value_name = "TASK|RECIPE.toml", conflicts_with = "resume")]
     recipe: Option<PathBuf>,
 

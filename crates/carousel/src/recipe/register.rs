@@ -102,7 +102,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.group, Kind::Text).only_with("task", &["classify"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
-    key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", &["lm", "classify"]),
+    key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", READS),
     key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.length, Kind::Whole(2, SIZE)).only_with("task", &["adding", "copy"]),
@@ -116,6 +116,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.embedding, Kind::Whole(1, SIZE)).only_with("task", &["lm", "copy", "classify", "tag"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", LABELLED),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
+    key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
+    key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
     key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["none"]),
     key!(model.residual, Kind::Flag).only_with("task", &["lm"]),
@@ -228,6 +230,13 @@ pub(super) const RULES: &[Rule] = &[
                 let found = recipe.task.name();
                 needs("model.cell = \"none\"", &format!("task = \"classify\" or \"tag\", found \"{found}\""))
             })
+        },
+    },
+    Rule {
+        keys: &["data.tokens", "task"],
+        broken: |recipe| {
+            let broken = recipe.task == Task::Tag && recipe.data.tokens != Tokens::Word;
+            broken.then(|| needs("task = \"tag\"", "data.tokens = \"word\": a tag belongs to a word"))
         },
     },
     Rule {

@@ -13,6 +13,7 @@ mod language_model;
 mod optimizer;
 mod schedule;
 mod synthetic;
+mod tag;
 mod tbptt;
 mod trainer;
 
@@ -28,6 +29,7 @@ pub use language_model::language_model;
 pub use optimizer::{Clip, Optimizer, Update};
 pub use schedule::{Moment, Schedule};
 pub use synthetic::{adding, copy};
+pub use tag::{TagEvaluation, evaluate_tagger, tag};
 pub use tbptt::{Carried, Place, StateShape, Tbptt};
 
 use crate::data::{Counts, DataError, Document, Lengths};
@@ -41,7 +43,7 @@ use crate::train::checkpoint::CheckpointError;
 /// Trains what a recipe describes, whatever its task. `sources` are read by the tasks that learn from text.
 ///
 /// # Errors
-/// As the function of the task: [`language_model`], [`adding`], [`copy`] or [`classify`].
+/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`] or [`tag`].
 pub fn train(
     run: &RunFolder,
     recipe: &Recipe,
@@ -53,7 +55,8 @@ pub fn train(
         Task::Lm => language_model(run, recipe, sources, start, on_event),
         Task::Adding => adding(run, recipe, start, on_event),
         Task::Copy => copy(run, recipe, start, on_event),
-        Task::Classify | Task::Tag => classify(run, recipe, sources, start, on_event),
+        Task::Classify => classify(run, recipe, sources, start, on_event),
+        Task::Tag => tag(run, recipe, sources, start, on_event),
     }
 }
 
