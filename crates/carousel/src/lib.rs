@@ -22,6 +22,7 @@ pub mod fused;
 pub mod init;
 mod layer;
 pub mod lens;
+pub mod metrics;
 pub mod models;
 mod one_step;
 pub mod output;

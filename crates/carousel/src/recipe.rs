@@ -17,7 +17,10 @@ use toml::de::{DeTable, DeValue};
 
 use crate::data::{Tokens, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
+use crate::models::dense::{DenseActivation, Norm};
 use crate::models::language_model::Regularize;
+use crate::models::pool::Pooling;
+use crate::recurrent::Direction;
 use crate::regularize::Dropout;
 use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
 
@@ -41,6 +44,18 @@ pub struct Recipe {
 pub struct DataRecipe {
     /// Shares of `--data` for training, validation and test, where `--valid` and `--test` are not given.
     pub split: [f64; 3],
+    /// What an example is made of. [`Task::Classify`] and [`Task::Tag`].
+    pub input: InputName,
+    /// The column of the text. [`Task::Classify`] of text.
+    pub text: String,
+    /// The column of the class. [`Task::Classify`].
+    pub label: String,
+    /// The column whose equal values stay in one part when data is split.
+    pub group: Option<String>,
+    /// Whether a field of a table may stand in quotes.
+    pub quoting: bool,
+    /// Longer sequences are cut off after so many steps.
+    pub max_length: Option<usize>,
     /// What one token is.
     pub tokens: Tokens,
     /// A word seen less often than this in the training part becomes `<unk>`, a pair of tokens is not joined.
@@ -72,6 +87,18 @@ pub struct ModelRecipe {
     pub hidden: usize,
     /// Width of a token's embedding.
     pub embedding: usize,
+    /// Which ways through time. [`Task::Classify`] and [`Task::Tag`].
+    pub direction: Direction,
+    /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
+    pub pooling: Option<Pooling>,
+    /// Units of each direction that reads a word letter by letter; unset: words are not read so. [`Task::Tag`] only.
+    pub characters: Option<usize>,
+    /// Whether tags are decided together. [`Task::Tag`] only.
+    pub crf: bool,
+    /// The non-linearity of feed-forward layers. [`CellName::None`] only.
+    pub dense_activation: DenseActivation,
+    /// What feed-forward layers are normalised by. [`CellName::None`] only.
+    pub norm: Norm,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
     /// Whether the embedding is the output layer's weight as well.
@@ -108,12 +135,22 @@ pub struct ModelRecipe {
 
 impl ModelRecipe {
     /// The recurrence with its variant.
+    ///
+    /// # Panics
+    /// When there is none; the tasks that need one refuse `model.cell = "none"`.
     #[must_use]
     pub fn recurrence(&self) -> Cell {
+        self.recurrence_if_any().expect("a task that needs a recurrence refuses a recipe without one")
+    }
+
+    /// The recurrence with its variant, where there is one.
+    #[must_use]
+    pub fn recurrence_if_any(&self) -> Option<Cell> {
         match self.cell {
-            CellName::Rnn => Cell::Rnn(self.activation),
-            CellName::Lstm => Cell::Lstm,
-            CellName::Gru => Cell::Gru(self.reset),
+            CellName::Rnn => Some(Cell::Rnn(self.activation)),
+            CellName::Lstm => Some(Cell::Lstm),
+            CellName::Gru => Some(Cell::Gru(self.reset)),
+            CellName::None => None,
         }
     }
 
@@ -192,6 +229,10 @@ pub struct TrainRecipe {
     pub temporal_penalty: f64,
     /// The share of each target that is spread over the vocabulary.
     pub label_smoothing: f64,
+    /// How much the classes count in the loss. [`Task::Classify`] only.
+    pub class_weights: ClassWeights,
+    /// What the best checkpoint is chosen by; unset: what the task is measured by.
+    pub metric: Option<MetricName>,
     /// How the learning rate changes.
     pub schedule: ScheduleName,
     /// Factor on the learning rate when its time has come. [`ScheduleName::Step`], [`ScheduleName::Epoch`] and
@@ -264,16 +305,30 @@ pub enum Task {
     Adding,
     /// Copy memory (Arjovsky et al. 2016).
     Copy,
+    /// One class a sequence.
+    Classify,
+    /// One label a step.
+    Tag,
+}
+
+impl Task {
+    /// Whether data is read in passes, and not made as it is needed.
+    #[must_use]
+    pub fn has_epochs(self) -> bool {
+        !matches!(self, Task::Adding | Task::Copy)
+    }
 }
 
 impl Named for Task {
-    const ALL: &'static [Task] = &[Task::Lm, Task::Adding, Task::Copy];
+    const ALL: &'static [Task] = &[Task::Lm, Task::Adding, Task::Copy, Task::Classify, Task::Tag];
 
     fn name(self) -> &'static str {
         match self {
             Task::Lm => "lm",
             Task::Adding => "adding",
             Task::Copy => "copy",
+            Task::Classify => "classify",
+            Task::Tag => "tag",
         }
     }
 }
@@ -287,16 +342,141 @@ pub enum CellName {
     Lstm,
     /// Gated recurrent unit.
     Gru,
+    /// No recurrence: feed-forward layers.
+    None,
 }
 
 impl Named for CellName {
-    const ALL: &'static [CellName] = &[CellName::Rnn, CellName::Lstm, CellName::Gru];
+    const ALL: &'static [CellName] = &[CellName::Rnn, CellName::Lstm, CellName::Gru, CellName::None];
 
     fn name(self) -> &'static str {
         match self {
             CellName::Rnn => "rnn",
             CellName::Lstm => "lstm",
             CellName::Gru => "gru",
+            CellName::None => "none",
+        }
+    }
+}
+
+/// What an example is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputName {
+    /// Text in tables, or words with tags.
+    Text,
+    /// Sequences of numbers.
+    Numbers,
+    /// Sound.
+    Audio,
+}
+
+impl Named for InputName {
+    const ALL: &'static [InputName] = &[InputName::Text, InputName::Numbers, InputName::Audio];
+
+    fn name(self) -> &'static str {
+        match self {
+            InputName::Text => "text",
+            InputName::Numbers => "numbers",
+            InputName::Audio => "audio",
+        }
+    }
+}
+
+/// How much a class counts in the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassWeights {
+    /// Every example the same.
+    None,
+    /// Every class the same: an example counts the less, the more there are of its class.
+    Balanced,
+}
+
+impl Named for ClassWeights {
+    const ALL: &'static [ClassWeights] = &[ClassWeights::None, ClassWeights::Balanced];
+
+    fn name(self) -> &'static str {
+        match self {
+            ClassWeights::None => "none",
+            ClassWeights::Balanced => "balanced",
+        }
+    }
+}
+
+/// What the best checkpoint is chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricName {
+    /// The validation loss.
+    Loss,
+    /// The share of right answers.
+    Accuracy,
+    /// The mean over the classes of F1.
+    MacroF1,
+    /// The mean over the classes of recall.
+    BalancedAccuracy,
+    /// F1 of whole spans.
+    SpanF1,
+}
+
+impl Named for MetricName {
+    const ALL: &'static [MetricName] = &[
+        MetricName::Loss,
+        MetricName::Accuracy,
+        MetricName::MacroF1,
+        MetricName::BalancedAccuracy,
+        MetricName::SpanF1,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            MetricName::Loss => "loss",
+            MetricName::Accuracy => "accuracy",
+            MetricName::MacroF1 => "macro_f1",
+            MetricName::BalancedAccuracy => "balanced_accuracy",
+            MetricName::SpanF1 => "span_f1",
+        }
+    }
+}
+
+impl Named for Direction {
+    const ALL: &'static [Direction] = &[Direction::Both, Direction::Forward, Direction::Reverse];
+
+    fn name(self) -> &'static str {
+        match self {
+            Direction::Both => "both",
+            Direction::Forward => "forward",
+            Direction::Reverse => "reverse",
+        }
+    }
+}
+
+impl Named for Pooling {
+    const ALL: &'static [Pooling] = &[Pooling::Last, Pooling::Mean, Pooling::Max, Pooling::Attention];
+
+    fn name(self) -> &'static str {
+        match self {
+            Pooling::Last => "last",
+            Pooling::Mean => "mean",
+            Pooling::Max => "max",
+            Pooling::Attention => "attention",
+        }
+    }
+}
+
+impl Named for DenseActivation {
+    const ALL: &'static [DenseActivation] = &DenseActivation::ALL;
+
+    fn name(self) -> &'static str {
+        DenseActivation::name(self)
+    }
+}
+
+impl Named for Norm {
+    const ALL: &'static [Norm] = &[Norm::None, Norm::Layer];
+
+    fn name(self) -> &'static str {
+        match self {
+            Norm::None => "none",
+            Norm::Layer => "layer",
         }
     }
 }
@@ -622,6 +802,12 @@ impl Recipe {
             seed: 1,
             data: DataRecipe {
                 split: [0.9, 0.05, 0.05],
+                input: InputName::Text,
+                text: "text".to_owned(),
+                label: "label".to_owned(),
+                group: None,
+                quoting: true,
+                max_length: None,
                 tokens: Tokens::Char,
                 min_count: 1,
                 vocab_size: None,
@@ -636,6 +822,12 @@ impl Recipe {
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
+                direction: Direction::Both,
+                pooling: None,
+                characters: None,
+                crf: false,
+                dense_activation: DenseActivation::Relu,
+                norm: Norm::None,
                 residual: false,
                 tie_embeddings: false,
                 dropout: 0.0,
@@ -675,6 +867,8 @@ impl Recipe {
                 activation_penalty: 0.0,
                 temporal_penalty: 0.0,
                 label_smoothing: 0.0,
+                class_weights: ClassWeights::None,
+                metric: None,
                 schedule: ScheduleName::Constant,
                 decay: 0.5,
                 decay_every: None,
@@ -695,7 +889,13 @@ impl Recipe {
                 log_every: 10,
             },
         };
-        if task != Task::Lm {
+        if matches!(task, Task::Classify | Task::Tag) {
+            recipe.model.layers = 1;
+        }
+        if task == Task::Tag {
+            recipe.data.tokens = Tokens::Word;
+        }
+        if !task.has_epochs() {
             // Made on the fly: there are no epochs to count.
             (recipe.train.epochs, recipe.train.steps) = (None, Some(5000));
         }
@@ -997,6 +1197,12 @@ mod tests {
             ("task", "lm", ""),
             ("seed", "7", ""),
             ("data.split", "[0.5, 0.25, 0.25]", ""),
+            ("data.input", "numbers", "task=classify"),
+            ("data.text", "review", "task=classify"),
+            ("data.label", "stars", "task=classify"),
+            ("data.group", "author", "task=classify"),
+            ("data.quoting", "false", "task=classify"),
+            ("data.max_length", "200", "task=classify"),
             ("data.tokens", "byte", ""),
             ("data.min_count", "3", "data.tokens=word"),
             ("data.vocab_size", "10000", "data.tokens=word"),
@@ -1009,6 +1215,12 @@ mod tests {
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
+            ("model.direction", "forward", "task=classify"),
+            ("model.pooling", "max", "task=classify"),
+            ("model.characters", "25", "task=tag data.tokens=word"),
+            ("model.crf", "true", "task=tag data.tokens=word"),
+            ("model.dense_activation", "gelu", "task=classify model.cell=none"),
+            ("model.norm", "layer", "task=classify model.cell=none"),
             ("model.residual", "true", ""),
             ("model.tie_embeddings", "true", ""),
             ("model.dropout", "0.5", ""),
@@ -1046,6 +1258,8 @@ mod tests {
             ("train.activation_penalty", "2", ""),
             ("train.temporal_penalty", "1", ""),
             ("train.label_smoothing", "0.1", ""),
+            ("train.class_weights", "balanced", "task=classify"),
+            ("train.metric", "accuracy", "task=classify"),
             ("train.schedule", "cosine", ""),
             ("train.decay", "0.1", "train.schedule=plateau"),
             ("train.decay_every", "100", "train.schedule=step"),
@@ -1113,14 +1327,16 @@ mod tests {
         check(
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
-             the known keys are data.split, data.tokens, data.min_count, data.vocab_size, data.length, \
-             data.symbols, data.memorize",
+             the known keys are data.split, data.input, data.text, data.label, data.group, data.quoting, \
+             data.max_length, data.tokens, data.min_count, data.vocab_size, data.length, data.symbols, \
+             data.memorize",
         );
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
-             the known keys are data.split, data.tokens, data.min_count, data.vocab_size, data.length, \
-             data.symbols, data.memorize",
+             the known keys are data.split, data.input, data.text, data.label, data.group, data.quoting, \
+             data.max_length, data.tokens, data.min_count, data.vocab_size, data.length, data.symbols, \
+             data.memorize",
         );
         check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
         check(
@@ -1138,7 +1354,10 @@ mod tests {
             "train.learning_rate = nan",
             "a.toml:2: train.learning_rate is nan, expected a number above 0, up to 1000",
         );
-        check("model.cell = 'tree'", "a.toml:2: model.cell is \"tree\", expected one of rnn, lstm, gru");
+        check(
+            "model.cell = 'tree'",
+            "a.toml:2: model.cell is \"tree\", expected one of rnn, lstm, gru, none",
+        );
         check(
             "data.split = [0.9, 0.2, 0]",
             "a.toml:2: data.split is [0.9, 0.2, 0], expected three shares that add up to 1, the first above 0",
@@ -1239,11 +1458,14 @@ mod tests {
         let check = |text: &str, expected: &str| {
             assert_eq!(Recipe::from_toml(text, "a.toml").unwrap_err().to_string(), expected);
         };
-        check("[model]\nhidden = 3", "a.toml: task is missing, expected one of lm, adding, copy");
-        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm, adding, copy");
+        check(
+            "[model]\nhidden = 3",
+            "a.toml: task is missing, expected one of lm, adding, copy, classify, tag",
+        );
+        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag");
         check(
             "task = 'adding'\ntrain.epochs = 3",
-            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm only",
+            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag only",
         );
         check(
             "task = 'adding'\ndata.symbols = 3",

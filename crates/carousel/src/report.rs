@@ -5,10 +5,12 @@
 //! their size on a phone. Without JavaScript everything but the hover values still works.
 
 mod cells;
+mod classes;
 
 use std::fmt::Write;
 
 pub use cells::{CellsPage, PageUnit};
+pub use classes::{ClassesSection, MistakenExample};
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/hover.js");
@@ -93,6 +95,8 @@ pub struct TrainingReport {
     pub learning_rate: Vec<Point>,
     /// What the model wrote, in order of steps.
     pub samples: Vec<Sample>,
+    /// What was taken for what, where a model gives classes.
+    pub classes: Option<ClassesSection>,
     /// The configuration as (dotted key, value).
     pub config: Vec<(String, String)>,
 }
@@ -115,6 +119,9 @@ impl TrainingReport {
         self.write_summary(&mut page);
         self.write_charts(&mut page);
         self.write_samples(&mut page);
+        if let Some(classes) = &self.classes {
+            classes.write(&mut page);
+        }
         self.write_config(&mut page);
         let _ = write!(page, "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n");
         page
@@ -510,6 +517,7 @@ mod tests {
             clipped: Vec::new(),
             learning_rate: Vec::new(),
             samples: vec![Sample { step: 250, text: "fn main".into() }],
+            classes: None,
             config: vec![("seed".into(), "1".into()), ("model.hidden".into(), "128".into())],
         }
     }

@@ -1,8 +1,18 @@
 //! Opens what a run saved: its recipe, its tokens and its best weights, ready to be used.
 
+mod classifier;
+mod tagger;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+
+pub(crate) use classifier::{
+    Encoder, LABELS, Labels, classifier_config, highest, probabilities, read_json, steps,
+};
+pub use classifier::{Prediction, SavedClassifier};
+pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
+pub use tagger::{SavedTagger, TaggedSentence};
 
 use crate::data::Tokenizer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
@@ -19,12 +29,22 @@ pub enum OpenError {
     #[error(transparent)]
     Run(#[from] RunError),
     /// The run learned something else.
-    #[error("{path} is a run of the task {found}, expected lm: it knows no text")]
+    #[error("{path} is a run of the task {found}, expected {wanted}")]
     Task {
         /// The run.
         path: PathBuf,
         /// Its task.
         found: &'static str,
+        /// The task that was wanted.
+        wanted: &'static str,
+    },
+    /// A file that tells what a model's outputs mean is not valid.
+    #[error("{path} is damaged or foreign: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
     },
     /// The recipe's sizes cannot be meant.
     #[error(transparent)]
@@ -58,20 +78,31 @@ impl SavedLanguageModel {
     pub fn open(path: &Path) -> Result<SavedLanguageModel, OpenError> {
         let run = RunFolder::open(path)?;
         let recipe = run.read_recipe()?;
-        if recipe.task != Task::Lm {
-            return Err(OpenError::Task { path: path.to_owned(), found: recipe.task.name() });
-        }
+        expect_task(&recipe, Task::Lm, path)?;
         let tokenizer = Tokenizer::new(run.read_vocab()?);
         let mut model = config(&recipe, tokenizer.vocab().len()).init(&Device::default())?;
-        // The file at the top is what a run ships: it may have come from elsewhere, without checkpoints.
-        let shipped = path.join(MODEL);
-        if shipped.exists() {
-            model.load(&read_tensors(&shipped)?)?;
-        } else {
-            model.load(run.load_latest()?.checkpoint.weights())?;
-        }
+        load_weights(&run, &mut model)?;
         Ok(SavedLanguageModel { recipe, tokenizer, model })
     }
+}
+
+fn expect_task(recipe: &Recipe, wanted: Task, path: &Path) -> Result<(), OpenError> {
+    if recipe.task == wanted {
+        return Ok(());
+    }
+    Err(OpenError::Task { path: path.to_owned(), found: recipe.task.name(), wanted: wanted.name() })
+}
+
+/// The weights that a run ships; those of its latest checkpoint where it ships none yet.
+fn load_weights(run: &RunFolder, model: &mut impl NamedParameters) -> Result<(), OpenError> {
+    // The file at the top may have come from elsewhere, without checkpoints.
+    let shipped = run.path().join(MODEL);
+    if shipped.exists() {
+        model.load(&read_tensors(&shipped)?)?;
+    } else {
+        model.load(run.load_latest()?.checkpoint.weights())?;
+    }
+    Ok(())
 }
 
 /// The sizes that a recipe asks for.

@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 
+use carousel::recipe::Task;
 use carousel::report::thousands;
-use carousel::train::{evaluate, evaluate_stepwise};
+use carousel::run::RunFolder;
+use carousel::train::{
+    ClassEvaluation, TagEvaluation, evaluate, evaluate_classifier, evaluate_stepwise, evaluate_tagger,
+};
 use clap::Args;
 use serde_json::json;
 
-use crate::output::{self, Form};
-use crate::{MachineArgs, Precision};
+use crate::output::{self, Form, visible};
+use crate::{BadUsage, MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,7 +20,10 @@ Examples:
   carousel eval runs/lm-001 --data test.txt --json | jq .perplexity
   carousel eval runs/lm-001 --data test.txt --precision int8
 
-The run's best checkpoint is measured, over every token of the text.";
+  carousel eval runs/classify-001 --data new.tsv
+
+The run's best checkpoint is measured: over every token of a text, or over
+every example of a table.";
 
 /// Measure a saved run on text
 #[derive(Args)]
@@ -45,6 +52,18 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let documents = carousel::data::read_documents(&args.data)?;
+    let task = RunFolder::open(&args.run)?.read_recipe()?.task;
+    if matches!(task, Task::Classify | Task::Tag) {
+        if !matches!(args.precision, Precision::F32) {
+            return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
+        }
+    }
+    if task == Task::Classify {
+        return classes(args, &evaluate_classifier(&args.run, &documents)?);
+    }
+    if task == Task::Tag {
+        return tags(args, &evaluate_tagger(&args.run, &documents)?);
+    }
     let measured = match args.precision {
         Precision::F32 => evaluate(&args.run, &documents)?,
         Precision::Int8 => evaluate_stepwise(&args.run, &documents, args.precision.step())?,
@@ -71,4 +90,67 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
             ))
         }
     }
+}
+
+/// How a classifier does.
+fn classes(args: &EvalArgs, measured: &ClassEvaluation) -> anyhow::Result<()> {
+    if args.json {
+        return output::json(&json!({
+            "run": args.run,
+            "examples": measured.examples,
+            "loss": measured.loss,
+            "accuracy": measured.accuracy,
+            "macro_f1": measured.macro_f1,
+            "balanced_accuracy": measured.balanced_accuracy,
+            "confusion": measured.confusion,
+        }));
+    }
+    output::result(&format!(
+        "examples           {}\nloss               {:.4} nats/example\naccuracy           {:.2} %\n\
+         macro F1           {:.2} %\nbalanced accuracy  {:.2} %\n\n{}",
+        thousands(measured.examples as u64),
+        measured.loss,
+        measured.accuracy * 100.0,
+        measured.macro_f1 * 100.0,
+        measured.balanced_accuracy * 100.0,
+        visible(&measured.confusion.to_text())
+    ))
+}
+
+/// How a tagger does.
+fn tags(args: &EvalArgs, measured: &TagEvaluation) -> anyhow::Result<()> {
+    if args.json {
+        return output::json(&json!({
+            "run": args.run,
+            "sentences": measured.sentences,
+            "words": measured.words,
+            "loss": measured.loss,
+            "accuracy": measured.accuracy,
+            "span_f1": measured.spans.map(|spans| spans.f1),
+            "span_precision": measured.spans.map(|spans| spans.precision),
+            "span_recall": measured.spans.map(|spans| spans.recall),
+            "intent_accuracy": measured.intent_accuracy,
+            "confusion": measured.confusion,
+        }));
+    }
+    let percent = |share: f64| format!("{:.2} %", share * 100.0);
+    let mut text = format!(
+        "sentences        {}\nwords            {}\nloss             {:.4} nats/word\naccuracy         {}\n",
+        thousands(measured.sentences as u64),
+        thousands(measured.words as u64),
+        measured.loss,
+        percent(measured.accuracy),
+    );
+    if let Some(spans) = measured.spans {
+        text.push_str(&format!(
+            "span precision   {}\nspan recall      {}\nspan F1          {}\n",
+            percent(spans.precision),
+            percent(spans.recall),
+            percent(spans.f1)
+        ));
+    }
+    if let Some(share) = measured.intent_accuracy {
+        text.push_str(&format!("intent accuracy  {}\n", percent(share)));
+    }
+    output::result(&format!("{text}\n{}", visible(&measured.confusion.to_text())))
 }

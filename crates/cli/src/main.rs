@@ -6,6 +6,7 @@ mod bench;
 mod eval;
 mod inspect;
 mod output;
+mod predict;
 mod progress;
 mod report;
 mod sample;
@@ -25,6 +26,9 @@ Examples:
   carousel train --data my.txt               the same model of your own text
   carousel sample runs/lm-001 --prompt 'fn ' let it write
   carousel eval runs/lm-001 --data other.txt measure it
+  carousel train classify --data reviews.tsv give texts one of several classes
+  carousel train tag --data train.conll      a label for every word
+  carousel predict runs/classify-001 < lines the classes of lines of text
   carousel inspect cells runs/lm-001 --data other.txt
                                              see what its units follow
   carousel bench layer --shape 64,32,256     time this machine
@@ -46,6 +50,7 @@ enum Verb {
     Train(train::TrainArgs),
     Eval(eval::EvalArgs),
     Sample(sample::SampleArgs),
+    Predict(predict::PredictArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
 }
@@ -137,6 +142,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Eval(args) => eval::run(&args),
         Verb::Sample(args) => sample::run(&args),
+        Verb::Predict(args) => predict::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Bench(args) => bench::run(&args),
     };

@@ -4,10 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use carousel::report::{Reading, thousands};
-use carousel::train::{Event, Notice};
+use carousel::train::{Event, Notice, PartStatistics};
 
 use crate::output::visible;
-use crate::report::Measure;
+use crate::report::{Measure, named, percent};
 
 /// Between two lines about steps in a pipe.
 const QUIET: Duration = Duration::from_secs(20);
@@ -15,6 +15,10 @@ const QUIET: Duration = Duration::from_secs(20);
 const FRAME: Duration = Duration::from_millis(100);
 /// Characters of the bar. With it, the longest line stays within 80 columns.
 const BAR: usize = 24;
+/// Columns of a terminal.
+const WIDTH: usize = 80;
+/// Classes whose shares are shown.
+const MOST_CLASSES: usize = 12;
 /// Lines and characters shown of a sample.
 const SAMPLE: (usize, usize) = (6, 72);
 
@@ -57,6 +61,7 @@ impl Progress {
 
     pub(crate) fn draw(&mut self, event: &Event<'_>) {
         match event {
+            Event::Examples { parts } => parts.iter().for_each(|part| self.describe(part)),
             Event::Started {
                 parameters,
                 vocabulary,
@@ -105,17 +110,24 @@ impl Progress {
                     self.replace(&[format!("{bar} {:3.0} %  {place}  {left}", share * 100.0), values]);
                 }
             }
-            Event::Validated { step, epoch, loss, accuracy, best } => {
+            Event::Validated { step, epoch, loss, accuracy, scores, best } => {
                 let best = if *best { "  best so far" } else { "" };
                 let recalled = accuracy.filter(|_| self.measure == Measure::Recall);
                 let recalled = recalled.map(|share| format!("  recalled {:.1} %", share * 100.0));
-                self.line(&format!(
-                    "step {}{}  validation {}{}{best}",
+                let mut line = format!(
+                    "step {}{}  validation {}{}",
                     thousands(*step),
                     epochs(*epoch),
                     self.loss(*loss),
                     recalled.unwrap_or_default()
-                ));
+                );
+                for score in *scores {
+                    let more = format!("  {} {}", named(&score.name), percent(score.value));
+                    if line.len() + more.len() + "  best so far".len() <= WIDTH {
+                        line.push_str(&more);
+                    }
+                }
+                self.line(&format!("{line}{best}"));
             }
             Event::Noticed { step, what } => {
                 let what = match what {
@@ -147,6 +159,42 @@ impl Progress {
         }
     }
 
+    /// What a part of the data holds, before anything is learned from it.
+    fn describe(&mut self, part: &PartStatistics) {
+        let PartStatistics { part, lengths, classes } = part;
+        let number = |count: usize| thousands(count as u64);
+        let empty =
+            if lengths.empty > 0 { format!(", {} empty", number(lengths.empty)) } else { String::new() };
+        self.line(&format!(
+            "{part:<10} {:>9} sequences of {} to {} steps, half up to {}{empty}",
+            number(lengths.count),
+            number(lengths.shortest),
+            number(lengths.longest),
+            number(lengths.median)
+        ));
+        let all: usize = classes.by_class.iter().map(|(_, count)| count).sum();
+        let shown = classes.by_class.iter().take(MOST_CLASSES).map(|(name, count)| {
+            let name: String = visible(name).chars().take(24).collect();
+            format!("{name} {:.1} %", *count as f64 * 100.0 / all.max(1) as f64)
+        });
+        let mut line = String::new();
+        let mut lines = Vec::new();
+        for class in shown {
+            if !line.is_empty() && line.chars().count() + class.chars().count() > 60 {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push_str(if line.is_empty() { "" } else { ", " });
+            line.push_str(&class);
+        }
+        lines.push(line);
+        if let (Some(last), more @ 1..) =
+            (lines.last_mut(), classes.by_class.len().saturating_sub(MOST_CLASSES))
+        {
+            last.push_str(&format!(", {more} more"));
+        }
+        lines.iter().for_each(|line| self.line(&format!("           {line}")));
+    }
+
     /// Takes the lines in place away, so that something else can be printed.
     pub(crate) fn clear(&mut self) {
         self.replace(&[]);
@@ -162,7 +210,7 @@ impl Progress {
                 }
             }
             Measure::SquaredError => format!("mean squared error {loss:.4}"),
-            Measure::Recall => format!("loss {loss:.4}"),
+            Measure::Recall | Measure::Scores(_) => format!("loss {loss:.4}"),
         }
     }
 

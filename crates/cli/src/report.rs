@@ -1,12 +1,17 @@
 //! Turns what a run recorded into its `report.html`.
 
+use std::fs;
 use std::path::Path;
 
+use anyhow::Context;
+
 use carousel::data::Tokens;
-use carousel::recipe::{Named, Recipe, Task};
-use carousel::report::{Point, Reading, Sample, TrainingReport, thousands};
+use carousel::metrics::Confusion;
+use carousel::recipe::{CellName, Named, Recipe, Task};
+use carousel::report::{ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport, thousands};
 use carousel::run::RunFolder;
-use carousel::train::Summary;
+use carousel::train::{EVALUATION, Summary, WrongExample};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::progress::rounded;
@@ -20,6 +25,8 @@ pub(crate) enum Measure {
     SquaredError,
     /// Nats per step of copy memory; the share of symbols recalled says more.
     Recall,
+    /// Nats per example or label; the scores say more.
+    Scores(Task),
 }
 
 impl Measure {
@@ -27,6 +34,7 @@ impl Measure {
         match (recipe.task, recipe.data.tokens) {
             (Task::Adding, _) => Measure::SquaredError,
             (Task::Copy, _) => Measure::Recall,
+            (task @ (Task::Classify | Task::Tag), _) => Measure::Scores(task),
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
             (Task::Lm, Tokens::Word | Tokens::Bpe) => Measure::Text(Reading::Perplexity),
@@ -36,13 +44,16 @@ impl Measure {
     pub(crate) fn reading(self) -> Option<Reading> {
         match self {
             Measure::Text(reading) => Some(reading),
-            Measure::SquaredError | Measure::Recall => None,
+            Measure::SquaredError | Measure::Recall | Measure::Scores(_) => None,
         }
     }
 
     /// What is counted a second.
     pub(crate) fn unit(self) -> &'static str {
-        if self == Measure::SquaredError { "steps" } else { "tokens" }
+        match self {
+            Measure::SquaredError | Measure::Scores(_) => "steps",
+            Measure::Text(_) | Measure::Recall => "tokens",
+        }
     }
 
     /// The unit of a loss, long.
@@ -51,6 +62,8 @@ impl Measure {
             Measure::Text(_) => "nats per token",
             Measure::SquaredError => "mean squared error",
             Measure::Recall => "nats per step",
+            Measure::Scores(Task::Classify) => "nats per example",
+            Measure::Scores(_) => "nats per label",
         }
     }
 }
@@ -62,7 +75,8 @@ pub(crate) fn write(
     summary: &Summary,
     learned_from: &str,
 ) -> anyhow::Result<()> {
-    let report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
+    let mut report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
+    report.classes = classes(run, summary)?;
     Ok(run.write("report.html", report.to_html())?)
 }
 
@@ -95,6 +109,8 @@ fn build(
     let model = match (recipe.task, recipe.data.tokens) {
         (Task::Adding, _) => "A model of the adding problem",
         (Task::Copy, _) => "A model of copy memory",
+        (Task::Classify, _) => "A classifier",
+        (Task::Tag, _) => "A tagger",
         (Task::Lm, Tokens::Byte) => "A byte model",
         (Task::Lm, Tokens::Char) => "A character model",
         (Task::Lm, Tokens::Word) => "A word model",
@@ -102,6 +118,11 @@ fn build(
     };
     let mut figures = Vec::new();
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));
+    for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
+        for score in scores {
+            figure(&format!("{part} {}", named(&score.name)), percent(score.value));
+        }
+    }
     for (name, loss) in [("validation", summary.valid_loss), ("test", summary.test_loss)] {
         if let Some(loss) = loss {
             if let Some(reading) = measure.reading() {
@@ -123,7 +144,7 @@ fn build(
         title: folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned(),
         subtitle: format!(
             "{model}: {layers} of {} with {} units, trained on {learned_from}.",
-            recipe.model.cell.name().to_uppercase(),
+            cell_name(recipe),
             recipe.model.hidden
         ),
         summary: figures,
@@ -135,8 +156,54 @@ fn build(
         clipped: curve("train", "clipped"),
         learning_rate: curve("train", "learning_rate"),
         samples,
+        classes: None,
         config: dotted(&recipe.to_toml()),
     }
+}
+
+/// What the layers are, for people.
+pub(crate) fn cell_name(recipe: &Recipe) -> String {
+    match recipe.model.cell {
+        CellName::None => "feed-forward units".to_owned(),
+        cell => cell.name().to_uppercase(),
+    }
+}
+
+/// `macro_f1` as people write it.
+pub(crate) fn named(score: &str) -> String {
+    score.replace('_', " ").replace("f1", "F1")
+}
+
+pub(crate) fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
+
+/// What evaluations of all tasks with classes hold.
+#[derive(Deserialize)]
+struct Told {
+    confusion: Confusion,
+    wrong: Vec<WrongExample>,
+}
+
+/// What the best checkpoint took for what, where the run has told.
+fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesSection>> {
+    let path = run.path().join(EVALUATION);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let measured: Told =
+        serde_json::from_str(&text).with_context(|| format!("{} is not what a run wrote", path.display()))?;
+    let wrong = measured.wrong.into_iter().map(|wrong| MistakenExample {
+        place: wrong.place,
+        text: wrong.shown,
+        expected: wrong.expected,
+        found: wrong.found,
+        probability: wrong.probability,
+    });
+    let part = if summary.test_loss.is_some() { "test" } else { "validation" };
+    let section = ClassesSection { part, confusion: measured.confusion, wrong: wrong.collect() };
+    Ok(Some(section))
 }
 
 /// The keys and values of a recipe as it writes itself: one key a line, under section headers.

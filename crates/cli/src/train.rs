@@ -32,6 +32,8 @@ Examples:
   carousel train --data my.txt --out runs/my  the same model on your own text
   carousel train --data my.txt --set model.cell=gru --set train.epochs=5
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
+  carousel train classify --data reviews.tsv  texts and classes, by column
+  carousel train tag --data train.conll       a label for every word
   carousel train adding --set data.length=200 a test of memory, without data
   carousel train --resume --out runs/lm-001   continue where it stopped
 
@@ -51,8 +53,8 @@ and resume it.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
-    /// Task or recipe [default: lm]
-    #[arg(value_name = "lm|adding|copy|RECIPE.toml", conflicts_with = "resume")]
+    /// lm, classify, tag, adding, copy, or a recipe [default: lm]
+    #[arg(value_name = "TASK|RECIPE.toml", conflicts_with = "resume")]
     recipe: Option<PathBuf>,
 
     /// Text to learn from [default: built in]
@@ -123,7 +125,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let path = folder.path();
     let fresh = matches!(start, Start::New);
 
-    let recurrence = recipe.model.cell.name().to_uppercase();
+    let recurrence = report::cell_name(recipe);
     let model = match recipe.task {
         Task::Lm => format!("{} model", recipe.data.tokens.name()),
         task => format!("task {}", task.name()),
@@ -135,7 +137,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let mut started = false;
     let mut progress = Progress::new(Measure::of(recipe));
     let trained = train(folder, recipe, sources, *start, &mut |event: &Event<'_>| {
-        started = true;
+        started |= matches!(event, Event::Started { .. });
         progress.draw(event);
         if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
     });
@@ -180,7 +182,13 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = recipe_of(args)?;
     let path = args.out.clone().unwrap_or_else(|| next_free_run(recipe.task));
-    let (list, sources) = if recipe.task == Task::Lm {
+    if matches!(recipe.task, Task::Classify | Task::Tag) && args.data.is_empty() {
+        let task = recipe.task.name();
+        let message =
+            format!("the task {task} needs --data: files with examples; see `carousel train --help`");
+        return Err(BadUsage(message).into());
+    }
+    let (list, sources) = if recipe.task.has_epochs() {
         let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
         (Some(list), sources)
     } else {
@@ -218,7 +226,7 @@ fn describe_sources(list: Option<&SourceList>) -> String {
 fn reopen(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let folder = RunFolder::open(args.out.as_deref().unwrap_or(Path::new(".")))?;
     let recipe = folder.read_recipe()?;
-    let (list, sources) = if recipe.task == Task::Lm {
+    let (list, sources) = if recipe.task.has_epochs() {
         let (list, sources) = SourceList::reread(&folder)?;
         (Some(list), sources)
     } else {
@@ -330,6 +338,15 @@ fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, s
     if let Some(share) = summary.valid_accuracy.filter(|_| measure == Measure::Recall) {
         message(format_args!("  {:<11} {:.1} % of the symbols", "recalled", share * 100.0));
     }
+    for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
+        let scores: Vec<String> = scores
+            .iter()
+            .map(|score| format!("{} {}", report::named(&score.name), report::percent(score.value)))
+            .collect();
+        if !scores.is_empty() {
+            message(format_args!("  {part:<11} {}", scores.join("  ")));
+        }
+    }
     message(format_args!("  {:<11} {}", "run", path.display()));
     message(format_args!("  {:<11} {}", "report", path.join("report.html").display()));
     if summary.stopped {
@@ -363,7 +380,7 @@ fn json_summary(path: &Path, recipe: &Recipe, summary: &Summary) -> serde_json::
     let bits = reading.filter(|reading| *reading != carousel::report::Reading::Perplexity);
     let bits = bits.zip(summary.valid_loss).map(|(reading, loss)| reading.of(loss));
     let squared = summary.valid_loss.filter(|_| measure == Measure::SquaredError);
-    json!({
+    let mut object = json!({
         "run": path,
         "steps": summary.steps,
         "epochs": summary.epochs,
@@ -378,7 +395,14 @@ fn json_summary(path: &Path, recipe: &Recipe, summary: &Summary) -> serde_json::
         "parameters": summary.parameters,
         "stopped": summary.stopped,
         "stopped_early": summary.stopped_early,
-    })
+    });
+    for score in &summary.valid_scores {
+        object[&score.name] = score.value.into();
+    }
+    for score in &summary.test_scores {
+        object[format!("test_{}", score.name)] = score.value.into();
+    }
+    object
 }
 
 fn print_sample(run: &Path, seed: u64) -> anyhow::Result<()> {

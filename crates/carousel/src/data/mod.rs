@@ -5,14 +5,26 @@
 //! truncated backpropagation through time.
 
 mod bpe;
+mod classes;
 mod corpus;
+mod order;
+mod pack;
+mod table;
+mod tagged;
+mod texts;
 mod tokenizer;
 mod vocab;
 mod windows;
 
 use std::path::PathBuf;
 
+pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
+pub use order::{Passes, split, split_groups};
+pub use pack::{Packed, Sequence, pack, pack_sequences};
+pub use table::{Quoting, Row, Table, read_table};
+pub use tagged::{NO_TAG, Sentence, read_sentences};
+pub use texts::{TextColumns, TextExample, read_texts};
 pub use tokenizer::{Decoder, Tokenizer, Tokens};
 pub use vocab::{Limits, Vocab};
 pub use windows::{Coverage, Segment, Stretch, Truncation, Window, Windows};
@@ -37,6 +49,30 @@ pub enum DataError {
     /// No document at all.
     #[error("no data given, expected at least one file")]
     NoDocuments,
+    /// A place in a file that cannot be meant.
+    #[error("{name}:{line}: {reason}")]
+    Line {
+        /// The file.
+        name: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// What was found, and what was wanted.
+        reason: String,
+    },
+    /// A file that cannot be meant as a whole.
+    #[error("{name}: {reason}")]
+    File {
+        /// The file.
+        name: String,
+        /// What was found, and what was wanted.
+        reason: String,
+    },
+    /// Examples that do not make a task.
+    #[error("{reason}")]
+    Examples {
+        /// What was found, what was wanted, and what to do.
+        reason: String,
+    },
     /// Text was wanted, but these bytes are none.
     #[error(
         "{name}: byte {offset} is not UTF-8, expected text for tokens = \"{tokens}\"; \

@@ -50,12 +50,11 @@ impl Vocab {
     /// # Errors
     /// [`DataError::InvalidUtf8`] for all but bytes.
     pub fn build(tokens: Tokens, documents: &[Document], limits: Limits) -> Result<Vocab, DataError> {
-        let special: &[&str] = match tokens {
+        match tokens {
             Tokens::Byte => return Ok(Vocab::new(tokens, Vec::new(), Vec::new())),
             Tokens::Bpe => return Vocab::build_pairs(documents, limits),
-            Tokens::Char => &[UNKNOWN],
-            Tokens::Word => &[UNKNOWN, END_OF_LINE],
-        };
+            Tokens::Char | Tokens::Word => {}
+        }
         let mut total = 0;
         for document in documents {
             total += tokens.document_pieces(document)?.count();
@@ -68,6 +67,19 @@ impl Vocab {
                 left -= 1;
             }
         }
+        Ok(Vocab::counted(tokens, counts, limits))
+    }
+
+    /// The vocabulary of words or characters that were counted elsewhere; `share` is not looked at.
+    #[must_use]
+    pub fn of_pieces<'a>(tokens: Tokens, pieces: impl IntoIterator<Item = &'a str>, limits: Limits) -> Vocab {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        pieces.into_iter().for_each(|piece| *counts.entry(piece).or_default() += 1);
+        Vocab::counted(tokens, counts, limits)
+    }
+
+    fn counted(tokens: Tokens, mut counts: HashMap<&str, usize>, limits: Limits) -> Vocab {
+        let special: &[&str] = if tokens == Tokens::Word { &[UNKNOWN, END_OF_LINE] } else { &[UNKNOWN] };
         for name in special {
             counts.remove(name);
         }
@@ -81,7 +93,13 @@ impl Vocab {
         }
         let pieces = found.into_iter().map(|(piece, _)| piece);
         let entries = special.iter().copied().chain(pieces).map(str::to_owned).collect();
-        Ok(Vocab::new(tokens, entries, Vec::new()))
+        Vocab::new(tokens, entries, Vec::new())
+    }
+
+    /// The id of a whole word or character; that of `<unk>` where it is not listed.
+    #[must_use]
+    pub fn piece(&self, piece: &str) -> u32 {
+        self.id(piece)
     }
 
     /// Learns byte pairs from the first share of the documents' lines, counted in bytes.

@@ -1,4 +1,10 @@
-//! Whole models.
+//! Whole models. They know neither files nor training.
 
+pub mod classifier;
+pub mod crf;
+pub mod dense;
 pub mod language_model;
+pub mod pool;
+pub mod reader;
 pub mod regressor;
+pub mod tagger;

@@ -6,10 +6,14 @@ use carousel_kernels::{Activation, Precision, Reset};
 use toml::Value;
 
 use super::{
-    AverageName, CellName, InitName, Named, Optimizer, Place, Recipe, RecipeError, ScheduleName, Task,
+    AverageName, CellName, ClassWeights, InitName, InputName, MetricName, Named, Optimizer, Place, Recipe,
+    RecipeError, ScheduleName, Task,
 };
 use crate::data::{Tokens, Truncation};
 use crate::init::Fan;
+use crate::models::dense::{DenseActivation, Norm};
+use crate::models::pool::Pooling;
+use crate::recurrent::Direction;
 
 /// One line of the register.
 pub(super) struct Key {
@@ -75,6 +79,11 @@ macro_rules! key {
     };
 }
 
+/// The tasks that read data, in passes.
+const READS: &[&str] = &["lm", "classify", "tag"];
+/// The tasks that read labelled examples.
+const LABELLED: &[&str] = &["classify", "tag"];
+
 const COUNT: u64 = u32::MAX as u64;
 const SIZE: u64 = 1 << 16;
 
@@ -86,8 +95,14 @@ const SCALED: &[&str] =
 pub(super) const KEYS: &[Key] = &[
     key!(task, Kind::OneOf(names::<Task>)),
     key!(seed, Kind::Whole(0, i64::MAX as u64)),
-    key!(data.split, Kind::Shares).only_with("task", &["lm"]),
-    key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", &["lm"]),
+    key!(data.split, Kind::Shares).only_with("task", READS),
+    key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
+    key!(data.text, Kind::Text).only_with("data.input", &["text"]),
+    key!(data.label, Kind::Text).only_with("task", &["classify"]),
+    key!(data.group, Kind::Text).only_with("task", &["classify"]),
+    key!(data.quoting, Kind::Flag).only_with("task", &["classify"]),
+    key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
+    key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", READS),
     key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.length, Kind::Whole(2, SIZE)).only_with("task", &["adding", "copy"]),
@@ -98,13 +113,19 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", &["gru"]),
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
-    key!(model.embedding, Kind::Whole(1, SIZE)).only_with("task", &["lm", "copy"]),
+    key!(model.embedding, Kind::Whole(1, SIZE)).only_with("task", &["lm", "copy", "classify", "tag"]),
+    key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", LABELLED),
+    key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
+    key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
+    key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
+    key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
+    key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["none"]),
     key!(model.residual, Kind::Flag).only_with("task", &["lm"]),
     key!(model.tie_embeddings, Kind::Flag).only_with("task", &["lm"]),
-    key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
-    key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
-    key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
-    key!(model.locked_dropout, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
+    key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
+    key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
+    key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
     key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
     key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
     key!(model.init, Kind::OneOf(names::<InitName>)),
@@ -115,7 +136,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.recurrent_gain, Kind::Above(0.0, 100.0)).only_with("model.recurrent_init", SCALED),
     key!(model.forget_bias, Kind::Number(-100.0, 100.0)).only_with("model.cell", &["lstm"]),
     key!(model.chrono, Kind::Whole(2, COUNT)).only_with("model.cell", &["lstm", "gru"]),
-    key!(train.epochs, Kind::Above(0.0, 1e6)).only_with("task", &["lm"]),
+    key!(train.epochs, Kind::Above(0.0, 1e6)).only_with("task", READS),
     key!(train.steps, Kind::Whole(1, COUNT)),
     key!(train.batch, Kind::Whole(1, SIZE)),
     key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
@@ -135,7 +156,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.weight_decay, Kind::Number(0.0, 1000.0)),
     key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
     key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
-    key!(train.label_smoothing, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(train.label_smoothing, Kind::Below(0.0, 1.0)).only_with("task", READS),
+    key!(train.class_weights, Kind::OneOf(names::<ClassWeights>)).only_with("task", &["classify"]),
+    key!(train.metric, Kind::OneOf(names::<MetricName>)).only_with("task", LABELLED),
     key!(train.schedule, Kind::OneOf(names::<ScheduleName>)),
     key!(train.decay, Kind::Above(0.0, 1.0)).only_with("train.schedule", &["step", "epoch", "plateau"]),
     key!(train.decay_every, Kind::Whole(1, COUNT)).only_with("train.schedule", &["step"]),
@@ -183,7 +206,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         keys: &["task", "train.steps"],
         broken: |recipe| {
-            let broken = recipe.task != Task::Lm && recipe.train.steps.is_none();
+            let broken = !recipe.task.has_epochs() && recipe.train.steps.is_none();
             broken.then(|| {
                 needs(&format!("task = \"{}\"", recipe.task.name()), "train.steps, for it has no epochs")
             })
@@ -192,11 +215,28 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         keys: &["train.schedule", "task"],
         broken: |recipe| {
-            let broken = recipe.task != Task::Lm && recipe.train.schedule == ScheduleName::Epoch;
+            let broken = !recipe.task.has_epochs() && recipe.train.schedule == ScheduleName::Epoch;
             let found = recipe.task.name();
             broken.then(|| {
                 needs("train.schedule = \"epoch\"", &format!("a task with epochs, found task = \"{found}\""))
             })
+        },
+    },
+    Rule {
+        keys: &["model.cell", "task"],
+        broken: |recipe| {
+            let labelled = matches!(recipe.task, Task::Classify | Task::Tag);
+            (recipe.model.cell == CellName::None && !labelled).then(|| {
+                let found = recipe.task.name();
+                needs("model.cell = \"none\"", &format!("task = \"classify\" or \"tag\", found \"{found}\""))
+            })
+        },
+    },
+    Rule {
+        keys: &["data.tokens", "task"],
+        broken: |recipe| {
+            let broken = recipe.task == Task::Tag && recipe.data.tokens != Tokens::Word;
+            broken.then(|| needs("task = \"tag\"", "data.tokens = \"word\": a tag belongs to a word"))
         },
     },
     Rule {
@@ -370,6 +410,8 @@ pub(super) enum Kind {
     OneOf(fn() -> Vec<&'static str>),
     /// Shares of the data: training, validation, test.
     Shares,
+    /// A name that is not empty.
+    Text,
 }
 
 impl Kind {
@@ -383,6 +425,7 @@ impl Kind {
             Kind::Below(from, to) => number(value).is_some_and(|n| from <= n && n < to),
             Kind::Flag => value.is_bool(),
             Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
+            Kind::Text => value.as_str().is_some_and(|text| !text.is_empty()),
             Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
                 let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
                 in_range && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
@@ -401,6 +444,7 @@ impl fmt::Display for Kind {
             Kind::Below(from, to) => write!(f, "a number from {from} and below {to}"),
             Kind::Flag => f.write_str("true or false"),
             Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
+            Kind::Text => f.write_str("text"),
             Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
         }
     }
@@ -434,6 +478,16 @@ impl Setting for u64 {
     /// TOML's whole numbers end at `i64::MAX`; one above becomes text, which every range refuses.
     fn write(&self) -> Option<Value> {
         Some(i64::try_from(*self).map_or_else(|_| Value::String(self.to_string()), Value::Integer))
+    }
+}
+
+impl Setting for String {
+    fn read(value: &Value) -> Option<String> {
+        value.as_str().map(str::to_owned)
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::String(self.clone()))
     }
 }
 

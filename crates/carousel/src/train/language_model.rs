@@ -24,7 +24,7 @@ use crate::train::diagnose::{BrokenBatch, Circumstances, Diagnosis, diagnose, sa
 use crate::train::evaluate::measure;
 use crate::train::tbptt::{Place, StateShape, Tbptt};
 use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, train};
-use crate::train::{Control, Event, Sources, Start, Summary, TrainError};
+use crate::train::{Control, Event, Sources, Start, Summary, TrainError, shares};
 
 /// How the samples during training are drawn: a little safer than the model's own probabilities.
 const SAMPLE_TEMPERATURE: f64 = 0.8;
@@ -92,15 +92,6 @@ impl Parts {
     }
 }
 
-/// The shares of the training text for training, validation and test. Nothing is held out for what was
-/// given separately.
-fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
-    let [train, valid, test] = recipe.data.split;
-    let held_out = |share: f64, given: &[Document]| if given.is_empty() { share } else { 0.0 };
-    let (kept_valid, kept_test) = (held_out(valid, &sources.valid), held_out(test, &sources.test));
-    [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
-}
-
 struct LanguageModelJob<'a> {
     recipe: &'a Recipe,
     tokenizer: Tokenizer,
@@ -127,7 +118,12 @@ impl LanguageModelJob<'_> {
         let train = &self.recipe.train;
         let Some(part) = part else { return Ok(None) };
         let Loss { nats, count, correct } = measure(model, part, train.batch, train.k2())?;
-        Ok(Some(Measured { loss: nats, targets: count, answers: Some((correct, count)) }))
+        Ok(Some(Measured {
+            loss: nats,
+            targets: count,
+            answers: Some((correct, count)),
+            ..Measured::default()
+        }))
     }
 }
 

@@ -5,27 +5,34 @@
 
 mod average;
 pub mod checkpoint;
+mod classify;
 mod diagnose;
 mod evaluate;
+mod examples;
 mod language_model;
 mod optimizer;
 mod schedule;
 mod synthetic;
+mod tag;
 mod tbptt;
 mod trainer;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 pub use average::{Average, Averaging};
+pub use classify::{ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier};
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate, evaluate_stepwise};
 pub use language_model::language_model;
 pub use optimizer::{Clip, Optimizer, Update};
 pub use schedule::{Moment, Schedule};
 pub use synthetic::{adding, copy};
+pub use tag::{TagEvaluation, evaluate_tagger, tag};
 pub use tbptt::{Carried, Place, StateShape, Tbptt};
 
-use crate::data::{DataError, Document};
+use crate::data::{Counts, DataError, Document, Lengths};
 use crate::parameters::LoadError;
 use crate::recipe::{Recipe, Task};
 use crate::recurrent::ConfigError;
@@ -36,7 +43,7 @@ use crate::train::checkpoint::CheckpointError;
 /// Trains what a recipe describes, whatever its task. `sources` are read by the tasks that learn from text.
 ///
 /// # Errors
-/// As the function of the task: [`language_model`], [`adding`] or [`copy`].
+/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`] or [`tag`].
 pub fn train(
     run: &RunFolder,
     recipe: &Recipe,
@@ -48,6 +55,23 @@ pub fn train(
         Task::Lm => language_model(run, recipe, sources, start, on_event),
         Task::Adding => adding(run, recipe, start, on_event),
         Task::Copy => copy(run, recipe, start, on_event),
+        Task::Classify => classify(run, recipe, sources, start, on_event),
+        Task::Tag => tag(run, recipe, sources, start, on_event),
+    }
+}
+
+/// A measure of a model by name: `accuracy`, `macro_f1`, `span_f1`. Higher is better.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Its name.
+    pub name: String,
+    /// Its value, mostly from 0 to 1.
+    pub value: f64,
+}
+
+impl Score {
+    pub(crate) fn new(name: &str, value: f64) -> Score {
+        Score { name: name.to_owned(), value }
     }
 }
 
@@ -55,6 +79,11 @@ pub fn train(
 /// errors.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event<'a> {
+    /// Examples were read; the model is built next.
+    Examples {
+        /// What each part holds.
+        parts: &'a [PartStatistics],
+    },
     /// All is read and built; the first step comes next.
     Started {
         /// Trainable numbers in the model.
@@ -103,7 +132,9 @@ pub enum Event<'a> {
         loss: f64,
         /// The share of right answers, where there is right and wrong: next tokens, or symbols recalled.
         accuracy: Option<f64>,
-        /// Whether none before was lower.
+        /// What else the task is measured by.
+        scores: &'a [Score],
+        /// Whether none before was better.
         best: bool,
     },
     /// Something that a run does on its own account.
@@ -166,6 +197,26 @@ pub struct Sources {
     pub test: Vec<Document>,
 }
 
+/// The shares of the training data for training, validation and test. Nothing is held out for what was given
+/// separately.
+fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
+    let [train, valid, test] = recipe.data.split;
+    let held_out = |share: f64, given: &[Document]| if given.is_empty() { share } else { 0.0 };
+    let (kept_valid, kept_test) = (held_out(valid, &sources.valid), held_out(test, &sources.test));
+    [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
+}
+
+/// What one part of the data holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartStatistics {
+    /// Training, validation or test.
+    pub part: &'static str,
+    /// How long its sequences are.
+    pub lengths: Lengths,
+    /// How many there are of each class, or of each tag.
+    pub classes: Counts,
+}
+
 /// Whether a run begins or goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -188,8 +239,12 @@ pub struct Summary {
     pub valid_loss: Option<f64>,
     /// Its share of right answers; see [`Event::Validated`].
     pub valid_accuracy: Option<f64>,
+    /// What else it was measured by.
+    pub valid_scores: Vec<Score>,
     /// Test loss of the best checkpoint.
     pub test_loss: Option<f64>,
+    /// What else the best checkpoint was measured by on the test part.
+    pub test_scores: Vec<Score>,
     /// Tokens learned from a second, without validation and saving.
     pub tokens_per_second: f64,
     /// Trainable numbers in the model.

@@ -248,7 +248,7 @@ impl Puzzle for Adding {
         let (x, sums) = self.tensors(data, &Device::default());
         let errors = model.valid().forward(x) - sums;
         let loss = with_slice(&errors, |errors| errors.iter().map(|&error| f64::from(error).powi(2)).sum());
-        Measured { loss, targets: data.sums.len(), answers: None }
+        Measured { loss, targets: data.sums.len(), ..Measured::default() }
     }
 
     fn sizes(&self) -> (usize, usize) {
@@ -301,7 +301,8 @@ impl Puzzle for Copy {
         let only_symbols = |&target: &u32| if target == blanks { crate::output::IGNORE } else { target };
         let wanted: Vec<u32> = data.targets.iter().map(only_symbols).collect();
         let (recalled, _) = model.evaluate(&data.inputs, &wanted, &data.batch, None);
-        Measured { loss: loss.nats, targets: loss.count, answers: Some((recalled.correct, recalled.count)) }
+        let answers = Some((recalled.correct, recalled.count));
+        Measured { loss: loss.nats, targets: loss.count, answers, ..Measured::default() }
     }
 
     fn sizes(&self) -> (usize, usize) {

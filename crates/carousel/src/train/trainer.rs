@@ -16,7 +16,7 @@ use crate::train::checkpoint::Checkpoint;
 use crate::train::diagnose::Diagnosis;
 use crate::train::optimizer as update;
 use crate::train::schedule::{Moment, Schedule};
-use crate::train::{Control, Event, Notice, Start, Summary, TrainError};
+use crate::train::{Control, Event, Notice, Score, Start, Summary, TrainError};
 
 /// Steps between validations where nothing is said and data has no end.
 const VALIDATE_EVERY: u64 = 250;
@@ -107,13 +107,17 @@ impl Objective {
 }
 
 /// How good a model is on some data.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Measured {
     /// Summed over the targets.
     pub(super) loss: f64,
     pub(super) targets: usize,
     /// Answers that are right, of how many; `None` where there is no right and wrong.
     pub(super) answers: Option<(usize, usize)>,
+    /// What else the task is measured by.
+    pub(super) scores: Vec<Score>,
+    /// What the best checkpoint is chosen by, higher is better; `None`: the loss.
+    pub(super) criterion: Option<f64>,
 }
 
 impl Measured {
@@ -123,14 +127,15 @@ impl Measured {
             loss: self.loss + other.loss,
             targets: self.targets + other.targets,
             answers: other.answers.map(|answers| (right + answers.0, count + answers.1)),
+            ..Measured::default()
         }
     }
 
-    pub(super) fn mean(self) -> f64 {
+    pub(super) fn mean(&self) -> f64 {
         self.loss / self.targets.max(1) as f64
     }
 
-    fn accuracy(self) -> Option<f64> {
+    fn accuracy(&self) -> Option<f64> {
         self.answers.map(|(right, count)| right as f64 / count.max(1) as f64)
     }
 }
@@ -219,7 +224,7 @@ pub(super) fn train<J: Job>(
     trainer.finish(&mut tell)?;
     let stopped_early = trainer.progress.ended_early;
     let stopped = trainer.progress.step < steps && !stopped_early;
-    let test_loss = if stopped { None } else { trainer.test()? };
+    let tested = if stopped { None } else { trainer.test()? };
     let progress = &trainer.progress;
     Ok(Summary {
         steps: progress.step,
@@ -227,7 +232,9 @@ pub(super) fn train<J: Job>(
         train_loss: progress.epoch_loss / progress.epoch_targets.max(1) as f64,
         valid_loss: progress.best,
         valid_accuracy: progress.best_accuracy,
-        test_loss,
+        valid_scores: progress.best_scores.clone(),
+        test_loss: tested.as_ref().map(Measured::mean),
+        test_scores: tested.map(|tested| tested.scores).unwrap_or_default(),
         tokens_per_second: trainer.clock.rate(),
         parameters,
         stopped,
@@ -271,10 +278,16 @@ struct SavedState {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Progress {
     step: u64,
-    /// The lowest validation loss.
+    /// The validation loss of the best model, the lowest where that is what it is chosen by.
     best: Option<f64>,
     /// The share of right answers at that time.
     best_accuracy: Option<f64>,
+    /// What else was measured at that time.
+    #[serde(default)]
+    best_scores: Vec<Score>,
+    /// What it was chosen by, where that is not the loss.
+    #[serde(default)]
+    best_criterion: Option<f64>,
     /// The last validation: its step and loss.
     validated: Option<(u64, f64)>,
     /// Loss of the pass under way.
@@ -501,14 +514,21 @@ impl<J: Job> Trainer<'_, J> {
         let judged = self.judged()?;
         if let Some(measured) = self.job.validate(&judged)? {
             let (loss, accuracy) = (measured.mean(), measured.accuracy());
-            best = self.progress.best.is_none_or(|best| loss < best);
+            best = match (measured.criterion, self.progress.best_criterion) {
+                (Some(found), Some(best)) => found > best,
+                _ => self.progress.best.is_none_or(|best| loss < best),
+            };
             if best {
                 (self.progress.best, self.progress.best_accuracy) = (Some(loss), accuracy);
+                self.progress.best_criterion = measured.criterion;
+                self.progress.best_scores.clone_from(&measured.scores);
             }
             self.progress.validated = Some((step, loss));
-            tell(&Event::Validated { step, epoch, loss, accuracy, best });
-            let line =
+            let scores = &measured.scores;
+            tell(&Event::Validated { step, epoch, loss, accuracy, scores, best });
+            let mut line =
                 json!({"kind": "valid", "step": step, "epoch": epoch, "loss": loss, "accuracy": accuracy});
+            scores.iter().for_each(|score| line[&score.name] = score.value.into());
             self.run.append_metrics(&line)?;
             self.react(loss, best, tell);
         }
@@ -582,12 +602,12 @@ impl<J: Job> Trainer<'_, J> {
         Ok(())
     }
 
-    /// The test loss of the best checkpoint.
-    fn test(&self) -> Result<Option<f64>, TrainError> {
+    /// Measures the best checkpoint on what is kept for the end.
+    fn test(&self) -> Result<Option<Measured>, TrainError> {
         let mut best = self.judged()?;
         if self.progress.validated.map(|(_, loss)| loss) != self.progress.best {
             best.load(self.run.load_best()?.checkpoint.weights())?;
         }
-        Ok(self.job.test(&best)?.map(Measured::mean))
+        self.job.test(&best)
     }
 }

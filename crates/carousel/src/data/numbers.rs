@@ -1,0 +1,264 @@
+//! Sequences of numbers with a class each: arrays, tables, sound.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+
+use npyz::NpyFile;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::sound::{BANDS, log_mel, read_wav};
+use super::{DataError, Document, Quoting, read_table};
+
+/// How sequences of numbers are found in files.
+#[derive(Clone, Debug)]
+pub struct NumberColumns<'a> {
+    /// The column that tells the sequences of a table apart; `None`: each file is one sequence.
+    pub id: Option<&'a str>,
+    /// The column of the class, where a table holds many sequences.
+    pub label: &'a str,
+    /// What of a file's name is its class, by its first group; `None`: the folder it lies in.
+    pub pattern: Option<Regex>,
+}
+
+/// A sequence of numbers, and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumberExample {
+    /// `[T, I]`.
+    pub values: Vec<f32>,
+    /// `I`.
+    pub width: usize,
+    /// The name of its class; empty where none was wanted.
+    pub label: String,
+    /// The file.
+    pub file: String,
+    /// The line, counted from 1; 1 for a file that has no lines.
+    pub line: usize,
+    /// Samples a second of sound; 0 for other numbers. All sound of a model has one rate.
+    pub rate: u32,
+}
+
+/// What is taken off each value of a step, and what the rest is divided by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// Means of the training part.
+    pub mean: Vec<f32>,
+    /// Standard deviations there; 1 where a value never changes.
+    pub deviation: Vec<f32>,
+    /// Samples a second of sound; 0 for other numbers.
+    pub rate: u32,
+}
+
+impl Scaling {
+    /// Fits means and deviations over all steps.
+    #[must_use]
+    pub fn fit(examples: &[NumberExample]) -> Scaling {
+        let width = examples.first().map_or(0, |example| example.width);
+        let rate = examples.first().map_or(0, |example| example.rate);
+        let (mut sum, mut count) = (vec![0.0_f64; width], 0_usize);
+        let rows = || examples.iter().flat_map(|example| example.values.chunks_exact(width.max(1)));
+        for row in rows() {
+            sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+            count += 1;
+        }
+        let mean: Vec<f64> = sum.iter().map(|sum| sum / count.max(1) as f64).collect();
+        // The second walk keeps the digits that a difference of large sums would lose.
+        let mut squares = vec![0.0_f64; width];
+        for row in rows() {
+            for ((square, &value), mean) in squares.iter_mut().zip(row).zip(&mean) {
+                *square += (f64::from(value) - mean).powi(2);
+            }
+        }
+        let deviation = squares.iter().map(|square| (square / count.max(1) as f64).sqrt() as f32);
+        Scaling {
+            mean: mean.iter().map(|&mean| mean as f32).collect(),
+            deviation: deviation.map(|value| if value > 0.0 { value } else { 1.0 }).collect(),
+            rate,
+        }
+    }
+
+    /// Scales the steps of a sequence.
+    ///
+    /// # Errors
+    /// [`DataError::Line`] where it has other values a step, or another rate, than the training part.
+    pub fn apply(&self, example: &NumberExample) -> Result<Vec<f32>, DataError> {
+        let wrong = |reason: String| DataError::Line {
+            name: example.file.clone(),
+            line: example.line,
+            reason,
+        };
+        let expected = self.mean.len();
+        if example.width != expected {
+            let found = example.width;
+            return Err(wrong(format!("{found} values a step, expected {expected} as in the training part")));
+        }
+        if example.rate != self.rate {
+            let reason =
+                format!("{} samples a second, expected {} as in the training part; resample it", example.rate, self.rate);
+            return Err(wrong(reason));
+        }
+        let scaled = example.values.chunks_exact(expected.max(1)).flat_map(|row| {
+            row.iter().zip(&self.mean).zip(&self.deviation).map(|((&value, mean), scale)| (value - mean) / scale)
+        });
+        Ok(scaled.collect())
+    }
+}
+
+/// Reads sequences of numbers. Names that end in `.wav` hold sound, of which log-mel features are made; `.npy` an
+/// array `[T, I]` or `[T]`; others a table whose columns are the values of a step, one sequence a file, or many
+/// where `columns.id` names the column that tells them apart.
+///
+/// # Errors
+/// [`DataError`] with file and line.
+pub fn read_numbers(
+    documents: &[Document],
+    columns: &NumberColumns<'_>,
+    labelled: bool,
+) -> Result<Vec<NumberExample>, DataError> {
+    let mut examples: Vec<NumberExample> = Vec::new();
+    for document in documents {
+        let name = document.name.strip_suffix(".gz").unwrap_or(&document.name).to_ascii_lowercase();
+        let mut one = |values: Vec<f32>, width: usize, rate: u32| -> Result<(), DataError> {
+            let label = if labelled { label_of(document, columns.pattern.as_ref())? } else { String::new() };
+            let file = document.name.clone();
+            examples.push(NumberExample { values, width, label, file, line: 1, rate });
+            Ok(())
+        };
+        if name.ends_with(".wav") {
+            let (samples, rate) = read_wav(document)?;
+            one(log_mel(&samples, rate), BANDS, rate)?;
+        } else if name.ends_with(".npy") {
+            let (values, width) = read_npy(document)?;
+            one(values, width, 0)?;
+        } else if columns.id.is_none() {
+            let (values, width) = read_steps(document)?;
+            one(values, width, 0)?;
+        } else {
+            read_long(document, columns, labelled, &mut examples)?;
+        }
+    }
+    Ok(examples)
+}
+
+fn fails(document: &Document, reason: impl Into<String>) -> DataError {
+    DataError::File { name: document.name.clone(), reason: reason.into() }
+}
+
+fn label_of(document: &Document, pattern: Option<&Regex>) -> Result<String, DataError> {
+    let parts: Vec<&str> = document.name.split('/').collect();
+    let (name, folder) = (parts[parts.len() - 1], parts.iter().rev().nth(1).copied());
+    match pattern {
+        Some(pattern) => pattern
+            .captures(name)
+            .and_then(|found| found.get(1))
+            .map(|group| group.as_str().to_owned())
+            .ok_or_else(|| fails(document, format!("data.file_label {:?} does not match its name", pattern.as_str()))),
+        None => folder.filter(|folder| !matches!(*folder, "" | "." | "..")).map(str::to_owned).ok_or_else(|| {
+            fails(document, "it lies in no folder that names its class; set data.file_label to take it from its name")
+        }),
+    }
+}
+
+fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
+    let file = NpyFile::new(Cursor::new(&document.bytes))
+        .map_err(|error| fails(document, format!("no .npy file that can be read: {error}")))?;
+    let shape: Vec<u64> = file.shape().to_vec();
+    let c_order = file.order() == npyz::Order::C;
+    let values: Vec<f32> = match file.try_data::<f32>() {
+        Ok(data) => data.collect::<Result<_, _>>(),
+        Err(file) => match file.try_data::<f64>() {
+            Ok(data) => data.map(|value| value.map(|value| value as f32)).collect(),
+            Err(file) => {
+                let kind = file.dtype().descr();
+                return Err(fails(document, format!("its numbers are {kind}, expected float32 or float64")));
+            }
+        },
+    }
+    .map_err(|error| fails(document, format!("its numbers cannot be read: {error}")))?;
+    let width = match shape[..] {
+        [_] => 1,
+        [_, width] if width > 0 && c_order => width as usize,
+        _ => {
+            let reason = format!("its shape is {shape:?}, expected [steps, values] row after row");
+            return Err(fails(document, reason));
+        }
+    };
+    if let Some(place) = values.iter().position(|value| !value.is_finite()) {
+        return Err(fails(document, format!("step {} has a value that is not a number", place / width)));
+    }
+    Ok((values, width))
+}
+
+/// A number of a table.
+fn number(text: &str, name: &str, line: usize, column: &str) -> Result<f32, DataError> {
+    let wrong = |what: &str| DataError::Line {
+        name: name.to_owned(),
+        line,
+        reason: format!("column {column:?} is {text:?}, {what}"),
+    };
+    match text.trim().parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        Ok(_) => Err(wrong("expected a finite number; fill the hole, or leave the step out")),
+        Err(_) => Err(wrong("expected a number")),
+    }
+}
+
+fn read_steps(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
+    let table = read_table(document, Quoting::On)?;
+    let mut values = Vec::with_capacity(table.rows.len() * table.columns.len());
+    for row in &table.rows {
+        for (text, column) in row.fields.iter().zip(&table.columns) {
+            values.push(number(text, &table.name, row.line, column)?);
+        }
+    }
+    Ok((values, table.columns.len()))
+}
+
+/// A row a step, sequences told apart by a column. Steps are read in the order in which they stand.
+fn read_long(
+    document: &Document,
+    columns: &NumberColumns<'_>,
+    labelled: bool,
+    examples: &mut Vec<NumberExample>,
+) -> Result<(), DataError> {
+    let table = read_table(document, Quoting::On)?;
+    let id = table.column(columns.id.unwrap_or_default(), "data.id")?;
+    let label = if labelled { Some(table.column(columns.label, "data.label")?) } else { None };
+    let own: Vec<usize> = (0..table.columns.len())
+        .filter(|&place| place != id && table.columns[place] != columns.label)
+        .collect();
+    if own.is_empty() {
+        return Err(fails(document, "it has no column of values beside those of the sequence and its class"));
+    }
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for row in &table.rows {
+        let place = *known.entry(row.fields[id].clone()).or_insert_with(|| {
+            examples.push(NumberExample {
+                values: Vec::new(),
+                width: own.len(),
+                label: label.map(|label| row.fields[label].clone()).unwrap_or_default(),
+                file: table.name.clone(),
+                line: row.line,
+                rate: 0,
+            });
+            examples.len() - 1
+        });
+        if let Some(label) = label
+            && examples[place].label != row.fields[label]
+        {
+            return Err(DataError::Line {
+                name: table.name.clone(),
+                line: row.line,
+                reason: format!(
+                    "sequence {:?} has the class {:?}, but {:?} on line {}",
+                    row.fields[id], row.fields[label], examples[place].label, examples[place].line
+                ),
+            });
+        }
+        for &column in &own {
+            let value = number(&row.fields[column], &table.name, row.line, &table.columns[column])?;
+            examples[place].values.push(value);
+        }
+    }
+    Ok(())
+}

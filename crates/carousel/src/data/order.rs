@@ -1,0 +1,161 @@
+//! In which order examples are read, and which part of the data each belongs to. Everything follows from a seed.
+
+use carousel_kernels::dropout::key;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// Batches whose examples are sorted by length together: enough for lengths to be close within a batch, few enough
+/// for batches to stay a fair sample.
+const POOL: usize = 50;
+
+/// Purposes of random orders, so that none is the other's.
+const SPLIT: u64 = 1;
+const EXAMPLES: u64 = 2;
+const BATCHES: u64 = 3;
+
+/// Puts items in a random order (Fisher and Yates).
+fn shuffle<T>(items: &mut [T], numbers: &[u64]) {
+    let mut random = ChaCha8Rng::seed_from_u64(key(numbers));
+    for last in (1..items.len()).rev() {
+        // The modulus favours small numbers by less than one in 2³² for any list that fits into memory.
+        items.swap(last, (random.next_u64() % (last as u64 + 1)) as usize);
+    }
+}
+
+/// How many of `count` examples each share takes; the first takes what rounding leaves.
+fn sizes(count: usize, shares: [f64; 3]) -> [usize; 3] {
+    let part = |share: f64| (count as f64 * share).round() as usize;
+    let valid = part(shares[1]).min(count);
+    let test = part(shares[2]).min(count - valid);
+    [count - valid - test, valid, test]
+}
+
+/// Deals `count` examples to training, validation and test at random, in ascending order within each.
+#[must_use]
+pub fn split(count: usize, shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
+    let mut order: Vec<usize> = (0..count).collect();
+    shuffle(&mut order, &[seed, SPLIT]);
+    let [train, valid, _] = sizes(count, shares);
+    let mut parts =
+        [order[..train].to_vec(), order[train..train + valid].to_vec(), order[train + valid..].to_vec()];
+    parts.iter_mut().for_each(|part| part.sort_unstable());
+    parts
+}
+
+/// The same where examples of one group stay together: groups are dealt in a random order, each to the part that
+/// lacks the most of its share.
+#[must_use]
+pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
+    let count = groups.iter().max().map_or(0, |most| most + 1);
+    let mut members = vec![Vec::new(); count];
+    for (example, &group) in groups.iter().enumerate() {
+        members[group].push(example);
+    }
+    shuffle(&mut members, &[seed, SPLIT]);
+    // Large groups first, or the last one may overfill a small part.
+    members.sort_by_key(|members| std::cmp::Reverse(members.len()));
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    for members in members {
+        let lack = |part: usize| shares[part] * groups.len() as f64 - parts[part].len() as f64;
+        let part = (0..3).filter(|&part| shares[part] > 0.0).max_by(|&a, &b| lack(a).total_cmp(&lack(b)));
+        parts[part.unwrap_or(0)].extend(members);
+    }
+    parts.iter_mut().for_each(|part| part.sort_unstable());
+    parts
+}
+
+/// The batches of all passes over some examples: each pass in an order of its own, examples of about the same
+/// length together, so that few steps of a batch have few sequences.
+#[derive(Clone, Debug)]
+pub struct Passes {
+    lengths: Vec<usize>,
+    batch: usize,
+    seed: u64,
+}
+
+impl Passes {
+    /// Batches of `batch` examples of these lengths.
+    #[must_use]
+    pub fn new(lengths: Vec<usize>, batch: usize, seed: u64) -> Passes {
+        Passes { lengths, batch: batch.max(1), seed }
+    }
+
+    /// Batches of one pass.
+    #[must_use]
+    pub fn batches(&self) -> usize {
+        self.lengths.len().div_ceil(self.batch)
+    }
+
+    /// The examples of every batch of pass `pass`. Each example stands in one batch.
+    #[must_use]
+    pub fn pass(&self, pass: u64) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..self.lengths.len()).collect();
+        shuffle(&mut order, &[self.seed, EXAMPLES, pass]);
+        for pool in order.chunks_mut(self.batch * POOL) {
+            pool.sort_by_key(|&example| self.lengths[example]);
+        }
+        let mut batches: Vec<Vec<usize>> = order.chunks(self.batch).map(<[usize]>::to_vec).collect();
+        shuffle(&mut batches, &[self.seed, BATCHES, pass]);
+        batches
+    }
+
+    /// Batches for measuring: every example once, by length, the same every time.
+    #[must_use]
+    pub fn in_order(lengths: &[usize], batch: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&example| lengths[example]);
+        order.chunks(batch.max(1)).map(<[usize]>::to_vec).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_is_in_one_part() {
+        let check = |count, shares, expected: [usize; 3]| {
+            let parts = split(count, shares, 1);
+            assert_eq!([parts[0].len(), parts[1].len(), parts[2].len()], expected);
+            let mut all = parts.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..count).collect::<Vec<_>>());
+        };
+        check(100, [0.8, 0.1, 0.1], [80, 10, 10]);
+        check(3, [0.9, 0.05, 0.05], [3, 0, 0]);
+        check(0, [0.8, 0.1, 0.1], [0, 0, 0]);
+        assert_eq!(split(50, [0.5, 0.5, 0.0], 1), split(50, [0.5, 0.5, 0.0], 1));
+        assert_ne!(split(50, [0.5, 0.5, 0.0], 1), split(50, [0.5, 0.5, 0.0], 2));
+    }
+
+    #[test]
+    fn groups_stay_together() {
+        let groups: Vec<usize> = (0..200).map(|example| example % 20).collect();
+        let parts = split_groups(&groups, [0.7, 0.2, 0.1], 3);
+        assert_eq!([parts[0].len(), parts[1].len(), parts[2].len()], [140, 40, 20]);
+        for group in 0..20 {
+            let holds = |part: &Vec<usize>| part.iter().any(|&example| groups[example] == group);
+            assert_eq!(parts.iter().filter(|part| holds(part)).count(), 1, "group {group}");
+        }
+    }
+
+    #[test]
+    fn a_pass_reads_every_example_once_and_lengths_are_close() {
+        let lengths: Vec<usize> = (0..997).map(|example| (example * 7919) % 200).collect();
+        let passes = Passes::new(lengths.clone(), 10, 5);
+        let pass = passes.pass(0);
+        assert_eq!(pass.len(), passes.batches());
+        let mut all = pass.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..997).collect::<Vec<_>>());
+        assert_ne!(pass, passes.pass(1));
+        assert_eq!(pass, passes.pass(0));
+        let spread = |batch: &Vec<usize>| {
+            let lengths = batch.iter().map(|&example| lengths[example]);
+            lengths.clone().max().unwrap_or(0) - lengths.min().unwrap_or(0)
+        };
+        let mean = pass.iter().map(spread).sum::<usize>() / pass.len();
+        assert!(mean < 10, "lengths within a batch differ by {mean} on average");
+        assert!(pass.windows(2).any(|pair| lengths[pair[0][0]] > lengths[pair[1][0]]), "batches are mixed");
+    }
+}

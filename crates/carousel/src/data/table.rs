@@ -1,0 +1,299 @@
+//! Tables with named columns: values apart by tabs or commas, or one JSON object a line.
+
+use serde_json::Value;
+
+use super::{DataError, Document};
+
+/// Whether a field that begins with a quote mark ends with one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quoting {
+    /// As RFC 4180 says: separators and line ends may stand in quotes, a quote mark is doubled there.
+    On,
+    /// A quote mark is a character like any other.
+    Off,
+}
+
+/// A table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The file, as given.
+    pub name: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The line of the file that it begins on, counted from 1.
+    pub line: usize,
+    /// One field a column.
+    pub fields: Vec<String>,
+}
+
+impl Table {
+    /// The place of a column. `key` is the recipe's key that names it.
+    ///
+    /// # Errors
+    /// [`DataError::File`] with the columns there are.
+    pub fn column(&self, name: &str, key: &str) -> Result<usize, DataError> {
+        self.columns.iter().position(|column| column == name).ok_or_else(|| DataError::File {
+            name: self.name.clone(),
+            reason: format!(
+                "no column is named {name:?}, expected one of {}; set {key}",
+                self.columns.join(", ")
+            ),
+        })
+    }
+}
+
+/// Reads a table. Names that end in `.jsonl` or `.ndjson` hold one JSON object a line, `.csv` commas, `.tsv`
+/// tabs; of others the first line tells: tabs if it has one, otherwise commas. `.gz` after that is ignored.
+///
+/// # Errors
+/// [`DataError`] with file and line.
+pub fn read_table(document: &Document, quoting: Quoting) -> Result<Table, DataError> {
+    let stem = document.name.strip_suffix(".gz").unwrap_or(&document.name);
+    let extension = stem.rsplit_once('.').map_or("", |(_, extension)| extension).to_ascii_lowercase();
+    let first = document.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let table = match extension.as_str() {
+        "jsonl" | "ndjson" => read_json(document)?,
+        "csv" => read_separated(document, b',', quoting)?,
+        "tsv" | "tab" => read_separated(document, b'\t', quoting)?,
+        _ if first.contains(&b'\t') => read_separated(document, b'\t', quoting)?,
+        _ => read_separated(document, b',', quoting)?,
+    };
+    if table.rows.is_empty() {
+        let reason = "it has no row below its header, expected at least one".to_owned();
+        return Err(DataError::File { name: document.name.clone(), reason });
+    }
+    Ok(table)
+}
+
+fn at(document: &Document, line: usize, reason: impl Into<String>) -> DataError {
+    DataError::Line { name: document.name.clone(), line, reason: reason.into() }
+}
+
+fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Result<Table, DataError> {
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(separator)
+        .quoting(quoting == Quoting::On)
+        .flexible(true)
+        .has_headers(false)
+        .from_reader(document.bytes.as_slice());
+    let mut columns: Option<Vec<String>> = None;
+    let mut rows = Vec::new();
+    let mut record = csv::ByteRecord::new();
+    let mut lines = Lines { bytes: &document.bytes, offset: 0, line: 1 };
+    loop {
+        let line = lines.at(reader.position().byte() as usize);
+        let more =
+            reader.read_byte_record(&mut record).map_err(|error| at(document, line, error.to_string()))?;
+        if !more {
+            break;
+        }
+        let fields = record
+            .iter()
+            .map(|field| match std::str::from_utf8(field) {
+                Ok(text) => Ok(text.to_owned()),
+                Err(_) => Err(at(document, line, "a field is not UTF-8; convert the file to UTF-8")),
+            })
+            .collect::<Result<Vec<String>, DataError>>()?;
+        let Some(known) = &columns else {
+            check_header(document, line, &fields)?;
+            columns = Some(fields);
+            continue;
+        };
+        if fields.len() != known.len() {
+            let open = quoting == Quoting::On && fields.iter().any(|field| field.contains('\n'));
+            let hint = match (quoting, open) {
+                (_, true) => "; a quote mark may be open: set data.quoting=false if quotes mean nothing",
+                (Quoting::Off, _) => "; a field may hold a separator: quote it and set data.quoting=true",
+                _ => "",
+            };
+            let reason = format!("{} fields, expected {} as in the header{hint}", fields.len(), known.len());
+            return Err(at(document, line, reason));
+        }
+        rows.push(Row { line, fields });
+    }
+    let columns = columns.ok_or_else(|| DataError::File {
+        name: document.name.clone(),
+        reason: "it is empty, expected a header and rows".to_owned(),
+    })?;
+    if quoting == Quoting::On
+        && let Some(row) = rows.last()
+        && row.fields.iter().any(|field| field.lines().count() > 100)
+    {
+        let reason = "a field of more than 100 lines; a quote mark may be open: set data.quoting=false if \
+                      quotes mean nothing";
+        return Err(at(document, row.line, reason));
+    }
+    Ok(Table { name: document.name.clone(), columns, rows })
+}
+
+/// Counts lines up to a byte, from the last one it was asked for.
+struct Lines<'a> {
+    bytes: &'a [u8],
+    offset: usize,
+    line: usize,
+}
+
+impl Lines<'_> {
+    /// The line of the first byte from `offset` on that ends none.
+    fn at(&mut self, offset: usize) -> usize {
+        let rest = self.bytes.get(offset..).unwrap_or_default();
+        let blank = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let passed = self.bytes.get(self.offset..offset + blank).unwrap_or_default();
+        self.line += passed.iter().filter(|&&byte| byte == b'\n').count();
+        self.offset = offset + blank;
+        self.line
+    }
+}
+
+fn check_header(document: &Document, line: usize, columns: &[String]) -> Result<(), DataError> {
+    for (place, column) in columns.iter().enumerate() {
+        if columns[..place].contains(column) {
+            return Err(at(document, line, format!("column {column:?} stands twice in the header")));
+        }
+    }
+    Ok(())
+}
+
+/// Columns are the keys of the first object; values that are no text are written as JSON.
+fn read_json(document: &Document) -> Result<Table, DataError> {
+    let bytes = document.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&document.bytes);
+    let mut columns: Vec<String> = Vec::new();
+    let mut rows = Vec::new();
+    for (index, text) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        let line = index + 1;
+        if text.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let value: Value =
+            serde_json::from_slice(text).map_err(|error| at(document, line, format!("no JSON: {error}")))?;
+        let Value::Object(object) = value else {
+            return Err(at(
+                document,
+                line,
+                "expected a JSON object, such as {\"text\": \"…\", \"label\": \"…\"}",
+            ));
+        };
+        if columns.is_empty() {
+            columns = object.keys().cloned().collect();
+        }
+        let field = |column: &String| match object.get(column) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(Value::Null) | None => {
+                Err(at(document, line, format!("{column:?} is missing, expected it as in the first line")))
+            }
+            Some(other) => Ok(other.to_string()),
+        };
+        let fields = columns.iter().map(field).collect::<Result<Vec<String>, DataError>>()?;
+        rows.push(Row { line, fields });
+    }
+    Ok(Table { name: document.name.clone(), columns, rows })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, bytes: &[u8], quoting: Quoting) -> Result<Table, String> {
+        let document = Document { name: name.to_owned(), bytes: bytes.to_vec() };
+        read_table(&document, quoting).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_form_gives_the_same_table() {
+        let check = |name: &str, text: &str, quoting, expected: &[(usize, &[&str])]| {
+            let table = read(name, text.as_bytes(), quoting).unwrap();
+            let places = ["text", "label"].map(|column| table.column(column, "").unwrap());
+            let fields = |row: &'_ Row| places.map(|place| row.fields[place].clone()).to_vec();
+            let rows: Vec<(usize, Vec<String>)> = table.rows.iter().map(|r| (r.line, fields(r))).collect();
+            let owned = |fields: &[&str]| fields.iter().map(|&field| field.to_owned()).collect();
+            let expected: Vec<(usize, Vec<String>)> =
+                expected.iter().map(|(line, fields)| (*line, owned(fields))).collect();
+            assert_eq!(rows, expected, "{name}");
+        };
+        let two: &[(usize, &[&str])] = &[(2, &["a b", "x"]), (3, &["", "y"])];
+        check("a.tsv", "text\tlabel\na b\tx\n\ty\n", Quoting::On, two);
+        check("a.txt.gz", "text\tlabel\r\na b\tx\r\n\ty\r\n", Quoting::Off, two);
+        check("a.csv", "\u{feff}text,label\na b,x\n,y", Quoting::On, two);
+        check("a", "text,label\na b,x\n,y\n", Quoting::On, two);
+        check(
+            "a.jsonl",
+            "{\"text\": \"a b\", \"label\": \"x\"}\n\n{\"label\": 3, \"text\": \"\"}\n",
+            Quoting::On,
+            &[(1, &["a b", "x"]), (3, &["", "3"])],
+        );
+        check(
+            "q.csv",
+            "text,label\n\"a, \"\"b\"\"\nc\",x\nd,y\n",
+            Quoting::On,
+            &[(2, &["a, \"b\"\nc", "x"]), (4, &["d", "y"])],
+        );
+        check(
+            "q.tsv",
+            "text\tlabel\n\"open\tx\nd\ty\n",
+            Quoting::Off,
+            &[(2, &["\"open", "x"]), (3, &["d", "y"])],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let check = |name: &str, text: &[u8], quoting, expected: &str| {
+            assert_eq!(read(name, text, quoting).unwrap_err(), expected);
+        };
+        check("a.tsv", b"", Quoting::On, "a.tsv: it is empty, expected a header and rows");
+        check(
+            "a.tsv",
+            b"text\tlabel\n",
+            Quoting::On,
+            "a.tsv: it has no row below its header, expected at least one",
+        );
+        check("a.csv", b"a,b,a\n", Quoting::On, "a.csv:1: column \"a\" stands twice in the header");
+        check("a.csv", b"a,b\n1,2\n1\n", Quoting::On, "a.csv:3: 1 fields, expected 2 as in the header");
+        check(
+            "a.tsv",
+            b"a\tb\n\"open\t2\n1\t2\n",
+            Quoting::On,
+            "a.tsv:2: 1 fields, expected 2 as in the header; a quote mark may be open: set data.quoting=false \
+             if quotes mean nothing",
+        );
+        check(
+            "a.csv",
+            b"a,b\n\"x,y\",2\n",
+            Quoting::Off,
+            "a.csv:2: 3 fields, expected 2 as in the header; a field may hold a separator: quote it and set \
+             data.quoting=true",
+        );
+        check(
+            "a.csv",
+            b"a,b\n1,caf\xe9\n",
+            Quoting::On,
+            "a.csv:2: a field is not UTF-8; convert the file to UTF-8",
+        );
+        check(
+            "a.jsonl",
+            b"{\"a\": 1}\n{\"b\": 1}\n",
+            Quoting::On,
+            "a.jsonl:2: \"a\" is missing, expected it as in the first line",
+        );
+        check(
+            "a.jsonl",
+            b"[1]\n",
+            Quoting::On,
+            "a.jsonl:1: expected a JSON object, such as {\"text\": \"…\", \"label\": \"…\"}",
+        );
+        check(
+            "a.jsonl",
+            b"{\"a\": 1\n",
+            Quoting::On,
+            "a.jsonl:1: no JSON: EOF while parsing an object at line 1 column 7",
+        );
+    }
+}

@@ -1,0 +1,344 @@
+//! Gives every step a label: a reader, an output layer on each frame; for sentences a second head on the whole.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation};
+
+use crate::cell::Cell;
+use crate::embedding::Embedding;
+use crate::fused::with_slice;
+use crate::init::{Init, Initializer};
+use crate::models::classifier::Body;
+use crate::models::crf::Crf;
+use crate::models::dense::{Dense, DenseConfig};
+use crate::models::pool::{Pool, Pooling};
+use crate::models::reader::{Reader, Reading, Steps};
+use crate::output::{IGNORE, Loss, Output};
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::ragged::{Batch, SharedRows};
+use crate::recurrent::{ConfigError, Direction, Recurrent, RecurrentConfig};
+use crate::regularize::{Noise, Purpose, Sharing, masked};
+
+/// Width of a letter's vector.
+const LETTER: usize = 32;
+
+/// What a tagger reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagInput {
+    /// Words.
+    Words {
+        /// `V`.
+        vocabulary: usize,
+        /// `E`.
+        embedding: usize,
+        /// With letters: how many there are, and the units of each direction that reads them.
+        letters: Option<(usize, usize)>,
+    },
+    /// So many numbers a step.
+    Numbers(usize),
+}
+
+/// Sizes of a [`Tagger`].
+#[derive(Clone, Debug)]
+pub struct TaggerConfig {
+    /// What is read.
+    pub input: TagInput,
+    /// What reads it. Feed-forward layers read each step alone.
+    pub body: Body,
+    /// `K`.
+    pub tags: usize,
+    /// Classes of whole sequences; `None` without a second head.
+    pub intents: Option<usize>,
+    /// Whether tags are decided together, by a conditional random field.
+    pub crf: bool,
+    /// Probability to drop out of what is read first.
+    pub input_dropout: f64,
+    /// Probability to drop out of what the output layers read.
+    pub output_dropout: f64,
+    /// The share of each target that is spread over the tags; without a conditional random field.
+    pub label_smoothing: f64,
+    /// The seed all weights are drawn from.
+    pub seed: u64,
+}
+
+/// Words of a batch. Each different spelling stands once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// A word's number in the vocabulary, one a spelling.
+    pub ids: Vec<u32>,
+    /// Its letters.
+    pub letters: Vec<Vec<u32>>,
+    /// The spelling of each frame, in packed order.
+    pub index: Vec<u32>,
+}
+
+/// What a [`Tagger`] reads, in packed order.
+#[derive(Clone, Copy, Debug)]
+pub enum TagSteps<'a> {
+    /// Words.
+    Words(&'a Words),
+    /// Numbers `[F, I]`.
+    Numbers(&'a [f32]),
+}
+
+impl TaggerConfig {
+    /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
+    pub fn init(&self, device: &Device) -> Result<Tagger, ConfigError> {
+        let random = &mut Initializer::new(self.seed);
+        let (words, letters, width) = match self.input {
+            TagInput::Numbers(width) => (None, None, width),
+            TagInput::Words { vocabulary, embedding, letters } => {
+                let words = Embedding::init(vocabulary, embedding, random, device)?;
+                let letters = letters.map(|(count, hidden)| Letters::init(count, hidden, random, device));
+                let letters = letters.transpose()?;
+                let more = letters.as_ref().map_or(0, |letters| letters.recurrent.output_width());
+                (Some(words), letters, embedding + more)
+            }
+        };
+        let recurrence = match self.body {
+            Body::Recurrent(recurrence) => Some(recurrence),
+            Body::Dense(_) => None,
+        };
+        let reader = Reader::over(None, width, recurrence, self.input_dropout, random, device)?;
+        let (dense, hidden) = match self.body {
+            Body::Dense(config) => {
+                (Some(DenseConfig { input: width, ..config }.init(random, device)?), config.hidden)
+            }
+            Body::Recurrent(_) => (None, reader.output_width()),
+        };
+        let intent = self.intents.map(|intents| Output::init(hidden, intents, random, device)).transpose()?;
+        Ok(Tagger {
+            words,
+            letters,
+            reader,
+            dense,
+            output: Output::init(hidden, self.tags, random, device)?
+                .with_label_smoothing(self.label_smoothing),
+            crf: self.crf.then(|| Crf::init(self.tags, random, device)),
+            pool: Pool::init(Pooling::Max, hidden, random, device),
+            intent,
+            drop: self.output_dropout,
+        })
+    }
+}
+
+/// Reads words letter by letter, both ways.
+#[derive(Module, Debug)]
+struct Letters {
+    embedding: Embedding,
+    recurrent: Recurrent,
+}
+
+impl Letters {
+    fn init(
+        count: usize,
+        hidden: usize,
+        random: &mut Initializer,
+        device: &Device,
+    ) -> Result<Letters, ConfigError> {
+        Ok(Letters {
+            embedding: Embedding::init(count, LETTER, random, device)?,
+            recurrent: RecurrentConfig::new(Cell::Lstm, LETTER, hidden)
+                .with_direction(Direction::Both)
+                .with_init(Init::default())
+                .init_with(random, device)?,
+        })
+    }
+
+    /// A vector a word, `[words, 2 H]`: what both directions end with.
+    fn forward(&self, words: &[Vec<u32>]) -> Tensor<2> {
+        let lengths: Vec<usize> = words.iter().map(Vec::len).collect();
+        let time = lengths.iter().copied().max().unwrap_or(0);
+        let batch = Batch::ragged(&lengths, time).expect("no word is longer than the longest");
+        let ids: Vec<u32> = batch.places().map(|(word, letter)| words[word][letter]).collect();
+        let (rows, index) = self.embedding.distinct(&ids);
+        let shared = SharedRows::new(rows, index, Arc::new(batch)).expect("one letter a frame");
+        let (_, state) = self.recurrent.forward_shared(shared, None);
+        Tensor::cat(state.layers.into_iter().map(|layer| layer.h).collect(), 1)
+    }
+}
+
+/// A net that labels every step.
+#[derive(Module, Debug)]
+pub struct Tagger {
+    words: Option<Embedding>,
+    letters: Option<Letters>,
+    reader: Reader,
+    dense: Option<Dense>,
+    output: Output,
+    crf: Option<Crf>,
+    pool: Pool,
+    intent: Option<Output>,
+    #[module(skip)]
+    drop: f64,
+}
+
+/// What a tagger says about a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tagged {
+    /// The likeliest tag of every frame, in packed order; with a conditional random field those of the likeliest
+    /// sequence.
+    pub tags: Vec<u32>,
+    /// The probability of every tag at every frame, `[F, K]`.
+    pub probabilities: Vec<f32>,
+    /// The probability of every class of every sequence, `[B, C]`; empty without a second head.
+    pub intents: Vec<f32>,
+}
+
+impl Tagger {
+    /// What the output layers read, `[F, H]`.
+    fn hidden(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, noise: Option<Noise>) -> Tensor<2> {
+        let device = self.output.weight.device();
+        let Reading { frames, .. } = match (steps, &self.words) {
+            (TagSteps::Numbers(values), None) => {
+                self.reader.forward(Steps::Numbers(values), batch, None, noise, &device)
+            }
+            (TagSteps::Words(words), Some(embedding)) => {
+                assert_eq!(words.index.len(), batch.frames(), "one word a frame");
+                let rows = embedding.forward(&words.ids);
+                let rows = match &self.letters {
+                    Some(letters) if !words.ids.is_empty() => {
+                        Tensor::cat(vec![rows, letters.forward(&words.letters)], 1)
+                    }
+                    _ => rows,
+                };
+                self.reader.forward_rows(rows, words.index.clone(), batch, None, noise)
+            }
+            _ => panic!("a tagger of words reads words, a tagger of numbers reads numbers"),
+        };
+        let hidden = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames));
+        let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
+        masked(hidden, mask, Sharing::None)
+    }
+
+    /// The mean cross-entropy (or negative log-likelihood) a tag in nats, and with a second head that of the
+    /// classes added to it, `[1]`. [`IGNORE`] stands for a step that does not count. With `noise` the model learns.
+    ///
+    /// # Panics
+    /// When there is not one tag a frame, none counts, or the classes are not as many as the sequences.
+    #[must_use]
+    pub fn loss(
+        &self,
+        steps: TagSteps<'_>,
+        batch: &Arc<Batch>,
+        tags: &[u32],
+        intents: &[u32],
+        noise: Option<Noise>,
+    ) -> Tensor<1> {
+        let hidden = self.hidden(steps, batch, noise);
+        let loss = match &self.crf {
+            Some(crf) => crf.loss(self.output.logits(hidden.clone()), batch, tags),
+            None => self.output.cross_entropy(hidden.clone(), tags),
+        };
+        match &self.intent {
+            Some(intent) => loss + intent.cross_entropy(self.pool.forward(hidden, batch, None), intents),
+            None => loss,
+        }
+    }
+
+    /// Tags a batch.
+    ///
+    /// # Panics
+    /// When there is not one step a frame.
+    #[must_use]
+    pub fn tag(&self, steps: TagSteps<'_>, batch: &Arc<Batch>) -> Tagged {
+        if batch.frames() == 0 && self.intent.is_none() {
+            return Tagged { tags: Vec::new(), probabilities: Vec::new(), intents: Vec::new() };
+        }
+        let hidden = self.hidden(steps, batch, None);
+        let logits = self.output.logits(hidden.clone());
+        let count = logits.dims()[1];
+        let (tags, probabilities) = match &self.crf {
+            Some(crf) => {
+                let own = crf.scores();
+                with_slice(&logits, |scores| (own.decode(scores, batch), own.marginals(scores, batch)))
+            }
+            None => {
+                let probabilities = with_slice(&activation::softmax(logits, 1), <[f32]>::to_vec);
+                let best = |row: &[f32]| {
+                    (0..count).fold(0, |best, tag| if row[tag] > row[best] { tag } else { best })
+                };
+                (probabilities.chunks_exact(count).map(|row| best(row) as u32).collect(), probabilities)
+            }
+        };
+        let intents = self.intent.as_ref().map(|intent| {
+            let logits = intent.logits(self.pool.forward(hidden, batch, None));
+            with_slice(&activation::softmax(logits, 1), <[f32]>::to_vec)
+        });
+        Tagged { tags, probabilities, intents: intents.unwrap_or_default() }
+    }
+
+    /// The loss of the tags alone, summed, and how many of them are right.
+    ///
+    /// # Panics
+    /// As [`loss`](Tagger::loss), but no tag need count.
+    #[must_use]
+    pub fn measure(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, tags: &[u32]) -> Loss {
+        let hidden = self.hidden(steps, batch, None);
+        let Some(crf) = &self.crf else { return self.output.evaluate(&hidden, tags) };
+        let own = crf.scores();
+        with_slice(&self.output.logits(hidden), |scores| {
+            let found = own.decode(scores, batch);
+            let counted = found.iter().zip(tags).filter(|(_, wanted)| **wanted != IGNORE);
+            Loss {
+                nats: own.nats(scores, batch, tags),
+                count: counted.clone().count(),
+                correct: counted.filter(|(found, wanted)| found == wanted).count(),
+            }
+        })
+    }
+
+    /// What reads the steps.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The output layer of the tags.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+}
+
+macro_rules! listed {
+    ($self:ident, $parameters:ident, $kind:ident, $($borrow:tt)+) => {{
+        let mut all = Vec::new();
+        if let Some(words) = $($borrow)+ $self.words {
+            all.push(("words.weight".to_owned(), $kind::Matrix($($borrow)+ words.weight)));
+        }
+        if let Some(letters) = $($borrow)+ $self.letters {
+            all.push(("letters.embedding.weight".to_owned(), $kind::Matrix($($borrow)+ letters.embedding.weight)));
+            all.extend(prefixed("letters.recurrent", letters.recurrent.$parameters()));
+        }
+        all.extend($self.reader.$parameters());
+        if let Some(dense) = $($borrow)+ $self.dense {
+            all.extend(prefixed("dense", dense.$parameters()));
+        }
+        all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
+        all.push(("output.bias".to_owned(), $kind::Vector($($borrow)+ $self.output.bias)));
+        if let Some(crf) = $($borrow)+ $self.crf {
+            all.extend(prefixed("crf", crf.$parameters()));
+        }
+        if let Some(intent) = $($borrow)+ $self.intent {
+            all.push(("intent.weight".to_owned(), $kind::Matrix($($borrow)+ intent.weight)));
+            all.push(("intent.bias".to_owned(), $kind::Vector($($borrow)+ intent.bias)));
+        }
+        all
+    }};
+}
+
+/// `words.weight`, `letters.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there are.
+impl NamedParameters for Tagger {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        listed!(self, parameters, Parameter, &)
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        listed!(self, parameters_mut, ParameterMut, &mut)
+    }
+}

@@ -1,0 +1,171 @@
+//! `carousel predict`: answers lines as they come, from stdin or from files.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use carousel::recipe::{Named, Task};
+use carousel::run::RunFolder;
+use carousel::saved::{Prediction, SavedClassifier, SavedTagger, TaggedSentence};
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::output::{self, Form};
+use crate::{BadUsage, MachineArgs};
+
+/// Lines that are read side by side where they are there already.
+const TOGETHER: usize = 64;
+
+const EXAMPLES: &str = "\
+Examples:
+  carousel predict runs/classify-001 new.txt
+  tail -f reviews.log | carousel predict runs/classify-001
+  carousel predict runs/classify-001 --probabilities < new.txt
+  carousel predict runs/classify-001 --json < new.txt
+
+A line of text in, a line out: the likeliest class and its probability, with a
+tab between; of a tagger the tags of the words, apart by blanks, and before them
+the class of the sentence where it has learned some. Every line is answered as
+soon as it is there.";
+
+/// Answer lines of text, as they come
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct PredictArgs {
+    /// Folder of the run, as `train` made it
+    run: PathBuf,
+
+    /// Files of lines [default: stdin]
+    files: Vec<PathBuf>,
+
+    /// Tell the probability of every class, or of each tag
+    #[arg(long)]
+    probabilities: bool,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
+    args.machine.apply();
+    let task = RunFolder::open(&args.run)?.read_recipe()?.task;
+    match task {
+        Task::Classify => classes(args, &SavedClassifier::open(&args.run)?),
+        Task::Tag => tags(args, &SavedTagger::open(&args.run)?),
+        other => {
+            let (run, other) = (args.run.display(), other.name());
+            let message = format!("{run} is a run of the task {other}; predict takes classify and tag");
+            Err(BadUsage(message).into())
+        }
+    }
+}
+
+fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
+    each_lines(&args.files, |lines| {
+        let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let answers = saved.predict(&texts);
+        let written = answers.iter().map(|prediction| shown(args, saved, prediction));
+        output::result(&written.collect::<String>())
+    })
+}
+
+fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
+    each_lines(&args.files, |lines| {
+        let split = |line: &String| line.split_whitespace().map(str::to_owned).collect();
+        let sentences: Vec<Vec<String>> = lines.iter().map(split).collect();
+        let rows: Vec<&[String]> = sentences.iter().map(Vec::as_slice).collect();
+        let answers = saved.predict(&rows);
+        let written = answers.iter().zip(&sentences).map(|(found, words)| tagged(args, found, words));
+        output::result(&written.collect::<String>())
+    })
+}
+
+fn tagged(args: &PredictArgs, found: &TaggedSentence, words: &[String]) -> String {
+    if args.json {
+        let mut object = json!({"words": words, "tags": found.tags, "probabilities": found.probabilities});
+        if let Some((intent, probability)) = &found.intent {
+            object["intent"] = json!(intent);
+            object["intent_probability"] = json!(probability);
+        }
+        return format!("{object}\n");
+    }
+    let with =
+        |(tag, p): (&String, &f32)| if args.probabilities { format!("{tag}={p:.4}") } else { tag.clone() };
+    let tags: Vec<String> = found.tags.iter().zip(&found.probabilities).map(with).collect();
+    let intent = match &found.intent {
+        Some((intent, p)) if args.probabilities => format!("{intent}={p:.4}\t"),
+        Some((intent, _)) => format!("{intent}\t"),
+        None => String::new(),
+    };
+    format!("{intent}{}\n", tags.join(" "))
+}
+
+fn shown(args: &PredictArgs, saved: &SavedClassifier, prediction: &Prediction) -> String {
+    let named = saved.classes.names().iter().zip(&prediction.probabilities);
+    match Form::from_flag(args.json) {
+        Form::Json => {
+            let all: Map<String, Value> = named.map(|(name, &p)| (name.clone(), json!(p))).collect();
+            format!("{}\n", json!({"label": prediction.label, "probabilities": all}))
+        }
+        Form::Text if args.probabilities => {
+            let all: Vec<String> = named.map(|(name, p)| format!("{name}={p:.4}")).collect();
+            format!("{}\t{}\n", prediction.label, all.join("\t"))
+        }
+        Form::Text => {
+            let highest = prediction.probabilities.iter().copied().fold(0.0, f32::max);
+            format!("{}\t{highest:.4}\n", prediction.label)
+        }
+    }
+}
+
+/// Hands on the lines of files, or of stdin: those that have come, at most so many at once, none kept waiting.
+pub(crate) fn each_lines(
+    files: &[PathBuf],
+    mut answer: impl FnMut(&[String]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if files.is_empty() {
+        return read_lines(&mut BufReader::new(io::stdin().lock()), "stdin", &mut answer);
+    }
+    for path in files {
+        let name = path.display().to_string();
+        let file = File::open(path).with_context(|| format!("could not read {name}"))?;
+        read_lines(&mut BufReader::new(file), &name, &mut answer)?;
+    }
+    Ok(())
+}
+
+fn read_lines<R: io::Read>(
+    reader: &mut BufReader<R>,
+    name: &str,
+    answer: &mut impl FnMut(&[String]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut number = 0;
+    let mut lines = Vec::new();
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = reader.read_until(b'\n', &mut bytes).with_context(|| format!("could not read {name}"))?;
+        if read == 0 {
+            return if lines.is_empty() { Ok(()) } else { answer(&lines) };
+        }
+        number += 1;
+        let line = std::mem::take(&mut bytes);
+        let Ok(mut line) = String::from_utf8(line) else {
+            // What came before is answered all the same.
+            answer(&lines)?;
+            bail!("{name}:{number}: the line is not UTF-8; convert it to UTF-8");
+        };
+        line.truncate(line.trim_end_matches(['\n', '\r']).len());
+        lines.push(line);
+        // A line that is not complete yet may take for ever; those that are here are answered first.
+        if lines.len() == TOGETHER || !reader.buffer().contains(&b'\n') {
+            answer(&lines)?;
+            lines.clear();
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Classes for texts: training, measuring, answering, going on, and everything that files can have wrong.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::Home;
+
+const RECIPE: &str = "\
+task = \"classify\"
+[data]
+tokens = \"word\"
+split = [0.7, 0.2, 0.1]
+[model]
+hidden = 16
+embedding = 8
+[train]
+epochs = 6
+batch = 8
+learning_rate = 0.02
+log_every = 5
+";
+
+/// Texts whose class is told by one word somewhere in them.
+fn reviews(count: usize) -> Vec<(String, &'static str)> {
+    let fill = ["the", "film", "was", "rather", "long", "and", "set", "in", "town"];
+    let telling = [("good", "pos"), ("fine", "pos"), ("bad", "neg"), ("dull", "neg"), ("so-so", "mixed")];
+    (0..count)
+        .map(|number| {
+            let (word, class) = telling[number % telling.len()];
+            let length = 1 + (number * 7) % 9;
+            let mut words: Vec<&str> =
+                (0..length).map(|step| fill[(number * 3 + step * 5) % fill.len()]).collect();
+            words.insert((number * 11) % (length + 1), word);
+            (words.join(" "), class)
+        })
+        .collect()
+}
+
+fn tsv(rows: &[(String, &str)]) -> String {
+    let rows: String = rows.iter().map(|(text, class)| format!("{text}\t{class}\n")).collect();
+    format!("text\tlabel\n{rows}")
+}
+
+fn home() -> Home {
+    let home = Home::new();
+    home.write("recipe.toml", RECIPE);
+    home.write("reviews.tsv", tsv(&reviews(300)));
+    home
+}
+
+fn trained() -> Home {
+    let home = home();
+    home.carousel("train recipe.toml --data reviews.tsv --out run").succeeds();
+    home
+}
+
+#[test]
+fn classes_are_learned_measured_and_told() {
+    let home = home();
+    let said = home.carousel("train recipe.toml --data reviews.tsv --out run --json").succeeds();
+    let summary = said.json();
+    assert!(summary["accuracy"].as_f64() > Some(0.95), "{summary}");
+    assert!(summary["macro_f1"].as_f64() > Some(0.95), "{summary}");
+    assert!(summary["test_accuracy"].is_f64(), "{summary}");
+    // What there is to learn from is told before it is learned from.
+    assert!(said.stderr.contains("training         210 sequences of 2 to 10 steps"), "{}", said.stderr);
+    for class in ["pos ", "neg ", "mixed "] {
+        assert!(said.stderr.contains(class), "{}", said.stderr);
+    }
+    for line in said.stderr.lines().filter(|line| line.contains("validation")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let report = home.read("run/report.html");
+    assert!(report.contains("What was taken for what") && report.contains("test accuracy"));
+
+    let measured = home.carousel("eval run --data reviews.tsv --json").succeeds().json();
+    assert_eq!(measured["examples"], 300);
+    assert!(measured["accuracy"].as_f64() > Some(0.95), "{measured}");
+    let text = home.carousel("eval run --data reviews.tsv").succeeds().stdout;
+    assert!(text.contains("balanced accuracy") && text.contains("is taken for"), "{text}");
+
+    home.write("new.txt", "it was good\nit was bad\n\nso-so");
+    let told = home.carousel("predict run new.txt").succeeds().stdout;
+    let labels: Vec<&str> = told.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert_eq!(labels.len(), 4, "{told}");
+    assert_eq!([labels[0], labels[1], labels[3]], ["pos", "neg", "mixed"], "{told}");
+    let told = home.carousel("predict run new.txt --json").succeeds().stdout;
+    for line in told.lines() {
+        let object: Value = serde_json::from_str(line).expect("a JSON object a line");
+        let all = object["probabilities"].as_object().expect("one probability a class");
+        let sum: f64 = all.values().filter_map(Value::as_f64).sum();
+        assert!(all.len() == 3 && (sum - 1.0).abs() < 1e-4, "{object}");
+    }
+}
+
+#[test]
+fn every_form_of_table_and_kind_of_model_is_learned_from() {
+    let home = home();
+    let rows = reviews(300);
+    let csv: String = rows.iter().map(|(text, class)| format!("{class},\"{text}\"\n")).collect();
+    home.write("reviews.csv", format!("stars,review\n{csv}"));
+    let json: String = rows
+        .iter()
+        .map(|(text, class)| format!("{}\n", serde_json::json!({"review": text, "stars": class})))
+        .collect();
+    home.write("reviews.jsonl", json);
+    let check = |name: &str, arguments: &str| {
+        let said = home.carousel(&format!("train recipe.toml --out {name} --json {arguments}")).succeeds();
+        assert!(said.json()["accuracy"].as_f64() > Some(0.9), "{arguments}: {}", said.stdout);
+        home.carousel(&format!("predict {name} text.txt")).succeeds();
+    };
+    let named = "--set data.text=review --set data.label=stars";
+    check("csv", &format!("--data reviews.csv {named} --set model.cell=gru"));
+    check("jsonl", &format!("--data reviews.jsonl {named} --set model.pooling=mean"));
+    check("none", "--data reviews.tsv --set model.cell=none --set model.norm=layer --set train.epochs=20");
+    check("max", "--data reviews.tsv --set model.pooling=max --set train.class_weights=balanced");
+    check("attention", "--data reviews.tsv --set model.pooling=attention --set train.label_smoothing=0.1");
+    check("drop", "--data reviews.tsv --set model.input_dropout=0.1 --set model.output_dropout=0.1");
+    check("causal", "--data reviews.tsv --set model.direction=forward --set train.metric=macro_f1");
+    check("char", "--data reviews.tsv --set data.tokens=char --set model.cell=gru --set train.epochs=25");
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_to_the_bit() {
+    let home = home();
+    let drop = "--set model.input_dropout=0.2 --set train.accumulate=2";
+    home.carousel(&format!("train recipe.toml --data reviews.tsv --out whole {drop} --set train.steps=40"))
+        .succeeds();
+    home.carousel(&format!("train recipe.toml --data reviews.tsv --out half {drop} --set train.steps=17"))
+        .succeeds();
+    home.write("half/config.toml", home.read("half/config.toml").replace("steps = 17", "steps = 40"));
+    home.carousel("train --resume --out half").succeeds();
+    let weights = |run: &str| {
+        let latest = home.read(&format!("{run}/latest"));
+        home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
+    };
+    assert!(weights("whole") == weights("half"), "a resumed run differs");
+}
+
+#[test]
+fn a_live_pipe_is_answered_line_by_line() {
+    let home = trained();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_carousel"))
+        .args(["predict", "run"])
+        .current_dir(home.path("."))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = child.stdin.take().expect("it reads");
+    let mut answers = BufReader::new(child.stdout.take().expect("it writes"));
+    for (text, class) in [("it was good", "pos"), ("it was bad", "neg"), ("so-so", "mixed")] {
+        // The next line is sent only after the answer to this one: nothing may be kept back.
+        writeln!(lines, "{text}").expect("it takes a line");
+        let mut answer = String::new();
+        answers.read_line(&mut answer).expect("it answers");
+        assert!(answer.starts_with(class), "{text}: {answer}");
+    }
+    drop(lines);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn groups_stay_together_and_files_stay_apart() {
+    let home = home();
+    let rows: String = reviews(300)
+        .iter()
+        .enumerate()
+        .map(|(number, (text, class))| format!("{text}\t{class}\tauthor {}\n", number / 100))
+        .collect();
+    home.write("grouped.tsv", format!("text\tlabel\tauthor\n{rows}"));
+    let said = home
+        .carousel(
+            "train recipe.toml --data grouped.tsv --out grouped --set data.group=author --set train.epochs=1",
+        )
+        .succeeds();
+    assert!(said.stderr.contains("validation       100 sequences"), "{}", said.stderr);
+    home.write("other.tsv", tsv(&reviews(31)));
+    let said = home
+        .carousel("train recipe.toml --data reviews.tsv --valid other.tsv --out files --set train.epochs=1")
+        .succeeds();
+    assert!(said.stderr.contains("validation        31 sequences"), "{}", said.stderr);
+}
+
+#[test]
+fn everything_wrong_with_a_file_is_named() {
+    let home = home();
+    let write = |name: &str, content: &[u8]| home.write(name, content);
+    write("empty.tsv", b"");
+    write("header.tsv", b"text\tlabel\n");
+    write("short.tsv", b"text\tlabel\na\tx\nb\n");
+    write("long.tsv", b"text\tlabel\na\tx\nb\ty\tz\n");
+    write("quote.tsv", b"text\tlabel\n\"open\tx\nb\ty\n");
+    write("comma.csv", b"text,label\na,x\n\"b, c\",y\n");
+    write("latin1.tsv", b"text\tlabel\na\tx\ncaf\xe9\ty\n");
+    write("twice.tsv", b"text\ttext\na\tx\n");
+    write("unlabelled.tsv", b"text\tlabel\na\tx\nb\t\n");
+    write("one.tsv", b"text\tlabel\na\tx\nb\tx\nc\tx\n");
+    write("unknown.tsv", b"text\tlabel\na\tgreat\n");
+    write("columns.tsv", b"document\tstars\na\tx\n");
+    write("broken.jsonl", b"{\"text\": \"a\", \"label\": \"x\"}\n{\"text\": \n");
+    write("array.jsonl", b"[1, 2]\n");
+    write("missing.jsonl", b"{\"text\": \"a\", \"label\": \"x\"}\n{\"text\": \"b\"}\n");
+    write("null.jsonl", b"{\"text\": \"a\", \"label\": null}\n");
+    write("no.gz", b"not packed");
+    std::fs::create_dir(home.path("folder")).expect("a folder");
+    let check = |arguments: &str, expected: &[&str]| {
+        home.carousel(&format!("train recipe.toml --out run {arguments}")).fails(1, expected);
+        assert!(!home.exists("run"), "{arguments}: a run was left behind");
+    };
+    check("--data nowhere.tsv", &["could not read nowhere.tsv", "No such file"]);
+    check("--data folder", &["folder is empty"]);
+    check("--data no.gz", &["could not read no.gz"]);
+    check("--data empty.tsv", &["empty.tsv is empty"]);
+    check("--data header.tsv", &["header.tsv: it has no row below its header"]);
+    check("--data short.tsv", &["short.tsv:3: 1 fields, expected 2"]);
+    check("--data long.tsv", &["long.tsv:3: 3 fields, expected 2"]);
+    check("--data quote.tsv", &["quote.tsv:2", "a quote mark may be open", "data.quoting=false"]);
+    check("--data comma.csv --set data.quoting=false", &["comma.csv:3: 3 fields", "data.quoting=true"]);
+    check("--data latin1.tsv", &["latin1.tsv:3", "not UTF-8"]);
+    check("--data twice.tsv", &["twice.tsv:1", "\"text\" stands twice"]);
+    check("--data unlabelled.tsv", &["unlabelled.tsv:3: the label is empty"]);
+    check("--data one.tsv --set data.split=[1,0,0]", &["one class", "\"x\"", "expected at least two"]);
+    check(
+        "--data columns.tsv",
+        &["columns.tsv: no column is named \"text\"", "document, stars", "data.text"],
+    );
+    check("--data columns.tsv --set data.text=document", &["no column is named \"label\"", "data.label"]);
+    check("--data reviews.tsv --set data.group=author", &["no column is named \"author\"", "data.group"]);
+    check(
+        "--data reviews.tsv --valid unknown.tsv",
+        &["unknown.tsv:2", "\"great\" does not occur", "mixed, neg, pos"],
+    );
+    check("--data reviews.tsv --test unknown.tsv", &["unknown.tsv:2", "\"great\" does not occur"]);
+    check("--data broken.jsonl", &["broken.jsonl:2: no JSON"]);
+    check("--data array.jsonl", &["array.jsonl:1: expected a JSON object"]);
+    check("--data missing.jsonl", &["missing.jsonl:2: \"label\" is missing"]);
+    check("--data null.jsonl", &["null.jsonl:1: \"label\" is missing"]);
+    check(
+        "--data reviews.tsv --set train.early_stop=2 --set data.split=[1,0,0]",
+        &["train.early_stop", "--valid"],
+    );
+
+    let check = |arguments: &str, expected: &[&str]| {
+        home.carousel(&format!("train {arguments} --out run")).fails(2, expected);
+    };
+    check("classify", &["the task classify needs --data"]);
+    check("classify --data reviews.tsv --set data.label=", &["data.label is \"\", expected text"]);
+    check(
+        "classify --data reviews.tsv --set model.pooling=sum",
+        &["expected one of last, mean, max, attention"],
+    );
+    check("lm --data text.txt --set model.cell=none", &["model.cell = \"none\" needs task = \"classify\""]);
+    check("lm --data text.txt --set model.pooling=max", &["model.pooling has no effect"]);
+
+    home.carousel("train recipe.toml --data reviews.tsv --out run --set train.epochs=1").succeeds();
+    home.carousel("eval run --data unknown.tsv").fails(1, &["unknown.tsv:2", "\"great\""]);
+    home.carousel("predict run nowhere.txt").fails(1, &["could not read nowhere.txt"]);
+    home.carousel("predict nowhere text.txt").fails(1, &["nowhere is no run"]);
+    home.carousel("sample run").fails(1, &["is a run of the task classify, expected lm"]);
+    let said =
+        home.shell(&format!("printf 'a\\nb\\377\\n' | {} predict run", env!("CARGO_BIN_EXE_carousel")));
+    assert!(said.stderr.contains("stdin:2: the line is not UTF-8"), "{}", said.stderr);
+    home.write("run/labels.json", "{\"classes\": [\"a\", \"a\"]}");
+    home.carousel("predict run text.txt").fails(1, &["labels.json is damaged", "listed twice"]);
+    std::fs::remove_file(home.path("run/labels.json")).expect("it is there");
+    home.carousel("predict run text.txt").fails(1, &["labels.json is damaged or foreign", "No such file"]);
+}
