@@ -52,6 +52,10 @@ pub struct DataRecipe {
     pub label: String,
     /// The column whose equal values stay in one part when data is split.
     pub group: Option<String>,
+    /// The column that tells sequences of numbers in one table apart; unset: each file is one.
+    pub id: Option<String>,
+    /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
+    pub file_label: Option<String>,
     /// Whether a field of a table may stand in quotes.
     pub quoting: bool,
     /// Longer sequences are cut off after so many steps.
@@ -806,6 +810,8 @@ impl Recipe {
                 text: "text".to_owned(),
                 label: "label".to_owned(),
                 group: None,
+                id: None,
+                file_label: None,
                 quoting: true,
                 max_length: None,
                 tokens: Tokens::Char,
@@ -1201,6 +1207,8 @@ mod tests {
             ("data.text", "review", "task=classify"),
             ("data.label", "stars", "task=classify"),
             ("data.group", "author", "task=classify"),
+            ("data.id", "series", "task=classify data.input=numbers"),
+            ("data.file_label", "(.)_", "task=classify data.input=audio"),
             ("data.quoting", "false", "task=classify"),
             ("data.max_length", "200", "task=classify"),
             ("data.tokens", "byte", ""),
@@ -1327,16 +1335,16 @@ mod tests {
         check(
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
-             the known keys are data.split, data.input, data.text, data.label, data.group, data.quoting, \
-             data.max_length, data.tokens, data.min_count, data.vocab_size, data.length, data.symbols, \
-             data.memorize",
+             the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
+             data.file_label, data.quoting, data.max_length, data.tokens, data.min_count, data.vocab_size, \
+             data.length, data.symbols, data.memorize",
         );
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
-             the known keys are data.split, data.input, data.text, data.label, data.group, data.quoting, \
-             data.max_length, data.tokens, data.min_count, data.vocab_size, data.length, data.symbols, \
-             data.memorize",
+             the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
+             data.file_label, data.quoting, data.max_length, data.tokens, data.min_count, data.vocab_size, \
+             data.length, data.symbols, data.memorize",
         );
         check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
         check(

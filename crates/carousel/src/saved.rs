@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 pub(crate) use classifier::{
-    Encoder, LABELS, Labels, classifier_config, highest, probabilities, read_json, steps,
+    Encoder, LABELS, Labels, classifier_config, highest, number_columns, probabilities, read_json, steps,
 };
 pub use classifier::{Prediction, SavedClassifier};
 pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};

@@ -53,10 +53,8 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let documents = carousel::data::read_documents(&args.data)?;
     let task = RunFolder::open(&args.run)?.read_recipe()?.task;
-    if matches!(task, Task::Classify | Task::Tag) {
-        if !matches!(args.precision, Precision::F32) {
-            return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
-        }
+    if task != Task::Lm && !matches!(args.precision, Precision::F32) {
+        return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
     }
     if task == Task::Classify {
         return classes(args, &evaluate_classifier(&args.run, &documents)?);

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use carousel::recipe::{Named, Task};
+use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
 use carousel::saved::{Prediction, SavedClassifier, SavedTagger, TaggedSentence};
 use clap::Args;
@@ -66,6 +66,22 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
 }
 
 fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
+    if saved.recipe.data.input != InputName::Text {
+        if args.files.is_empty() {
+            let kind = saved.recipe.data.input.name();
+            return Err(BadUsage(format!("the run reads {kind}: name the files to answer")).into());
+        }
+        let documents = carousel::data::read_documents(&args.files)?;
+        for (place, prediction) in saved.predict_files(&documents)? {
+            let answer = shown(args, saved, &prediction);
+            let line = match args.json {
+                true => answer,
+                false => format!("{place}\t{answer}"),
+            };
+            output::result(&line)?;
+        }
+        return Ok(());
+    }
     each_lines(&args.files, |lines| {
         let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
         let answers = saved.predict(&texts);

@@ -269,3 +269,159 @@ fn everything_wrong_with_a_file_is_named() {
     std::fs::remove_file(home.path("run/labels.json")).expect("it is there");
     home.carousel("predict run text.txt").fails(1, &["labels.json is damaged or foreign", "No such file"]);
 }
+
+/// A WAV file: a tone of so many hertz.
+fn tone(hertz: f64, seconds: f64) -> Vec<u8> {
+    let samples: Vec<i16> = (0..(8000.0 * seconds) as usize)
+        .map(|place| ((place as f64 * hertz * std::f64::consts::TAU / 8000.0).sin() * 8000.0) as i16)
+        .collect();
+    let size = samples.len() as u32 * 2;
+    let mut bytes = Vec::new();
+    bytes.extend(b"RIFF");
+    bytes.extend((36 + size).to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16_u32.to_le_bytes());
+    for (value, wide) in [(1, false), (1, false), (8000, true), (16000, true), (2, false), (16, false)] {
+        let value: u32 = value;
+        bytes.extend(&value.to_le_bytes()[..if wide { 4 } else { 2 }]);
+    }
+    bytes.extend(b"data");
+    bytes.extend(size.to_le_bytes());
+    bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
+    bytes
+}
+
+/// A `.npy` file of float32 `[T, 2]`.
+fn npy(values: &[[f32; 2]]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, 2), }}", values.len());
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(values.iter().flatten().flat_map(|value| value.to_le_bytes()));
+    bytes
+}
+
+/// Two numbers a step that rise or fall.
+fn series(number: usize, rising: bool) -> Vec<[f32; 2]> {
+    (0..4 + number % 6)
+        .map(|step| {
+            let value = if rising { step as f32 } else { -(step as f32) };
+            [1000.0 + value + (number % 3) as f32, 5.0]
+        })
+        .collect()
+}
+
+fn number_home() -> Home {
+    let home = Home::new();
+    home.write("recipe.toml", RECIPE.replace("tokens = \"word\"\n", "").replace("embedding = 8\n", ""));
+    let mut long = "id,x,y,label\n".to_owned();
+    for number in 0..60 {
+        for (rising, name) in [(true, "up"), (false, "down")] {
+            let rows = series(number, rising);
+            home.write(&format!("arrays/{name}/{number:02}.npy"), npy(&rows));
+            let lines: String = rows.iter().map(|[x, y]| format!("{x},{y}\n")).collect();
+            home.write(&format!("tables/{name}/{number:02}.csv"), format!("x,y\n{lines}"));
+            rows.iter().for_each(|[x, y]| long.push_str(&format!("{number}{name},{x},{y},{name}\n")));
+            let hertz = if rising { 500.0 } else { 1500.0 } + 3.0 * number as f64;
+            home.write(
+                &format!("sounds/{name}_{number:02}.wav"),
+                tone(hertz, 0.1 + 0.01 * (number % 5) as f64),
+            );
+        }
+    }
+    home.write("long.csv", long);
+    home
+}
+
+#[test]
+fn sequences_of_numbers_and_sound_are_learned_from() {
+    let home = number_home();
+    let check = |name: &str, arguments: &str, example: &str, class: &str| {
+        let said = home.carousel(&format!("train recipe.toml --out {name} --json {arguments}")).succeeds();
+        assert!(said.json()["accuracy"].as_f64() > Some(0.95), "{arguments}: {}", said.stdout);
+        let told = home.carousel(&format!("predict {name} {example}")).succeeds().stdout;
+        assert!(told.starts_with(&format!("{example}:1\t{class}\t")), "{told}");
+        home.carousel(&format!("predict {name}")).fails(2, &["name the files"]);
+    };
+    check("npy", "--data arrays --set data.input=numbers", "arrays/up/07.npy", "up");
+    check("csv", "--data tables --set data.input=numbers", "tables/down/07.csv", "down");
+    check(
+        "wav",
+        "--data sounds --set data.input=audio --set data.file_label=^([a-z]+)_",
+        "sounds/up_07.wav",
+        "up",
+    );
+    let long =
+        "train recipe.toml --data long.csv --set data.input=numbers --set data.id=id --out long --json";
+    let said = home.carousel(long).succeeds();
+    assert!(said.json()["accuracy"].as_f64() > Some(0.95), "{}", said.stdout);
+    let measured = home.carousel("eval long --data long.csv --json").succeeds().json();
+    assert_eq!(measured["examples"], 120);
+}
+
+#[test]
+fn everything_wrong_with_numbers_is_named() {
+    let home = number_home();
+    home.write("a/words.csv", "x,y\n1,2\n3,four\n");
+    home.write("a/hole.csv", "x,y\n1,2\n3,\n");
+    home.write("a/nan.csv", "x,y\n1,2\nnan,1\n");
+    home.write("a/text.npy", "no array");
+    home.write("a/nan.npy", npy(&[[1.0, 2.0], [f32::NAN, 1.0]]));
+    home.write("a/text.wav", "no sound");
+    home.write("a/cut.wav", &tone(500.0, 0.1)[..500]);
+    home.write("two.csv", "id,x,label\na,1,up\na,2,down\n");
+    home.write("plain.csv", "x,y\n1,2\n");
+    home.write("bare.csv", "id,label\na,up\nb,down\n");
+    home.write("wide/up/a.csv", "x,y,z\n1,2,3\n");
+    home.write("b/narrow.csv", "x,y\n1,2\n3\n");
+    let check = |arguments: &str, expected: &[&str]| {
+        home.carousel(&format!("train recipe.toml --out run {arguments}")).fails(1, expected);
+        assert!(!home.exists("run"), "{arguments}: a run was left behind");
+    };
+    let numbers = "--set data.input=numbers";
+    check(
+        &format!("--data a/words.csv {numbers}"),
+        &["a/words.csv:3: column \"y\" is \"four\", expected a number"],
+    );
+    check(
+        &format!("--data a/hole.csv {numbers}"),
+        &["a/hole.csv:3: column \"y\" is \"\", expected a number"],
+    );
+    check(
+        &format!("--data a/nan.csv {numbers}"),
+        &["a/nan.csv:3: column \"x\" is \"nan\", expected a finite number"],
+    );
+    check(&format!("--data b/narrow.csv {numbers}"), &["b/narrow.csv:3: 1 fields, expected 2"]);
+    check(&format!("--data a/text.npy {numbers}"), &["a/text.npy: no .npy file that can be read"]);
+    check(&format!("--data a/nan.npy {numbers}"), &["a/nan.npy: step 1 has a value that is not a number"]);
+    check("--data a/text.wav --set data.input=audio", &["a/text.wav: no WAV file that can be read"]);
+    check("--data a/cut.wav --set data.input=audio", &["a/cut.wav: "]);
+    check(
+        &format!("--data two.csv {numbers} --set data.id=id"),
+        &["two.csv:3: sequence \"a\" has the class \"down\", but \"up\" on line 2"],
+    );
+    check(
+        &format!("--data two.csv {numbers} --set data.id=series"),
+        &["no column is named \"series\"", "data.id"],
+    );
+    check(&format!("--data bare.csv {numbers} --set data.id=id"), &["bare.csv: it has no column of values"]);
+    check(
+        &format!("--data arrays wide {numbers}"),
+        &["expected 2 as in the training part", "3 values a step"],
+    );
+    check(&format!("--data two.csv {numbers}"), &["two.csv:2: column \"id\" is \"a\", expected a number"]);
+    check(&format!("--data plain.csv {numbers}"), &["plain.csv: it lies in no folder", "data.file_label"]);
+    check(
+        "--data sounds --set data.input=audio --set data.file_label=^([0-9])_",
+        &["does not match its name"],
+    );
+    check(
+        "--data sounds --set data.input=audio --set data.file_label=up",
+        &["it has no group in parentheses"],
+    );
+    check("--data sounds --set data.input=audio --set data.file_label=(", &["data.file_label is \"(\""]);
+}

@@ -7,8 +7,10 @@
 mod bpe;
 mod classes;
 mod corpus;
+mod numbers;
 mod order;
 mod pack;
+mod sound;
 mod table;
 mod tagged;
 mod texts;
@@ -20,8 +22,10 @@ use std::path::PathBuf;
 
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
+pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};
+pub use sound::{BANDS, log_mel, read_wav};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, read_sentences};
 pub use texts::{TextColumns, TextExample, read_texts};

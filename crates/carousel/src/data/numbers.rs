@@ -51,12 +51,15 @@ pub struct Scaling {
 
 impl Scaling {
     /// Fits means and deviations over all steps.
-    #[must_use]
-    pub fn fit(examples: &[NumberExample]) -> Scaling {
-        let width = examples.first().map_or(0, |example| example.width);
-        let rate = examples.first().map_or(0, |example| example.rate);
+    ///
+    /// # Errors
+    /// [`DataError::Line`] where an example has other values a step, or another rate, than the first.
+    pub fn fit<'a>(examples: impl Iterator<Item = &'a NumberExample> + Clone) -> Result<Scaling, DataError> {
+        let (width, rate) = examples.clone().next().map_or((0, 0), |first| (first.width, first.rate));
+        let empty = Scaling { mean: vec![0.0; width], deviation: vec![1.0; width], rate };
+        examples.clone().try_for_each(|example| empty.check(example))?;
         let (mut sum, mut count) = (vec![0.0_f64; width], 0_usize);
-        let rows = || examples.iter().flat_map(|example| example.values.chunks_exact(width.max(1)));
+        let rows = || examples.clone().flat_map(|example| example.values.chunks_exact(width.max(1)));
         for row in rows() {
             sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
             count += 1;
@@ -70,11 +73,11 @@ impl Scaling {
             }
         }
         let deviation = squares.iter().map(|square| (square / count.max(1) as f64).sqrt() as f32);
-        Scaling {
+        Ok(Scaling {
             mean: mean.iter().map(|&mean| mean as f32).collect(),
             deviation: deviation.map(|value| if value > 0.0 { value } else { 1.0 }).collect(),
             rate,
-        }
+        })
     }
 
     /// Scales the steps of a sequence.
@@ -82,25 +85,30 @@ impl Scaling {
     /// # Errors
     /// [`DataError::Line`] where it has other values a step, or another rate, than the training part.
     pub fn apply(&self, example: &NumberExample) -> Result<Vec<f32>, DataError> {
-        let wrong = |reason: String| DataError::Line {
-            name: example.file.clone(),
-            line: example.line,
-            reason,
-        };
+        self.check(example)?;
+        let scaled = example.values.chunks_exact(example.width.max(1)).flat_map(|row| {
+            let fitted = self.mean.iter().zip(&self.deviation);
+            row.iter().zip(fitted).map(|(&value, (mean, scale))| (value - mean) / scale)
+        });
+        Ok(scaled.collect())
+    }
+
+    fn check(&self, example: &NumberExample) -> Result<(), DataError> {
+        let wrong =
+            |reason: String| DataError::Line { name: example.file.clone(), line: example.line, reason };
         let expected = self.mean.len();
         if example.width != expected {
             let found = example.width;
             return Err(wrong(format!("{found} values a step, expected {expected} as in the training part")));
         }
         if example.rate != self.rate {
-            let reason =
-                format!("{} samples a second, expected {} as in the training part; resample it", example.rate, self.rate);
+            let reason = format!(
+                "{} samples a second, expected {} as in the training part; resample it",
+                example.rate, self.rate
+            );
             return Err(wrong(reason));
         }
-        let scaled = example.values.chunks_exact(expected.max(1)).flat_map(|row| {
-            row.iter().zip(&self.mean).zip(&self.deviation).map(|((&value, mean), scale)| (value - mean) / scale)
-        });
-        Ok(scaled.collect())
+        Ok(())
     }
 }
 
@@ -152,10 +160,17 @@ fn label_of(document: &Document, pattern: Option<&Regex>) -> Result<String, Data
             .captures(name)
             .and_then(|found| found.get(1))
             .map(|group| group.as_str().to_owned())
-            .ok_or_else(|| fails(document, format!("data.file_label {:?} does not match its name", pattern.as_str()))),
-        None => folder.filter(|folder| !matches!(*folder, "" | "." | "..")).map(str::to_owned).ok_or_else(|| {
-            fails(document, "it lies in no folder that names its class; set data.file_label to take it from its name")
-        }),
+            .ok_or_else(|| {
+                fails(document, format!("data.file_label {:?} does not match its name", pattern.as_str()))
+            }),
+        None => {
+            folder.filter(|folder| !matches!(*folder, "" | "." | "..")).map(str::to_owned).ok_or_else(|| {
+                fails(
+                    document,
+                    "it lies in no folder that names its class; set data.file_label to take it from its name",
+                )
+            })
+        }
     }
 }
 

@@ -126,25 +126,34 @@ mod tests {
     #[test]
     fn every_kind_of_wav_is_read() {
         let write = |bits, format, channels| {
-            let spec = hound::WavSpec { channels, sample_rate: 8000, bits_per_sample: bits, sample_format: format };
+            let spec =
+                hound::WavSpec { channels, sample_rate: 8000, bits_per_sample: bits, sample_format: format };
             let mut bytes = Cursor::new(Vec::new());
             let mut writer = hound::WavWriter::new(&mut bytes, spec).unwrap();
             for place in 0..100 * usize::from(channels) {
                 let value = if place / usize::from(channels) % 2 == 0 { 0.5_f32 } else { -0.25 };
                 match format {
                     SampleFormat::Float => writer.write_sample(value).unwrap(),
-                    SampleFormat::Int => writer.write_sample((value * (1_i64 << (bits - 1)) as f32) as i32).unwrap(),
+                    SampleFormat::Int => {
+                        writer.write_sample((value * (1_i64 << (bits - 1)) as f32) as i32).unwrap()
+                    }
                 }
             }
             writer.finalize().unwrap();
             Document { name: "a.wav".to_owned(), bytes: bytes.into_inner() }
         };
-        for (bits, format, channels) in
-            [(16, SampleFormat::Int, 1), (24, SampleFormat::Int, 2), (8, SampleFormat::Int, 1), (32, SampleFormat::Float, 2)]
-        {
+        for (bits, format, channels) in [
+            (16, SampleFormat::Int, 1),
+            (24, SampleFormat::Int, 2),
+            (8, SampleFormat::Int, 1),
+            (32, SampleFormat::Float, 2),
+        ] {
             let (samples, rate) = read_wav(&write(bits, format, channels)).unwrap();
             assert_eq!((samples.len(), rate), (100, 8000), "{bits} bits");
-            assert!((samples[0] - 0.5).abs() < 0.01 && (samples[1] + 0.25).abs() < 0.01, "{bits} bits: {samples:?}");
+            assert!(
+                (samples[0] - 0.5).abs() < 0.01 && (samples[1] + 0.25).abs() < 0.01,
+                "{bits} bits: {samples:?}"
+            );
         }
         let check = |bytes: &[u8], expected: &str| {
             let document = Document { name: "a.wav".to_owned(), bytes: bytes.to_vec() };

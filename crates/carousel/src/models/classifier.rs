@@ -45,7 +45,35 @@ pub struct ClassifierConfig {
     pub seed: u64,
 }
 
+impl From<RecurrenceConfig> for Body {
+    fn from(recurrence: RecurrenceConfig) -> Body {
+        Body::Recurrent(recurrence)
+    }
+}
+
 impl ClassifierConfig {
+    /// The last step of a recurrence, or the mean of what feed-forward layers read, gives the class; nothing drops
+    /// out.
+    #[must_use]
+    pub fn new(steps: StepKind, body: impl Into<Body>, classes: usize) -> ClassifierConfig {
+        let body = body.into();
+        let pooling = match body {
+            Body::Recurrent(_) => Pooling::Last,
+            Body::Dense(_) => Pooling::Mean,
+        };
+        let (input_dropout, output_dropout, label_smoothing) = (0.0, 0.0, 0.0);
+        ClassifierConfig {
+            steps,
+            body,
+            pooling,
+            classes,
+            input_dropout,
+            output_dropout,
+            label_smoothing,
+            seed: 0,
+        }
+    }
+
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors

@@ -46,6 +46,15 @@ pub struct RecurrenceConfig {
     pub dropout: Dropout,
 }
 
+impl RecurrenceConfig {
+    /// One forward layer of `hidden` units that drops nothing.
+    #[must_use]
+    pub fn new(cell: Cell, hidden: usize) -> RecurrenceConfig {
+        let (direction, init, dropout) = (Direction::Forward, Init::default(), Dropout::default());
+        RecurrenceConfig { cell, hidden, layers: 1, direction, init, dropout }
+    }
+}
+
 /// Steps in packed order.
 #[derive(Clone, Copy, Debug)]
 pub enum Steps<'a> {

@@ -83,6 +83,22 @@ pub enum TagSteps<'a> {
 }
 
 impl TaggerConfig {
+    /// A tagger without a second head and without a conditional random field; nothing drops out.
+    #[must_use]
+    pub fn new(input: TagInput, body: impl Into<Body>, tags: usize) -> TaggerConfig {
+        TaggerConfig {
+            input,
+            body: body.into(),
+            tags,
+            intents: None,
+            crf: false,
+            input_dropout: 0.0,
+            output_dropout: 0.0,
+            label_smoothing: 0.0,
+            seed: 0,
+        }
+    }
+
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors

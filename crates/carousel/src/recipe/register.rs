@@ -99,7 +99,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
     key!(data.text, Kind::Text).only_with("data.input", &["text"]),
     key!(data.label, Kind::Text).only_with("task", &["classify"]),
-    key!(data.group, Kind::Text).only_with("task", &["classify"]),
+    key!(data.group, Kind::Text).only_with("data.input", &["text"]),
+    key!(data.id, Kind::Text).only_with("data.input", &["numbers"]),
+    key!(data.file_label, Kind::Text).only_with("data.input", &["numbers", "audio"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
     key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", READS),
@@ -230,6 +232,13 @@ pub(super) const RULES: &[Rule] = &[
                 let found = recipe.task.name();
                 needs("model.cell = \"none\"", &format!("task = \"classify\" or \"tag\", found \"{found}\""))
             })
+        },
+    },
+    Rule {
+        keys: &["data.input", "task"],
+        broken: |recipe| {
+            let broken = recipe.task == Task::Tag && recipe.data.input != InputName::Text;
+            broken.then(|| needs("task = \"tag\"", "data.input = \"text\": words with tags"))
         },
     },
     Rule {

@@ -4,10 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::{OpenError, expect_task, load_weights};
-use crate::data::{Classes, Packed, Passes, Sequence, Tokenizer, pack_sequences};
+use crate::data::{
+    Classes, DataError, Document, NumberColumns, NumberExample, Packed, Passes, Scaling, Sequence, Tokenizer,
+    pack_sequences, read_numbers,
+};
 use crate::fused::with_slice;
 use crate::models::classifier::{Body, Classifier, ClassifierConfig};
 use crate::models::dense::DenseConfig;
@@ -41,6 +45,13 @@ pub(crate) enum Encoder {
         /// Tokens behind these are cut off.
         most: Option<usize>,
     },
+    /// Sequences of numbers.
+    Numbers {
+        /// What is taken off them, and what they are divided by.
+        scaling: Scaling,
+        /// Steps behind these are cut off.
+        most: Option<usize>,
+    },
 }
 
 impl Encoder {
@@ -50,6 +61,7 @@ impl Encoder {
             Encoder::Text { tokenizer, .. } => {
                 StepKind::Token { vocabulary: tokenizer.vocab().len(), embedding: recipe.model.embedding }
             }
+            Encoder::Numbers { scaling, .. } => StepKind::Numbers(scaling.mean.len()),
         }
     }
 
@@ -57,6 +69,7 @@ impl Encoder {
     pub(crate) fn vocabulary(&self) -> Option<usize> {
         match self {
             Encoder::Text { tokenizer, .. } => Some(tokenizer.vocab().len()),
+            Encoder::Numbers { .. } => None,
         }
     }
 
@@ -67,8 +80,39 @@ impl Encoder {
                 most.iter().for_each(|&most| sequence.truncate(most));
                 sequence
             }
+            Encoder::Numbers { .. } => panic!("a classifier of numbers reads no text"),
         }
     }
+}
+
+impl Encoder {
+    /// Scales a sequence of numbers.
+    pub(crate) fn numbers(&self, example: &NumberExample) -> Result<Sequence, DataError> {
+        match self {
+            Encoder::Numbers { scaling, most } => {
+                let mut sequence =
+                    Sequence::Numbers { values: scaling.apply(example)?, width: example.width };
+                most.iter().for_each(|&most| sequence.truncate(most));
+                Ok(sequence)
+            }
+            Encoder::Text { .. } => panic!("a classifier of text reads no numbers"),
+        }
+    }
+}
+
+/// How a recipe finds sequences of numbers.
+pub(crate) fn number_columns(recipe: &Recipe) -> Result<NumberColumns<'_>, DataError> {
+    let pattern = recipe.data.file_label.as_deref().map(|text| {
+        let wrong =
+            |what: String| DataError::Examples { reason: format!("data.file_label is {text:?}: {what}") };
+        let pattern = Regex::new(text).map_err(|error| wrong(error.to_string()))?;
+        match pattern.captures_len() {
+            0 | 1 => Err(wrong("it has no group in parentheses, expected one around the class".to_owned())),
+            _ => Ok(pattern),
+        }
+    });
+    let pattern = pattern.transpose()?;
+    Ok(NumberColumns { id: recipe.data.id.as_deref(), label: &recipe.data.label, pattern })
 }
 
 /// The sizes that a recipe asks for.
@@ -126,6 +170,9 @@ pub(crate) fn steps(packed: &Packed) -> Steps<'_> {
 pub(crate) struct Labels {
     /// The classes, in the order of the model's outputs.
     pub(crate) classes: Classes,
+    /// How numbers are scaled, where they are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scaling: Option<Scaling>,
 }
 
 /// Reads a JSON file at the top of a run.
@@ -157,9 +204,12 @@ impl SavedClassifier {
         let run = RunFolder::open(path)?;
         let recipe = run.read_recipe()?;
         expect_task(&recipe, Task::Classify, path)?;
-        let Labels { classes } = read_json(&run, LABELS)?;
-        let tokenizer = Tokenizer::new(run.read_vocab()?);
-        let encoder = Encoder::Text { tokenizer, most: recipe.data.max_length };
+        let Labels { classes, scaling } = read_json(&run, LABELS)?;
+        let most = recipe.data.max_length;
+        let encoder = match scaling {
+            Some(scaling) => Encoder::Numbers { scaling, most },
+            None => Encoder::Text { tokenizer: Tokenizer::new(run.read_vocab()?), most },
+        };
         let config = classifier_config(&recipe, encoder.steps(&recipe), classes.len());
         let mut model = config.init(&Device::default())?;
         load_weights(&run, &mut model)?;
@@ -173,6 +223,19 @@ impl SavedClassifier {
         let sequences: Vec<&Sequence> = sequences.iter().collect();
         let rows = probabilities(&self.model, &sequences);
         rows.into_iter().map(|probabilities| self.prediction(probabilities)).collect()
+    }
+
+    /// The classes of sequences of numbers in files, with the file and line that each begins on, in their order.
+    ///
+    /// # Errors
+    /// [`DataError`] when the files do not do.
+    pub fn predict_files(&self, documents: &[Document]) -> Result<Vec<(String, Prediction)>, DataError> {
+        let examples = read_numbers(documents, &number_columns(&self.recipe)?, false)?;
+        let sequences =
+            examples.iter().map(|example| self.encoder.numbers(example)).collect::<Result<Vec<_>, _>>()?;
+        let rows = probabilities(&self.model, &sequences.iter().collect::<Vec<_>>());
+        let places = examples.into_iter().map(|example| format!("{}:{}", example.file, example.line));
+        Ok(places.zip(rows.into_iter().map(|row| self.prediction(row))).collect())
     }
 
     fn prediction(&self, probabilities: Vec<f32>) -> Prediction {

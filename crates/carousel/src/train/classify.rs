@@ -8,16 +8,18 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{
-    Classes, Counts, DataError, Document, Lengths, Limits, Quoting, Sequence, TextColumns, TextExample,
-    Tokenizer, Vocab, pack_sequences, read_texts, split, split_groups,
+    Classes, Counts, DataError, Document, Lengths, Limits, NumberExample, Quoting, Scaling, Sequence,
+    TextColumns, TextExample, Tokenizer, Vocab, pack_sequences, read_numbers, read_texts, split,
+    split_groups,
 };
 use crate::metrics::Confusion;
 use crate::models::classifier::Classifier;
-use crate::recipe::{ClassWeights, MetricName, Recipe};
+use crate::recipe::{ClassWeights, InputName, MetricName, Recipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
-    Encoder, LABELS, Labels, SavedClassifier, classifier_config, highest, probabilities, read_json, steps,
+    Encoder, LABELS, Labels, SavedClassifier, classifier_config, highest, number_columns, probabilities,
+    read_json, steps,
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
@@ -56,18 +58,26 @@ pub fn classify(
                 );
                 return Err(DataError::Examples { reason }.into());
             }
-            let vocab = build_vocab(recipe, &parts.train)?;
-            run.write_vocab(&vocab)?;
-            let labels = serde_json::json!({ "classes": classes });
-            run.write(LABELS, format!("{labels:#}\n"))?;
-            (classes, text_encoder(recipe, vocab))
+            let encoder = fit(run, recipe, &parts.train)?;
+            let scaling = match &encoder {
+                Encoder::Numbers { scaling, .. } => Some(scaling.clone()),
+                Encoder::Text { .. } => None,
+            };
+            let text = serde_json::to_string_pretty(&Labels { classes: classes.clone(), scaling })
+                .map_err(|error| TrainError::State { reason: error.to_string() })?;
+            run.write(LABELS, text + "\n")?;
+            (classes, encoder)
         }
         Start::Resume => {
-            let Labels { classes } = read_json(run, LABELS)?;
-            (classes, text_encoder(recipe, run.read_vocab()?))
+            let Labels { classes, scaling } = read_json(run, LABELS)?;
+            let encoder = match scaling {
+                Some(scaling) => Encoder::Numbers { scaling, most: recipe.data.max_length },
+                None => text_encoder(recipe, run.read_vocab()?),
+            };
+            (classes, encoder)
         }
     };
-    let encode = |part: Vec<TextExample>| -> Result<Vec<Labelled>, TrainError> {
+    let encode = |part: Vec<Raw>| -> Result<Vec<Labelled>, TrainError> {
         part.into_iter().map(|example| Ok(Labelled::new(example, &encoder, &classes)?)).collect()
     };
     let parts = Parts { train: encode(parts.train)?, valid: encode(parts.valid)?, test: encode(parts.test)? };
@@ -110,7 +120,7 @@ pub fn classify(
 /// [`TrainError`] when the run cannot be opened or the examples do not do.
 pub fn evaluate_classifier(run: &Path, documents: &[Document]) -> Result<ClassEvaluation, TrainError> {
     let saved = SavedClassifier::open(run)?;
-    let examples = read_texts(documents, columns(&saved.recipe))?;
+    let examples = read_examples(&saved.recipe, documents)?;
     let examples = examples
         .into_iter()
         .map(|example| Labelled::new(example, &saved.encoder, &saved.classes))
@@ -162,14 +172,74 @@ struct Labelled {
 }
 
 impl Labelled {
-    fn new(example: TextExample, encoder: &Encoder, classes: &Classes) -> Result<Labelled, DataError> {
+    fn new(example: Raw, encoder: &Encoder, classes: &Classes) -> Result<Labelled, DataError> {
         Ok(Labelled {
             class: classes.find(&example.label, &example.file, example.line)?,
-            sequence: encoder.text(&example.text),
             place: format!("{}:{}", example.file, example.line),
-            shown: example.text.chars().take(SHOWN).collect(),
+            shown: match &example.content {
+                Content::Text(text) => text.chars().take(SHOWN).collect(),
+                Content::Numbers(numbers) => {
+                    format!("{} steps of {} numbers", numbers.values.len() / numbers.width, numbers.width)
+                }
+            },
+            sequence: match &example.content {
+                Content::Text(text) => encoder.text(text),
+                Content::Numbers(numbers) => encoder.numbers(numbers)?,
+            },
         })
     }
+}
+
+/// An example as it was read.
+struct Raw {
+    content: Content,
+    label: String,
+    group: String,
+    file: String,
+    line: usize,
+}
+
+enum Content {
+    Text(String),
+    Numbers(NumberExample),
+}
+
+fn read_examples(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> {
+    if recipe.data.input == InputName::Text {
+        let texts = read_texts(documents, columns(recipe))?;
+        let raw = |TextExample { text, label, group, file, line }| Raw {
+            content: Content::Text(text),
+            label,
+            group,
+            file,
+            line,
+        };
+        return Ok(texts.into_iter().map(raw).collect());
+    }
+    let examples = read_numbers(documents, &number_columns(recipe)?, true)?;
+    let raw = |example: NumberExample| Raw {
+        label: example.label.clone(),
+        group: String::new(),
+        file: example.file.clone(),
+        line: example.line,
+        content: Content::Numbers(example),
+    };
+    Ok(examples.into_iter().map(raw).collect())
+}
+
+/// Learns from the training part how examples are read.
+fn fit(run: &RunFolder, recipe: &Recipe, examples: &[Raw]) -> Result<Encoder, TrainError> {
+    if recipe.data.input == InputName::Text {
+        let vocab = build_vocab(recipe, examples)?;
+        run.write_vocab(&vocab)?;
+        return Ok(text_encoder(recipe, vocab));
+    }
+    let numbers = examples.iter().filter_map(|example| match &example.content {
+        Content::Numbers(numbers) => Some(numbers),
+        Content::Text(_) => None,
+    });
+    let scaling = Scaling::fit(numbers)?;
+    Ok(Encoder::Numbers { scaling, most: recipe.data.max_length })
 }
 
 fn columns(recipe: &Recipe) -> TextColumns<'_> {
@@ -182,25 +252,25 @@ fn columns(recipe: &Recipe) -> TextColumns<'_> {
 }
 
 /// Reads the examples of all parts; what is not given apart is drawn from those for training.
-fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<TextExample>, TrainError> {
-    let read = |documents: &[Document]| -> Result<Vec<TextExample>, TrainError> {
-        if documents.is_empty() { Ok(Vec::new()) } else { Ok(read_texts(documents, columns(recipe))?) }
+fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainError> {
+    let read = |documents: &[Document]| -> Result<Vec<Raw>, TrainError> {
+        if documents.is_empty() { Ok(Vec::new()) } else { Ok(read_examples(recipe, documents)?) }
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let shares = super::shares(recipe, sources);
     let places = match recipe.data.group {
         Some(_) => {
             let groups = Classes::collect(all.iter().map(|example| example.group.as_str()));
-            let group = |example: &TextExample| groups.id(&example.group).unwrap_or_default() as usize;
+            let group = |example: &Raw| groups.id(&example.group).unwrap_or_default() as usize;
             split_groups(&all.iter().map(group).collect::<Vec<_>>(), shares, recipe.seed)
         }
         None => split(all.len(), shares, recipe.seed),
     };
-    let mut all: Vec<Option<TextExample>> = all.into_iter().map(Some).collect();
+    let mut all: Vec<Option<Raw>> = all.into_iter().map(Some).collect();
     let mut take =
         |places: &[usize]| places.iter().filter_map(|&place| all[place].take()).collect::<Vec<_>>();
     let [train, held_valid, held_test] = places.each_ref().map(|places| take(places));
-    let given = |given: Vec<TextExample>, held: Vec<TextExample>| if given.is_empty() { held } else { given };
+    let given = |given: Vec<Raw>, held: Vec<Raw>| if given.is_empty() { held } else { given };
     let parts = Parts { train, valid: given(valid, held_valid), test: given(test, held_test) };
     if parts.train.is_empty() {
         let reason = "the training part is empty; give more data, or a data.split with more for training";
@@ -209,11 +279,14 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<TextExample>, 
     Ok(parts)
 }
 
-fn build_vocab(recipe: &Recipe, examples: &[TextExample]) -> Result<Vocab, DataError> {
-    let documents: Vec<Document> = examples
-        .iter()
-        .map(|example| Document { name: example.file.clone(), bytes: example.text.clone().into_bytes() })
-        .collect();
+fn build_vocab(recipe: &Recipe, examples: &[Raw]) -> Result<Vocab, DataError> {
+    let document = |example: &Raw| match &example.content {
+        Content::Text(text) => {
+            Some(Document { name: example.file.clone(), bytes: text.clone().into_bytes() })
+        }
+        Content::Numbers(_) => None,
+    };
+    let documents: Vec<Document> = examples.iter().filter_map(document).collect();
     let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
     Vocab::build(recipe.data.tokens, &documents, limits)
 }
