@@ -329,7 +329,14 @@ mod tests {
     use super::*;
 
     fn layer(cell: Cell, input: usize, hidden: usize) -> Layer {
-        Layer { cell, direction: Direction::Forward, input, hidden, precision: Precision::F32 }
+        Layer {
+            cell,
+            direction: Direction::Forward,
+            input,
+            hidden,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        }
     }
 
     fn mean_and_variance(values: &[f32]) -> (f64, f64) {

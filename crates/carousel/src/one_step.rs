@@ -193,7 +193,7 @@ impl Net {
                 bias_input: with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
                 bias_recurrent: with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
             };
-            (Layer { cell, direction, input, hidden, precision: Precision::F32 }, own)
+            (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout: Zoneout::NONE }, own)
         });
         let (embedding, output) = (model.embedding(), model.output());
         Net {

@@ -551,7 +551,14 @@ impl Recurrent {
         let directions = self.direction.kernels();
         let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
         let input = if layer == 0 { self.input } else { self.output_width() };
-        directions.iter().map(move |&direction| Layer { cell, direction, input, hidden, precision })
+        directions.iter().map(move |&direction| Layer {
+            cell,
+            direction,
+            input,
+            hidden,
+            precision,
+            zoneout: Zoneout::NONE,
+        })
     }
 
     /// Chooses the implementation.

@@ -108,7 +108,7 @@ impl Mask {
 
     /// Two rounds of a 32-bit mixer with low bias (Wellons 2018), the two halves of the key between them.
     #[inline(always)]
-    fn keeps(self, place: u32) -> bool {
+    pub(crate) fn keeps(self, place: u32) -> bool {
         let mix = |mut z: u32| {
             z = (z ^ (z >> 16)).wrapping_mul(0x7feb_352d);
             z = (z ^ (z >> 15)).wrapping_mul(0x846c_a68b);

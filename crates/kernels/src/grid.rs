@@ -11,14 +11,18 @@
 //! The same panel of weights serves every step: that is the recurrence's weight sharing, and why the
 //! weights are packed once a pass.
 
-use crate::cell::{Backward, Forward, Input, Kernel};
+use crate::cell::{Backward, Forward, Input, Kernel, zone_out};
+use crate::chance::{Chance, FactorRows, StepMask, times};
 use crate::disjoint::{
     FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
 };
-use crate::gemm::{BLOCK, GateColumns, Product, Start, is_tile, narrow_row, tiles, with_rows, with_vectors};
+use crate::gemm::{
+    BLOCK, GateColumns, Product, Start, is_tile, load_row, narrow_row, store_row, tiles, with_rows,
+    with_vectors,
+};
 use crate::pack::Panels;
 use crate::shape::Batch;
-use crate::simd::{Dispatch, Job, Lanes};
+use crate::simd::{Dispatch, Job, Lanes, multiply};
 use crate::tape::Sizes;
 use crate::team::{self, Worker};
 use std::marker::PhantomData;
@@ -130,8 +134,9 @@ pub(crate) struct ForwardPass<'a, K> {
     pub(crate) bias: (&'a [f32], &'a [f32]),
     pub(crate) gates: &'a mut [f32],
     pub(crate) h: &'a mut [f32],
-    /// `[2 B, units / 2]`: the last two states as products read them, where they read pairs.
-    pub(crate) narrow: &'a mut [f32],
+    /// `[2 B, units]` or half as wide: the last two states as products read them, where those are not `h`.
+    pub(crate) seen: &'a mut [f32],
+    pub(crate) chance: &'a Chance,
     pub(crate) c: &'a mut [f32],
     pub(crate) extra: &'a mut [f32],
     pub(crate) y: &'a mut [f32],
@@ -165,8 +170,8 @@ pub(crate) struct ForwardJob<'a, K, const M: usize, const NV: usize> {
     pub(crate) phase: usize,
     /// As wide as all the panels.
     pub(crate) tile: Forward<'a, M>,
-    /// Takes `h` as pairs, where products read pairs.
-    pub(crate) narrow: TileMut<'a, M>,
+    /// Takes `h` as products read it: as pairs, or with some of it dropped. Without columns where they read `h`.
+    pub(crate) seen: TileMut<'a, M>,
     pub(crate) panels: usize,
     pub(crate) kernel: PhantomData<K>,
 }
@@ -183,14 +188,29 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob
         for p in 0..self.panels {
             let tile = self.tile.panel(p, NV * S::N, units, gates);
             K::forward::<S, M, NV>(simd, self.phase, tile);
-            if S::PAIRS {
-                let mut h = self.tile.h.part(p * units, units);
-                let mut narrow = self.narrow.part(p * units / 2, units / 2);
-                for i in 0..M {
-                    narrow_row(simd, h.row(i), narrow.row(i));
+        }
+        if self.phase + 1 == K::TRAITS.phases {
+            zone_out(simd, &mut self.tile);
+            let dropped = self.tile.factors.recurrent;
+            for i in 0..M {
+                if dropped.width() > 0 {
+                    drop_row(simd, self.tile.h.row(i), dropped.row(i), self.seen.row(i));
+                } else if S::PAIRS {
+                    narrow_row(simd, self.tile.h.row(i), self.seen.row(i));
                 }
             }
         }
+    }
+}
+
+/// `seen = h * factors`, as products read it.
+#[inline(always)]
+fn drop_row<S: Lanes>(simd: S, h: &[f32], factors: &[f32], seen: &mut [f32]) {
+    let width = if S::PAIRS { S::N / 2 } else { S::N };
+    let values = h.chunks_exact(S::N).zip(factors.chunks_exact(S::N));
+    for ((h, factors), seen) in values.zip(seen.chunks_exact_mut(width)) {
+        let v = simd.mul(simd.load(h), simd.load(factors));
+        if S::PAIRS { simd.store_pairs(seen, v) } else { simd.store(seen, v) }
     }
 }
 
@@ -280,14 +300,20 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
         let has_extra = traits.extra && (self.taped || traits.phases == 2);
         let gates = Matrix::new(self.gates, geometry, if has_gates { gate_rows } else { absent });
         let h = Matrix::new(self.h, geometry, units);
-        let narrow_rows = Rows {
-            keep: Keep::Two,
-            stride: units.stride / 2,
-            group: units.group / 2,
-            columns: units.columns / 2,
-            ..units
+        let dropped = self.chance.has(StepMask::Recurrent);
+        let seen_rows = Rows { keep: Keep::Two, ..units };
+        let seen_rows = match (S::PAIRS, dropped) {
+            (true, _) => Rows {
+                stride: units.stride / 2,
+                group: units.group / 2,
+                columns: units.columns / 2,
+                ..seen_rows
+            },
+            (false, true) => seen_rows,
+            (false, false) => absent,
         };
-        let narrow = Matrix::new(self.narrow, geometry, if S::PAIRS { narrow_rows } else { absent });
+        let seen = Matrix::new(self.seen, geometry, seen_rows);
+        let apart = S::PAIRS || dropped;
         let c = Matrix::new(self.c, geometry, if traits.cell_state { units } else { absent });
         let extra = Matrix::new(self.extra, geometry, if has_extra { frames } else { absent });
         let y = Matrix::new(self.y, geometry, y_rows);
@@ -308,8 +334,10 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
                 recurrent: self.recurrent,
                 gates: gates.private(worker),
                 // Others read one of the two.
-                h: if S::PAIRS { h.private(worker) } else { h.published(worker, Walk::Up) },
-                narrow: if S::PAIRS { narrow.published(worker, Walk::Up) } else { narrow.private(worker) },
+                apart,
+                h: if apart { h.private(worker) } else { h.published(worker, Walk::Up) },
+                seen: if apart { seen.published(worker, Walk::Up) } else { seen.private(worker) },
+                factors: FactorRows::new(self.chance, sizes.units()),
                 c: c.private(worker),
                 // Only a cell of two phases reads others' extra values; elsewhere nobody closes a step.
                 extra: match traits.phases {
@@ -330,7 +358,7 @@ impl<K: Kernel> Dispatch for ForwardPass<'_, K> {
                         walk.extra.publish(worker);
                     }
                 }
-                if S::PAIRS { &mut walk.narrow } else { &mut walk.h }.publish(worker);
+                if apart { &mut walk.seen } else { &mut walk.h }.publish(worker);
             }
         });
     }
@@ -352,8 +380,11 @@ struct ForwardWalk<'a, S, K> {
     source: Source,
     recurrent: [Packed<'a>; 2],
     gates: Part<'a>,
+    /// Whether products read `seen` in place of `h`.
+    apart: bool,
     h: Part<'a>,
-    narrow: Part<'a>,
+    seen: Part<'a>,
+    factors: FactorRows<'a>,
     c: Part<'a>,
     extra: Part<'a>,
     y: Part<'a>,
@@ -469,10 +500,10 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                         },
                     };
                     let before = (step.checked_sub(1), Some(step));
-                    let (past, past_h, h, narrow) = if S::PAIRS {
+                    let (past, past_h, h, seen) = if self.apart {
                         let (past_h, h) = self.h.own_pair(before, ranks, &groups);
-                        let (past, narrow) = self.narrow.past_and_own(step, ranks, &groups);
-                        (past, past_h, h, narrow)
+                        let (past, seen) = self.seen.past_and_own(step, ranks, &groups);
+                        (past, past_h, h, seen)
                     } else {
                         let (past, h) = self.h.past_and_own(step, ranks, &groups);
                         (past, past.columns(column), h, TileMut::empty())
@@ -483,7 +514,10 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                     } else {
                         (self.extra.closed(Some(step), ranks), TileMut::empty())
                     };
+                    let width = count * nv * S::N / gates;
+                    let start = self.geometry.starts[step];
                     let tile = Forward::<M> {
+                        factors: self.factors.tile(self.simd, start, ranks, (column, width)),
                         input,
                         a,
                         depth: self.depth,
@@ -498,7 +532,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                         y: self.y.own(Some(step), ranks, &groups),
                     };
                     with_vectors!(nv, NV => self.simd.call(ForwardJob::<K, M, NV> {
-                        phase, tile, narrow, panels: count, kernel: PhantomData,
+                        phase, tile, seen, panels: count, kernel: PhantomData,
                     }));
                 });
             }
@@ -554,6 +588,7 @@ pub(crate) struct BackwardPass<'a, K> {
     pub(crate) narrow: &'a mut [f32],
     pub(crate) carry_h: &'a mut [f32],
     pub(crate) carry_c: &'a mut [f32],
+    pub(crate) chance: &'a Chance,
     pub(crate) kernel: PhantomData<K>,
 }
 
@@ -631,6 +666,8 @@ impl<K: Kernel> Dispatch for BackwardPass<'_, K> {
                 },
                 carry_h: carry_h.private(worker),
                 carry_c: carry_c.private(worker),
+                factors: FactorRows::new(self.chance, SPAN * sizes.lanes),
+                zones: self.chance.has(StepMask::Hidden),
                 kernel: PhantomData,
             };
             for step in (0..batch.steps()).rev() {
@@ -670,6 +707,9 @@ struct BackwardWalk<'a, S, K> {
     narrow: Part<'a>,
     carry_h: Part<'a>,
     carry_c: Part<'a>,
+    factors: FactorRows<'a>,
+    /// Whether `h` zones out, so that part of its gradient flows past the product.
+    zones: bool,
     kernel: PhantomData<K>,
 }
 
@@ -727,6 +767,7 @@ impl<'a, S: Lanes, K: Kernel> BackwardWalk<'a, S, K> {
                         (next, self.recurrent.own(Some(step), ranks, &groups))
                     };
                     let tile = Backward::<M> {
+                        factors: self.factors.tile(self.simd, starts[step], ranks, (column, nv * S::N)),
                         next,
                         depth: panels.depth,
                         panel,
@@ -764,15 +805,58 @@ impl<'a, S: Lanes, K: Kernel> BackwardWalk<'a, S, K> {
                 let rank = first + k * gap;
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
-                    self.simd.call(Product::<M, NV> {
+                    let column = (p * self.unit, nv * S::N);
+                    self.simd.call(InitialGradient::<M, NV> {
                         a: self.seen(0, ranks),
                         depth: panels.depth,
                         panel,
-                        start: if K::TRAITS.carries { Start::Output } else { Start::Zero },
+                        dropped: self.factors.tile(self.simd, 0, ranks, column).recurrent,
+                        carries: K::TRAITS.carries || self.zones,
                         out: self.carry_h.own(None, ranks, &(p..p + 1)),
                     });
                 }));
             }
+        }
+    }
+}
+
+/// The gradient of a tile of the initial `h`: through the product, and past it where something does.
+struct InitialGradient<'a, const M: usize, const NV: usize> {
+    a: Tile<'a, M>,
+    depth: usize,
+    panel: &'a [f32],
+    /// Factors of what the product read.
+    dropped: Tile<'a, M>,
+    /// Whether `out` holds what flows past the product.
+    carries: bool,
+    out: TileMut<'a, M>,
+}
+
+impl<S: Lanes, const M: usize, const NV: usize> Job<S> for InitialGradient<'_, M, NV> {
+    type Output = ();
+    #[inline(always)]
+    fn run(mut self, simd: S) {
+        if !const { is_tile::<S>(M, NV) } {
+            unreachable!("no level has tiles of {M} rows and {NV} vectors");
+        }
+        let mut d = [[simd.splat(0.0); NV]; M];
+        if self.carries && self.dropped.width() == 0 {
+            for i in 0..M {
+                load_row(simd, self.out.row(i), &mut d[i]);
+            }
+        }
+        multiply(simd, &self.a, self.depth, self.panel, &mut d);
+        for i in 0..M {
+            for j in 0..NV {
+                let at = j * S::N;
+                if self.dropped.width() > 0 {
+                    d[i][j] = times(simd, d[i][j], &self.dropped, i, at);
+                    if self.carries {
+                        d[i][j] = simd.add(d[i][j], simd.load(&self.out.row(i)[at..]));
+                    }
+                }
+            }
+            store_row(simd, self.out.row(i), &d[i]);
         }
     }
 }

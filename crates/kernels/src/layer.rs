@@ -1,6 +1,7 @@
 //! The entry points: one layer in one direction over a whole batch, forward and backward.
 
 use crate::cell::{Kernel, gru, lstm, rnn};
+use crate::chance::{Chance, StepMask, StepNoise};
 use crate::disjoint::{Buffer, Pieces, kept_row};
 use crate::gemm::{
     FrameRows, GateColumns, GateGradient, MOST_GATES, NarrowRows, narrow_stride, weight_gradients,
@@ -9,7 +10,7 @@ use crate::grid::{
     BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
 };
 use crate::pack::{self, Panels};
-use crate::shape::{Activation, Batch, Cell, Layer, Layout, Precision, Reset, ShapeError, expect};
+use crate::shape::{Activation, Batch, Cell, Layer, Layout, Precision, Reset, ShapeError, Zoneout, expect};
 use crate::simd::{Dispatch, Lanes, Level, pair};
 use crate::tape::{Pass, Sizes, Tape};
 use crate::team;
@@ -185,7 +186,15 @@ pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), Sh
     expect("input weight", weights.input.len(), input)?;
     expect("recurrent weight", weights.recurrent.len(), recurrent)?;
     expect("input bias", weights.bias_input.len(), bias)?;
-    expect("recurrent bias", weights.bias_recurrent.len(), bias)
+    expect("recurrent bias", weights.bias_recurrent.len(), bias)?;
+    let Zoneout { hidden, cell } = layer.zoneout;
+    if !((0.0..1.0).contains(&hidden) && (0.0..1.0).contains(&cell)) {
+        return Err(ShapeError::State { what: "the probability to zone out must be from 0 and below 1" });
+    }
+    if cell > 0.0 && !layer.cell.has_cell_state() {
+        return Err(ShapeError::State { what: "a cell state should zone out, but only an LSTM has one" });
+    }
+    Ok(())
 }
 
 fn check_state(
@@ -224,7 +233,7 @@ static SPARE: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
 /// ```
 /// use carousel_kernels::*;
 ///
-/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32 };
+/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE };
 /// let batch = Batch::ragged(&[1, 4], 4)?; // two sequences, padded to four steps
 /// let (w, u, b) = layer.weight_lengths();
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
@@ -258,7 +267,28 @@ pub fn forward<'a>(
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
     // The body is compiled once, here, not in every crate that calls it.
-    forward_on(layer, batch, weights, x.into(), initial, y, last, tape)
+    forward_on(layer, batch, weights, None, x.into(), initial, y, last, tape)
+}
+
+/// [`forward`] while learning: zoneout draws which units keep their last value, and units drop out of the
+/// recurrence as `noise` says. [`backward`] then follows the same choices.
+///
+/// # Errors
+/// As [`forward`], and [`ShapeError`] when a probability is none, there is not one name a sequence, or the cell
+/// has no candidate to drop.
+#[allow(clippy::too_many_arguments)]
+pub fn forward_noisy<'a>(
+    layer: &Layer,
+    batch: &Batch,
+    weights: Weights<'_>,
+    noise: StepNoise<'_>,
+    x: impl Into<Inputs<'a>>,
+    initial: State<'_>,
+    y: FramesMut<'_>,
+    last: StateMut<'_>,
+    tape: Option<&mut Tape>,
+) -> Result<(), ShapeError> {
+    forward_on(layer, batch, weights, Some(noise), x.into(), initial, y, last, tape)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -266,6 +296,7 @@ fn forward_on(
     layer: &Layer,
     batch: &Batch,
     weights: Weights<'_>,
+    noise: Option<StepNoise<'_>>,
     x: Inputs<'_>,
     initial: State<'_>,
     y: FramesMut<'_>,
@@ -273,6 +304,9 @@ fn forward_on(
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
     check_layer(layer, &weights)?;
+    if let Some(noise) = &noise {
+        noise.check(layer, batch)?;
+    }
     x.check(batch, layer.input)?;
     check_frames("output", batch, layer.hidden, (y.data.len(), y.layout, y.stride, y.offset))?;
     let names = ("initial h", "initial c");
@@ -281,10 +315,12 @@ fn forward_on(
     check_state(layer, batch, names, last.h.as_ref().map(|h| h.len()), last.c.as_ref().map(|c| c.len()))?;
 
     if let Some(tape) = tape {
+        tape.chance.set(layer, batch, noise.as_ref());
         run_forward(layer, batch, weights, x, initial, y, last, tape, true);
     } else {
         let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tape = spare().pop().unwrap_or_default();
+        tape.chance.set(layer, batch, noise.as_ref());
         run_forward(layer, batch, weights, x, initial, y, last, &mut tape, false);
         spare().push(tape);
     }
@@ -443,12 +479,21 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             if source != Source::Table {
                 starts.iter_mut().enumerate().for_each(|(frame, start)| *start = frame * width);
             }
-            let h_rows = narrow.h.ensure(b * sizes.unit_stride);
-            for (row, h) in
-                h_rows.chunks_exact_mut(sizes.unit_stride / 2).zip(h.chunks(sizes.unit_stride)).take(b)
-            {
-                for (to, from) in row.iter_mut().zip(h.chunks_exact(2)) {
-                    *to = pair(from[0], from[1]);
+        }
+        let drops = tape.chance.has(StepMask::Recurrent);
+        let seen_floats = match (S::PAIRS, drops) {
+            (true, _) => b * sizes.unit_stride,
+            (false, true) => 2 * b * sizes.unit_stride,
+            (false, false) => 0,
+        };
+        let seen = narrow.h.ensure(seen_floats);
+        if seen_floats > 0 {
+            let seen_stride = seen_floats / (2 * b);
+            for (rank, row) in seen.chunks_exact_mut(seen_stride).take(b).enumerate() {
+                let h = &h[rank * sizes.unit_stride..][..sizes.unit_stride];
+                let at = |unit: usize| h[unit] * recurrent_factor(&tape.chance, rank, unit);
+                for (k, to) in row.iter_mut().enumerate() {
+                    *to = if S::PAIRS { pair(at(2 * k), at(2 * k + 1)) } else { at(k) };
                 }
             }
         }
@@ -462,7 +507,6 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             x = table;
             starts.iter_mut().for_each(|start| *start *= sizes.gate_stride);
         }
-        let narrow_h = narrow.h.ensure(if S::PAIRS { b * sizes.unit_stride } else { 0 });
         ForwardPass::<K> {
             batch,
             sizes,
@@ -478,7 +522,8 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             bias: (input_bias, recurrent_bias),
             gates: tape.gates.ensure(gate_floats),
             h,
-            narrow: narrow_h,
+            seen,
+            chance: &tape.chance,
             c,
             extra: tape.extra.ensure(extra_floats),
             y,
@@ -501,6 +546,36 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             }
         }
     }
+}
+
+/// What a rank's unit of `h` is multiplied with before the recurrent weights see it.
+fn recurrent_factor(chance: &Chance, rank: usize, unit: usize) -> f32 {
+    let place = chance.place(StepMask::Recurrent, 0, rank);
+    chance.factor(StepMask::Recurrent).at(place.wrapping_add(unit as u32))
+}
+
+/// All states as the recurrent weights saw them.
+fn dropped_states<'a>(
+    chance: &Chance,
+    batch: &Batch,
+    sizes: &Sizes,
+    h: &[f32],
+    to: &'a mut Buffer,
+) -> &'a [f32] {
+    let (b, stride) = (batch.sequences(), sizes.unit_stride);
+    let floats = (b + batch.frames()) * stride;
+    let to = to.ensure(floats);
+    // A rank's factors are the same at all its steps.
+    let factors: Vec<f32> =
+        (0..b * stride).map(|k| recurrent_factor(chance, k / stride, k % stride)).collect();
+    let ranks = (0..b).chain((0..batch.steps()).flat_map(|step| 0..batch.alive(step)));
+    let rows = to.chunks_exact_mut(stride).zip(h.chunks_exact(stride));
+    for ((to, h), rank) in rows.zip(ranks) {
+        for ((to, h), factor) in to.iter_mut().zip(h).zip(&factors[rank * stride..]) {
+            *to = h * factor;
+        }
+    }
+    to
 }
 
 /// One of the matrices that a step multiplies with.
@@ -787,6 +862,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             narrow: tape.narrow.recurrent.ensure(if S::PAIRS { f * sizes.gate_stride / 2 } else { 0 }),
             carry_h,
             carry_c,
+            chance: &tape.chance,
             kernel: PhantomData,
         }
         .run(simd);
@@ -829,7 +905,11 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
                 (inputs, GateColumns { data: sums, frames: rows, ..seen_by_input })
             }
         };
-        let states = FrameRows { data: tape.h.as_ref(), starts: &places.previous, width: hidden };
+        let seen = match tape.chance.has(StepMask::Recurrent) {
+            true => dropped_states(&tape.chance, batch, &sizes, tape.h.as_ref(), &mut tape.dropped),
+            false => tape.h.as_ref(),
+        };
+        let states = FrameRows { data: seen, starts: &places.previous, width: hidden };
         // With the reset before the product, the candidate's weights saw `r * h`.
         let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
 

@@ -19,6 +19,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod cell;
+mod chance;
 #[allow(unsafe_code)]
 mod disjoint;
 pub mod dropout;
@@ -42,12 +43,14 @@ mod tape;
 #[allow(unsafe_code)]
 mod team;
 
+pub use chance::{StepMask, StepNoise};
 pub use layer::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
+    forward_noisy,
 };
 pub use peak::fma_peak;
 pub use record::Signal;
-pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Precision, Reset, ShapeError};
+pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Precision, Reset, ShapeError, Zoneout};
 pub use simd::Level;
 pub use step::{StepPrecision, Stepper};
 pub use tape::Tape;

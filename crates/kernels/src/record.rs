@@ -61,7 +61,7 @@ impl Tape {
     /// ```
     /// use carousel_kernels::*;
     ///
-    /// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32 };
+    /// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE };
     /// let batch = Batch::full(1, 4);
     /// let (w, u, b) = layer.weight_lengths();
     /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);

@@ -4,6 +4,7 @@
 //! Buffers are [`Layout::Padded`](crate::Layout::Padded) and dense; nothing is written into padding but
 //! zeros.
 
+use crate::chance::{StepMask, StepNoise};
 use crate::shape::{Activation, Batch, Cell, Direction, Layer, Reset};
 use std::ops::{Add, AddAssign, Mul, Neg, Sub};
 
@@ -82,8 +83,60 @@ struct Step<R> {
     gates: Vec<R>,
     /// GRU, reset after: `Un h + cn`, `[H]`.
     candidate: Vec<R>,
+    /// The new values, before zoneout.
+    new_h: Vec<R>,
+    new_c: Vec<R>,
     h: Vec<R>,
     c: Vec<R>,
+}
+
+/// What chance does to one step of one sequence: what multiplies each unit.
+struct Factors<R> {
+    /// Share of the new `h`, and of the new `c`.
+    hidden: Vec<R>,
+    cell: Vec<R>,
+    /// Of `h` as the recurrent weights see it.
+    recurrent: Vec<R>,
+    /// Of the candidate.
+    update: Vec<R>,
+}
+
+impl<R: Real> Factors<R> {
+    fn none(units: usize) -> Factors<R> {
+        let ones = || vec![one(); units];
+        Factors { hidden: ones(), cell: ones(), recurrent: ones(), update: ones() }
+    }
+
+    /// Those of sequence `b` at time `t`.
+    fn of(layer: &Layer, batch: &Batch, noise: Option<&StepNoise<'_>>, b: usize, t: usize) -> Factors<R> {
+        let n = layer.hidden;
+        let Some(noise) = noise else {
+            let share = |rate: f32| vec![R::from(1.0 - rate); n];
+            let (hidden, cell) = (share(layer.zoneout.hidden), share(layer.zoneout.cell));
+            return Factors { hidden, cell, ..Factors::none(n) };
+        };
+        let rank = batch.order().iter().position(|&place| place == b).expect("a sequence of the batch");
+        let of = |which: StepMask, row: usize| -> Vec<R> {
+            let Some(mask) = noise.mask(layer, which) else { return vec![one(); n] };
+            let zones = matches!(which, StepMask::Hidden | StepMask::Cell);
+            let factor = |unit: usize| match mask.factor((row * n + unit) as u32) {
+                kept if kept > 0.0 && zones => one(),
+                factor => R::from(factor),
+            };
+            (0..n).map(factor).collect()
+        };
+        let row = batch.frame(t, rank);
+        Factors {
+            hidden: of(StepMask::Hidden, row),
+            cell: of(StepMask::Cell, row),
+            recurrent: of(StepMask::Recurrent, noise.names[b] as usize),
+            update: of(StepMask::Update, row),
+        }
+    }
+}
+
+fn product<R: Real>(a: &[R], b: &[R]) -> Vec<R> {
+    a.iter().zip(b).map(|(&a, &b)| a * b).collect()
 }
 
 /// `weight[row] · v`
@@ -99,10 +152,17 @@ fn one<R: Real>() -> R {
     R::from(1.0)
 }
 
-fn step<R: Real>(layer: &Layer, weights: &Weights<R>, x: &[R], h: &[R], c: &[R]) -> Step<R> {
+fn step<R: Real>(
+    layer: &Layer,
+    weights: &Weights<R>,
+    x: &[R],
+    h: &[R],
+    c: &[R],
+    factors: &Factors<R>,
+) -> Step<R> {
     let from_x = |row: usize| dot(&weights.input, row, x) + weights.bias_input[row];
     let from_h = |row: usize, h: &[R]| dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
-    step_of(layer, from_x, from_h, h, c)
+    step_of(layer, from_x, from_h, h, c, factors)
 }
 
 /// A step, given what a row of each weight makes of the input and of a state, biases included.
@@ -112,18 +172,22 @@ fn step_of<R: Real>(
     from_h: impl Fn(usize, &[R]) -> R,
     h: &[R],
     c: &[R],
+    factors: &Factors<R>,
 ) -> Step<R> {
     let n = layer.hidden;
+    let seen = product(h, &factors.recurrent);
     let mut s = Step {
         gates: vec![R::default(); layer.cell.gates() * n],
         candidate: vec![R::default(); n],
+        new_h: Vec::new(),
+        new_c: Vec::new(),
         h: vec![R::default(); n],
         c: c.to_vec(),
     };
     match layer.cell {
         Cell::Rnn(activation) => {
             for u in 0..n {
-                let sum = from_x(u) + from_h(u, h);
+                let sum = from_x(u) + from_h(u, &seen);
                 s.h[u] = match activation {
                     Activation::Tanh => sum.tanh(),
                     Activation::Relu if sum > R::default() => sum,
@@ -133,10 +197,10 @@ fn step_of<R: Real>(
         }
         Cell::Lstm => {
             for u in 0..n {
-                let gate = |g: usize| from_x(g * n + u) + from_h(g * n + u, h);
+                let gate = |g: usize| from_x(g * n + u) + from_h(g * n + u, &seen);
                 let (i, f) = (gate(0).sigmoid(), gate(1).sigmoid());
                 let (g, o) = (gate(2).tanh(), gate(3).sigmoid());
-                s.c[u] = f * c[u] + i * g;
+                s.c[u] = f * c[u] + i * (factors.update[u] * g);
                 s.h[u] = o * s.c[u].tanh();
                 for (k, value) in [i, f, g, o].into_iter().enumerate() {
                     s.gates[k * n + u] = value;
@@ -145,23 +209,29 @@ fn step_of<R: Real>(
         }
         Cell::Gru(reset) => {
             for u in 0..2 * n {
-                s.gates[u] = (from_x(u) + from_h(u, h)).sigmoid();
+                s.gates[u] = (from_x(u) + from_h(u, &seen)).sigmoid();
             }
-            let reset_h: Vec<R> = (0..n).map(|u| s.gates[u] * h[u]).collect();
+            let reset_h: Vec<R> = (0..n).map(|u| s.gates[u] * seen[u]).collect();
             for u in 0..n {
                 let row = 2 * n + u;
                 let (r, z) = (s.gates[u], s.gates[n + u]);
                 let candidate = match reset {
                     Reset::After => {
-                        s.candidate[u] = from_h(row, h);
+                        s.candidate[u] = from_h(row, &seen);
                         (from_x(row) + r * s.candidate[u]).tanh()
                     }
                     Reset::Before => (from_x(row) + from_h(row, &reset_h)).tanh(),
                 };
                 s.gates[row] = candidate;
-                s.h[u] = (one::<R>() - z) * candidate + z * h[u];
+                s.h[u] = (one::<R>() - z) * (factors.update[u] * candidate) + z * h[u];
             }
         }
+    }
+    (s.new_h, s.new_c) = (s.h.clone(), s.c.clone());
+    for u in 0..n {
+        let mix = |share: R, new: R, old: R| share * new + (one::<R>() - share) * old;
+        s.h[u] = mix(factors.hidden[u], s.new_h[u], h[u]);
+        s.c[u] = mix(factors.cell[u], s.new_c[u], c[u]);
     }
     s
 }
@@ -201,7 +271,8 @@ pub fn quantized_step(layer: &Layer, weights: &Weights<f32>, x: &[f32], state: &
     let from_x = |row: usize| quantized_dot(&weights.input, row, x) + weights.bias_input[row];
     let from_h =
         |row: usize, h: &[f32]| quantized_dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
-    let step = step_of(layer, from_x, from_h, &state.h, &state.c);
+    let factors = Factors::of(layer, &Batch::full(1, 1), None, 0, 0);
+    let step = step_of(layer, from_x, from_h, &state.h, &state.c, &factors);
     State { h: step.h, c: step.c }
 }
 
@@ -212,6 +283,7 @@ fn walk<R: Real>(
     weights: &Weights<R>,
     x: &[R],
     initial: &State<R>,
+    noise: Option<&StepNoise<'_>>,
     b: usize,
 ) -> Vec<(usize, Step<R>)> {
     let (n, length) = (layer.hidden, batch.lengths()[b]);
@@ -222,16 +294,17 @@ fn walk<R: Real>(
             Direction::Reverse => length - 1 - s,
         };
         let x = &x[(b * batch.time() + t) * layer.input..][..layer.input];
+        let factors = Factors::of(layer, batch, noise, b, t);
         let new = match steps.last() {
-            Some((_, last)) => step(layer, weights, x, &last.h, &last.c),
-            None => step(layer, weights, x, &initial.h[b * n..][..n], &initial.c[b * n..][..n]),
+            Some((_, last)) => step(layer, weights, x, &last.h, &last.c, &factors),
+            None => step(layer, weights, x, &initial.h[b * n..][..n], &initial.c[b * n..][..n], &factors),
         };
         steps.push((t, new));
     }
     steps
 }
 
-/// Outputs `[B, T, H]` and the final state of [`crate::forward`].
+/// Outputs `[B, T, H]` and the final state of [`crate::forward`], or with noise of [`crate::forward_noisy`].
 ///
 /// # Panics
 /// When a buffer is too short.
@@ -242,12 +315,13 @@ pub fn forward<R: Real>(
     weights: &Weights<R>,
     x: &[R],
     initial: &State<R>,
+    noise: Option<&StepNoise<'_>>,
 ) -> (Vec<R>, State<R>) {
     let n = layer.hidden;
     let mut y = vec![R::default(); batch.sequences() * batch.time() * n];
     let mut last = initial.clone();
     for b in 0..batch.sequences() {
-        for (t, step) in walk(layer, batch, weights, x, initial, b) {
+        for (t, step) in walk(layer, batch, weights, x, initial, noise, b) {
             y[(b * batch.time() + t) * n..][..n].copy_from_slice(&step.h);
             last.h[b * n..][..n].copy_from_slice(&step.h);
             last.c[b * n..][..n].copy_from_slice(&step.c);
@@ -269,6 +343,7 @@ pub fn backward<R: Real>(
     initial: &State<R>,
     dy: &[R],
     dlast: &State<R>,
+    noise: Option<&StepNoise<'_>>,
 ) -> Gradients<R> {
     let (n, i) = (layer.hidden, layer.input);
     let zeros = |like: &[R]| vec![R::default(); like.len()];
@@ -283,7 +358,7 @@ pub fn backward<R: Real>(
         },
     };
     for b in 0..batch.sequences() {
-        let steps = walk(layer, batch, weights, x, initial, b);
+        let steps = walk(layer, batch, weights, x, initial, noise, b);
         for s in (0..steps.len()).rev() {
             let (t, now) = &steps[s];
             let frame = b * batch.time() + t;
@@ -295,18 +370,29 @@ pub fn backward<R: Real>(
             for (dh, &dy) in dh.iter_mut().zip(&dy[frame * n..]) {
                 *dh += dy;
             }
+            let factors = Factors::of(layer, batch, noise, b, *t);
+            // Zoneout: a share for the new value, the rest for the last one.
             let mut dpast = vec![R::default(); n];
+            let mut dpast_c = vec![R::default(); n];
+            let mut dnew_c = vec![R::default(); n];
+            for u in 0..n {
+                let share = factors.hidden[u];
+                (dh[u], dpast[u]) = (dh[u] * share, dh[u] * (one::<R>() - share));
+                let (dc, share) = (d.initial.c[b * n + u], factors.cell[u]);
+                (dnew_c[u], dpast_c[u]) = (dc * share, dc * (one::<R>() - share));
+            }
+            let past_seen = product(past_h, &factors.recurrent);
             // Gradients of each gate's two sums, as the input and as the recurrent weights see them, and
             // what the recurrent weights multiplied.
             let rows = layer.cell.gates() * n;
             let (mut dx_sum, mut dh_sum) = (vec![R::default(); rows], vec![R::default(); rows]);
-            let mut seen = vec![past_h.to_vec(); layer.cell.gates()];
+            let mut seen = vec![past_seen.clone(); layer.cell.gates()];
             match layer.cell {
                 Cell::Rnn(activation) => {
                     for u in 0..n {
                         let slope = match activation {
-                            Activation::Tanh => one::<R>() - now.h[u] * now.h[u],
-                            Activation::Relu if now.h[u] > R::default() => one(),
+                            Activation::Tanh => one::<R>() - now.new_h[u] * now.new_h[u],
+                            Activation::Relu if now.new_h[u] > R::default() => one(),
                             Activation::Relu => R::default(),
                         };
                         dx_sum[u] = dh[u] * slope;
@@ -317,27 +403,29 @@ pub fn backward<R: Real>(
                     for u in 0..n {
                         let gate = |k: usize| now.gates[k * n + u];
                         let (i, f, g, o) = (gate(0), gate(1), gate(2), gate(3));
-                        let tanh_c = now.c[u].tanh();
-                        let dc = d.initial.c[b * n + u] + dh[u] * o * (one::<R>() - tanh_c * tanh_c);
+                        let tanh_c = now.new_c[u].tanh();
+                        let dc = dnew_c[u] + dh[u] * o * (one::<R>() - tanh_c * tanh_c);
+                        let m = factors.update[u];
                         let sums = [
-                            dc * g * i * (one::<R>() - i),
+                            dc * m * g * i * (one::<R>() - i),
                             dc * past_c[u] * f * (one::<R>() - f),
-                            dc * i * (one::<R>() - g * g),
+                            dc * m * i * (one::<R>() - g * g),
                             dh[u] * tanh_c * o * (one::<R>() - o),
                         ];
                         for (k, sum) in sums.into_iter().enumerate() {
                             dx_sum[k * n + u] = sum;
                             dh_sum[k * n + u] = sum;
                         }
-                        d.initial.c[b * n + u] = dc * f;
+                        d.initial.c[b * n + u] = dc * f + dpast_c[u];
                     }
                 }
                 Cell::Gru(reset) => {
                     for u in 0..n {
                         let (z, c) = (now.gates[n + u], now.gates[2 * n + u]);
-                        dx_sum[n + u] = dh[u] * (past_h[u] - c) * z * (one::<R>() - z);
-                        dx_sum[2 * n + u] = dh[u] * (one::<R>() - z) * (one::<R>() - c * c);
-                        dpast[u] = dh[u] * z;
+                        let m = factors.update[u];
+                        dx_sum[n + u] = dh[u] * (past_h[u] - m * c) * z * (one::<R>() - z);
+                        dx_sum[2 * n + u] = dh[u] * (one::<R>() - z) * m * (one::<R>() - c * c);
+                        dpast[u] += dh[u] * z;
                     }
                     for u in 0..n {
                         let r = now.gates[u];
@@ -348,9 +436,9 @@ pub fn backward<R: Real>(
                                 for k in 0..n {
                                     through += dx_sum[2 * n + k] * weights.recurrent[(2 * n + k) * n + u];
                                 }
-                                dpast[u] += through * r;
-                                seen[2][u] = r * past_h[u];
-                                through * past_h[u]
+                                dpast[u] += through * r * factors.recurrent[u];
+                                seen[2][u] = r * past_seen[u];
+                                through * past_seen[u]
                             }
                         };
                         dx_sum[u] = dr * r * (one::<R>() - r);
@@ -375,7 +463,7 @@ pub fn backward<R: Real>(
                 for k in 0..n {
                     d.weights.recurrent[row * n + k] += dh_sum[row] * seen[row / n][k];
                     if direct {
-                        dpast[k] += dh_sum[row] * weights.recurrent[row * n + k];
+                        dpast[k] += dh_sum[row] * weights.recurrent[row * n + k] * factors.recurrent[k];
                     }
                 }
             }

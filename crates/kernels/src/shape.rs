@@ -94,8 +94,23 @@ impl Precision {
     }
 }
 
+/// Probabilities that a unit keeps its last value instead of taking its new one (Krueger et al. 2017). A pass
+/// without noise takes the mean of both instead. Zero by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Zoneout {
+    /// Of `h`, from 0 and below 1.
+    pub hidden: f32,
+    /// Of an LSTM's `c`, from 0 and below 1.
+    pub cell: f32,
+}
+
+impl Zoneout {
+    /// Every unit takes its new value.
+    pub const NONE: Zoneout = Zoneout { hidden: 0.0, cell: 0.0 };
+}
+
 /// One layer in one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layer {
     /// The recurrence.
     pub cell: Cell,
@@ -107,6 +122,8 @@ pub struct Layer {
     pub hidden: usize,
     /// Of the products.
     pub precision: Precision,
+    /// Of the states.
+    pub zoneout: Zoneout,
 }
 
 impl Layer {

@@ -4,6 +4,7 @@
 //! matrices and vectors: it lasts as long as the weights take from memory, which all workers read at once.
 
 use crate::cell::{Forward, Input, Kernel, gru, lstm, rnn};
+use crate::chance::Factors;
 use crate::disjoint::{
     Buffer, Geometry, Keep, Matrix, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
 };
@@ -51,7 +52,7 @@ impl StepPrecision {
 /// use carousel_kernels::*;
 ///
 /// let cell = Cell::Gru(Reset::After);
-/// let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32 };
+/// let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE };
 /// let (w, u, b) = layer.weight_lengths();
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
 /// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
@@ -102,6 +103,8 @@ struct StepLayer {
     y: Vec<f32>,
     /// `[B, H]`: the cell value, dense.
     dense_c: Vec<f32>,
+    /// Mean shares of the new `h` and `c`, one a unit; empty where the layer does not zone out.
+    shares: [Vec<f32>; 2],
 }
 
 /// The input's weights, and the recurrent ones by phase.
@@ -220,6 +223,10 @@ impl Stepper {
                 c: [unit_buffer(), unit_buffer()],
                 y: vec![0.0; batch * layer.hidden],
                 dense_c: vec![0.0; if layer.cell.has_cell_state() { batch * layer.hidden } else { 0 }],
+                shares: [layer.zoneout.hidden, layer.zoneout.cell].map(|rate| match rate > 0.0 {
+                    true => vec![1.0 - rate; sizes.units()],
+                    false => Vec::new(),
+                }),
             });
         }
         let mut stepper = Stepper {
@@ -389,6 +396,7 @@ struct Stage<'a> {
     geometry: Geometry<'a>,
     past_h: &'a [f32],
     past_c: &'a [f32],
+    shares: &'a [Vec<f32>; 2],
     gates: Matrix<'a>,
     extra: Matrix<'a>,
     h: Matrix<'a>,
@@ -399,7 +407,7 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn new(layer: &'a mut StepLayer, starts: &'a [usize; 2], split: Split, workers: usize) -> Stage<'a> {
         let batch = starts[1];
-        let StepLayer { layer, sizes, weights, bias, gates, extra, h, c, y, .. } = layer;
+        let StepLayer { layer, sizes, weights, bias, gates, extra, h, c, y, shares, .. } = layer;
         let panels = weights.panels(0);
         // Panels of all the products cover the same units; one of them is a group.
         let geometry = Geometry { starts, split, groups: panels.count(), workers };
@@ -430,12 +438,25 @@ impl<'a> Stage<'a> {
             geometry,
             past_h: past_h.as_ref(),
             past_c: past_c.as_ref(),
+            shares,
             gates: Matrix::new(gates.ensure(batch * sizes.gate_stride), geometry, gate_rows),
             extra: Matrix::new(extra.ensure(batch * sizes.unit_stride), geometry, units),
             h: Matrix::new(h.ensure(batch * sizes.unit_stride), geometry, units),
             c: Matrix::new(c.ensure(batch * sizes.unit_stride), geometry, units),
             y: Matrix::new(y, geometry, Rows { stride: layer.hidden, columns: layer.hidden, ..units }),
         }
+    }
+}
+
+impl Stage<'_> {
+    /// What zoneout multiplies with: its mean, for all ranks the same.
+    #[inline(always)]
+    fn means<const M: usize>(&self, first: usize, width: usize) -> Factors<'_, M> {
+        let [hidden, cell] = self.shares.each_ref().map(|shares| match shares.is_empty() {
+            true => Tile::of(&[], &[0; M], 0),
+            false => Tile::of(shares, &[first; M], width),
+        });
+        Factors { hidden, cell, ..Factors::none() }
     }
 }
 
@@ -738,7 +759,7 @@ impl<S: Lanes> Walker<'_, S> {
 
 /// One panel of a cell's forward tile.
 fn job<K, const M: usize, const NV: usize>(phase: usize, tile: Forward<'_, M>) -> ForwardJob<'_, K, M, NV> {
-    ForwardJob { phase, tile, narrow: TileMut::empty(), panels: 1, kernel: PhantomData }
+    ForwardJob { phase, tile, seen: TileMut::empty(), panels: 1, kernel: PhantomData }
 }
 
 impl<'a> Parts<'a> {
@@ -762,6 +783,8 @@ impl<'a> Parts<'a> {
         let rows = ranks.each().map(|rank| rank * sizes.unit_stride);
         let first = p * stage.weights.panels(0).width / sizes.gates * S::N;
         let group = p..p + 1;
+        let width = stage.weights.panels(0).width / sizes.gates * S::N;
+        let width = width.min(sizes.units() - first);
         Forward {
             input: Input::Gates,
             a: Tile::of(stage.past_h, &rows, 0),
@@ -776,6 +799,7 @@ impl<'a> Parts<'a> {
             // In the second phase the first one's extra values are read, not written.
             extra: if phase == 0 { self.extra.own(Some(0), ranks, &group) } else { TileMut::empty() },
             y: self.y.own(Some(0), ranks, &group),
+            factors: stage.means(first, width),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What forward leaves for backward, and scratch that is reused from call to call.
 
+use crate::chance::Chance;
 use crate::disjoint::{Buffer, FrameMap};
 use crate::layer::Inputs;
 use crate::pack::Panels;
@@ -29,10 +30,13 @@ pub struct Tape {
     pub(crate) carry_c: Buffer,
     /// `[U, gates]`, where frames share input rows: their projection, then their gradients.
     pub(crate) table: Buffer,
+    /// `[B + F, units]`: states as the recurrent weights saw them, where some of them dropped out.
+    pub(crate) dropped: Buffer,
     pub(crate) narrow: Narrow,
     pub(crate) packed: [Buffer; 3],
     pub(crate) bias: Buffer,
     pub(crate) places: Places,
+    pub(crate) chance: Chance,
 }
 
 /// Copies of products' operands as pairs of bfloat16.
@@ -40,7 +44,7 @@ pub struct Tape {
 pub(crate) struct Narrow {
     /// Input rows.
     pub(crate) x: Buffer,
-    /// `[2 B, units / 2]`: the last two states.
+    /// `[2 B, units / 2]`: the last two states; `[2 B, units]` floats where only some drop out.
     pub(crate) h: Buffer,
     /// `[F, gates / 2]`: gradients that the recurrent product sees.
     pub(crate) recurrent: Buffer,

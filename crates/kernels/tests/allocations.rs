@@ -51,6 +51,7 @@ fn steps() {
                             input,
                             hidden,
                             precision: Precision::F32,
+                            zoneout: Zoneout::NONE,
                         };
                         Problem::random(layer, Batch::full(batch, 1), 1)
                     });
@@ -81,6 +82,7 @@ fn training() {
                     input: 21,
                     hidden: 35,
                     precision: Precision::Bf16,
+                    zoneout: Zoneout::NONE,
                 };
                 let mut training = Training::new(layer, Batch::ragged(lengths, 9).unwrap());
                 training.step();

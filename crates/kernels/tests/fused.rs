@@ -15,6 +15,7 @@ fn layers(hidden: usize, input: usize) -> impl Iterator<Item = Layer> {
             input,
             hidden,
             precision: Precision::F32,
+            zoneout: Zoneout::NONE,
         })
     })
 }
@@ -75,8 +76,14 @@ fn agrees_with_the_reference() {
 #[test]
 fn large_weights_are_split_by_units_and_give_the_same_bits() {
     for cell in CELLS {
-        let layer =
-            Layer { cell, direction: Direction::Forward, input: 40, hidden: 200, precision: Precision::F32 };
+        let layer = Layer {
+            cell,
+            direction: Direction::Forward,
+            input: 40,
+            hidden: 200,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        };
         let problem = Problem::random(layer, Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap(), 4);
         let expected = problem.reference();
         let mut first = None;
@@ -97,7 +104,14 @@ fn both_directions_share_one_output_and_add_their_input_gradients() {
     let _turn = settings();
     let (input, hidden) = (5, 9);
     let batch = Batch::ragged(&[3, 6, 0], 6).unwrap();
-    let layer = |direction| Layer { cell: Cell::Lstm, direction, input, hidden, precision: Precision::F32 };
+    let layer = |direction| Layer {
+        cell: Cell::Lstm,
+        direction,
+        input,
+        hidden,
+        precision: Precision::F32,
+        zoneout: Zoneout::NONE,
+    };
     let mut tape = Tape::default();
     let mut y = vec![f32::NAN; 3 * 6 * 2 * hidden];
     let mut dx = vec![f32::NAN; 3 * 6 * input];
@@ -149,6 +163,7 @@ fn a_packed_layout_holds_the_same_frames() {
         input: 3,
         hidden: 10,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let batch = Batch::ragged(&[2, 5, 0, 5], 5).unwrap();
     let problem = Problem::random(layer, batch.clone(), 2);
@@ -174,6 +189,7 @@ fn what_does_not_fit_is_named() {
         input: 2,
         hidden: 3,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let batch = Batch::full(2, 4);
     let problem = Problem::random(layer, batch.clone(), 1);
@@ -219,6 +235,7 @@ fn sizes_that_wrap_around_are_refused() {
         input: 1,
         hidden: 1,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let batch = Batch::full(1, 1);
     let weights = Weights { input: &[1.0], recurrent: &[1.0], bias_input: &[0.0], bias_recurrent: &[0.0] };
@@ -249,8 +266,14 @@ fn nothing_at_all_is_a_batch_too() {
             Batch::full(3, 0),
             Batch::ragged(&[0, 0], 4).unwrap(),
         ] {
-            let layer =
-                Layer { cell, direction: Direction::Forward, input: 3, hidden: 4, precision: Precision::F32 };
+            let layer = Layer {
+                cell,
+                direction: Direction::Forward,
+                input: 3,
+                hidden: 4,
+                precision: Precision::F32,
+                zoneout: Zoneout::NONE,
+            };
             let problem = Problem::random(layer, batch, 6);
             compare("empty", &problem.fused(&mut Tape::default()), &problem.reference(), 1e-6);
         }
@@ -266,6 +289,7 @@ fn a_tape_serves_one_backward_pass() {
         input: 2,
         hidden: 3,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let problem = Problem::random(layer, Batch::full(2, 4), 1);
     let mut tape = Tape::default();
@@ -301,7 +325,14 @@ fn frames_that_share_input_rows_agree_with_copies() {
     for (rows, hidden, input) in [(1, 9, 3), (5, 33, 20), (5, 64, 7), (70, 16, 5)] {
         for cell in CELLS {
             for direction in [Direction::Forward, Direction::Reverse] {
-                let layer = Layer { cell, direction, input, hidden, precision: Precision::F32 };
+                let layer = Layer {
+                    cell,
+                    direction,
+                    input,
+                    hidden,
+                    precision: Precision::F32,
+                    zoneout: Zoneout::NONE,
+                };
                 let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
                 let mut problem = Problem::random(layer, batch.clone(), hidden as u64);
                 let table = numbers.floats(rows * input, 1.0);
@@ -346,6 +377,7 @@ fn an_index_past_the_input_rows_is_refused() {
         input: 2,
         hidden: 3,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let problem = Problem::random(layer, Batch::full(1, 2), 1);
     let data = [0.0; 4];
@@ -379,7 +411,14 @@ fn bfloat16_products_stay_near_the_reference() {
     for cell in cells {
         for (hidden, input) in [(7, 4), (33, 20), (64, 7), (100, 65)] {
             for direction in [Direction::Forward, Direction::Reverse] {
-                let layer = Layer { cell, direction, input, hidden, precision: Precision::Bf16 };
+                let layer = Layer {
+                    cell,
+                    direction,
+                    input,
+                    hidden,
+                    precision: Precision::Bf16,
+                    zoneout: Zoneout::NONE,
+                };
                 let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
                 let mut problem = Problem::random(layer, batch, hidden as u64);
                 problem.poison(f32::NAN);
@@ -420,8 +459,14 @@ fn bfloat16_serves_shared_rows_and_leaves_the_older_gru_alone() {
     let _turn = settings();
     let mut numbers = Numbers::new(6);
     for cell in CELLS {
-        let layer =
-            Layer { cell, direction: Direction::Reverse, input: 20, hidden: 40, precision: Precision::Bf16 };
+        let layer = Layer {
+            cell,
+            direction: Direction::Reverse,
+            input: 20,
+            hidden: 40,
+            precision: Precision::Bf16,
+            zoneout: Zoneout::NONE,
+        };
         let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
         let problem = Problem::random(layer, batch.clone(), 3);
         let table = numbers.floats(5 * 20, 1.0);

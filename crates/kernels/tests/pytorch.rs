@@ -136,7 +136,7 @@ fn recurrent(case: &Fixture, layout: Layout) -> Vec<Result<(), String>> {
             let input = if level == 0 { case.size("input") } else { directions.len() * hidden };
             let end = format!("_l{level}{}", if direction == Direction::Reverse { "_reverse" } else { "" });
             (
-                Layer { cell, direction, input, hidden, precision: Precision::F32 },
+                Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout: Zoneout::NONE },
                 d * hidden,
                 Parameters::read(case, &end),
             )
@@ -252,7 +252,8 @@ fn the_reference_in_f64() {
             if !case.has(&format!("weight_ih{end}")) {
                 continue;
             }
-            let layer = Layer { cell, direction, input, hidden, precision: Precision::F32 };
+            let layer =
+                Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout: Zoneout::NONE };
             let width = case.tensor("y").shape[2];
             let read = |name: &str| case.f64s(&format!("{name}{end}")).to_vec();
             let weights = reference::Weights {
@@ -278,8 +279,9 @@ fn the_reference_in_f64() {
             let initial = reference::State { h: state("h0"), c: state("c0") };
             let dlast = reference::State { h: state("dhn"), c: state("dcn") };
             let x = case.f64s("x");
-            let (y, last) = reference::forward(&layer, &batch, &weights, x, &initial);
-            let gradients = reference::backward(&layer, &batch, &weights, x, &initial, &half("dy"), &dlast);
+            let (y, last) = reference::forward(&layer, &batch, &weights, x, &initial, None);
+            let gradients =
+                reference::backward(&layer, &batch, &weights, x, &initial, &half("dy"), &dlast, None);
             dx.iter_mut().zip(&gradients.x).for_each(|(sum, part)| *sum += part);
             let mut agrees = |what: &str, found: &[f64], expected: &[f64]| {
                 let result = close(found, expected, DOUBLE);

@@ -9,7 +9,14 @@ use carousel_kernels::*;
 use common::{CELLS, Numbers, Problem, close, everywhere, settings, wide};
 
 fn layer(cell: Cell, input: usize, hidden: usize) -> Layer {
-    Layer { cell, direction: Direction::Forward, input, hidden, precision: Precision::F32 }
+    Layer {
+        cell,
+        direction: Direction::Forward,
+        input,
+        hidden,
+        precision: Precision::F32,
+        zoneout: Zoneout::NONE,
+    }
 }
 
 fn rows(values: &[f32], width: usize) -> impl Iterator<Item = Vec<f32>> + '_ {

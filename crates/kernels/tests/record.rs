@@ -35,7 +35,14 @@ fn signals_obey_the_cells_equations() {
     everywhere(|level, threads| {
         for cell in CELLS {
             for direction in [Direction::Forward, Direction::Reverse] {
-                let layer = Layer { cell, direction, input: 5, hidden: HIDDEN, precision: Precision::F32 };
+                let layer = Layer {
+                    cell,
+                    direction,
+                    input: 5,
+                    hidden: HIDDEN,
+                    precision: Precision::F32,
+                    zoneout: Zoneout::NONE,
+                };
                 let problem = Problem::random(layer, Batch::ragged(&LENGTHS, 7).unwrap(), 3);
                 let (y, signals) = record(&problem, &mut Tape::default());
                 let of = |name: &str| &signals.iter().find(|(own, _)| *own == name).unwrap().1;
@@ -87,6 +94,7 @@ fn packed_rows_are_the_padded_ones_in_another_order() {
         input: 5,
         hidden: HIDDEN,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let problem = Problem::random(layer, Batch::ragged(&LENGTHS, 7).unwrap(), 3);
     let mut tape = Tape::default();
@@ -109,6 +117,7 @@ fn the_stepper_tells_what_the_sequence_call_tells() {
             input: 5,
             hidden: HIDDEN,
             precision: Precision::F32,
+            zoneout: Zoneout::NONE,
         };
         let mut problem = Problem::random(layer, Batch::full(batch, time), 8);
         problem.initial.h.fill(0.0);
@@ -138,6 +147,7 @@ fn what_cannot_be_told_is_an_error() {
         input: 5,
         hidden: HIDDEN,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let problem = Problem::random(layer, Batch::full(2, 3), 1);
     let mut tape = Tape::default();

@@ -6,7 +6,7 @@ mod common;
 
 use carousel_kernels::reference::{self, State, Weights};
 use carousel_kernels::*;
-use common::{CELLS, Numbers, Problem, wide};
+use common::{CELLS, Noise, Numbers, Problem, wide};
 
 /// All that goes into a pass, as one list of numbers.
 #[derive(Clone)]
@@ -36,7 +36,14 @@ impl Inputs {
             bias_recurrent: bias_recurrent.clone(),
         };
         let initial = State { h: h.clone(), c: c.clone() };
-        let (y, last) = reference::forward(&p.layer, &p.batch, &weights, x, &initial);
+        let (y, last) = reference::forward(
+            &p.layer,
+            &p.batch,
+            &weights,
+            x,
+            &initial,
+            p.noise.as_ref().map(Noise::lend).as_ref(),
+        );
         let dot = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(a, &b)| a * f64::from(b)).sum::<f64>();
         dot(&y, &p.dy) + dot(&last.h, &p.dlast.h) + dot(&last.c, &p.dlast.c)
     }
@@ -48,10 +55,21 @@ fn gradients_agree_with_finite_differences() {
     let mut checked = 0;
     for cell in CELLS {
         for direction in [Direction::Forward, Direction::Reverse] {
-            for lengths in [[4, 4, 4], [2, 0, 4]] {
-                let layer = Layer { cell, direction, input: 2, hidden: 3, precision: Precision::F32 };
+            for (case, lengths) in
+                (0..).zip([[4, 4, 4], [2, 0, 4], [4, 1, 4], [3, 0, 4], [2, 4, 4], [4, 4, 1]])
+            {
+                // Without chance, with the means of zoneout, and with every draw.
+                let chance = if case < 2 { [0.0; 4] } else { [0.3, 0.4, 0.3, 0.4] };
+                let layer = Layer {
+                    cell,
+                    direction,
+                    input: 2,
+                    hidden: 3,
+                    precision: Precision::F32,
+                    zoneout: Zoneout::NONE,
+                };
                 let batch = Batch::ragged(&lengths, 4).unwrap();
-                let problem = Problem::random(layer, batch, 7);
+                let problem = Problem::random(layer, batch, 7).with_chance(chance, case > 3);
                 let (_, _, d) = problem.reference();
                 let gradients = [
                     &d.x,
@@ -78,7 +96,7 @@ fn gradients_agree_with_finite_differences() {
                         let what = names[which];
                         assert!(
                             (slope - expected).abs() <= 1e-6 * expected.abs().max(1.0),
-                            "{cell:?} {direction:?} {lengths:?} d{what}[{k}]: {slope} by differences, {expected}"
+                            "{cell:?} {direction:?} case {case} {lengths:?} d{what}[{k}]: {slope} by differences, {expected}"
                         );
                         checked += 1;
                     }
@@ -92,11 +110,17 @@ fn gradients_agree_with_finite_differences() {
 #[test]
 fn f32_and_f64_agree() {
     for cell in CELLS {
-        let layer =
-            Layer { cell, direction: Direction::Forward, input: 3, hidden: 5, precision: Precision::F32 };
+        let layer = Layer {
+            cell,
+            direction: Direction::Forward,
+            input: 3,
+            hidden: 5,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        };
         let problem = Problem::random(layer, Batch::full(2, 6), 3);
         let (y, _) =
-            reference::forward(&layer, &problem.batch, &problem.weights, &problem.x, &problem.initial);
+            reference::forward(&layer, &problem.batch, &problem.weights, &problem.x, &problem.initial, None);
         common::close(&format!("{cell:?}"), &y, &problem.reference().0, 1e-5);
     }
 }
@@ -105,8 +129,14 @@ fn f32_and_f64_agree() {
 fn walking_backwards_equals_walking_reversed_input() {
     let mut numbers = Numbers::new(5);
     for cell in CELLS {
-        let layer =
-            Layer { cell, direction: Direction::Reverse, input: 2, hidden: 3, precision: Precision::F32 };
+        let layer = Layer {
+            cell,
+            direction: Direction::Reverse,
+            input: 2,
+            hidden: 3,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        };
         let mut problem = Problem::random(layer, Batch::full(1, 5), numbers.integer(1000) as u64);
         let (reverse, _, _) = problem.reference();
         problem.layer.direction = Direction::Forward;

@@ -46,6 +46,7 @@ fn check(stack: &[(Cell, usize)], level: Level, batch: usize) -> Vec<f32> {
                 input: width,
                 hidden,
                 precision: Precision::F32,
+                zoneout: Zoneout::NONE,
             };
             width = hidden;
             let mut problem = Problem::random(layer, Batch::full(batch, time), 11);
@@ -125,8 +126,14 @@ fn a_thousand_steps_agree_with_the_sequence_call_and_allocate_nothing() {
 fn a_state_can_be_taken_out_and_put_back() {
     let mut numbers = Numbers::new(2);
     for cell in CELLS {
-        let layer =
-            Layer { cell, direction: Direction::Forward, input: 2, hidden: 5, precision: Precision::F32 };
+        let layer = Layer {
+            cell,
+            direction: Direction::Forward,
+            input: 2,
+            hidden: 5,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        };
         let problem = Problem::random(layer, Batch::full(1, 1), 3);
         let mut stepper = Stepper::new(&[(layer, problem.weights())], 2).unwrap();
         let xs: Vec<_> = (0..4).map(|_| numbers.floats(4, 1.0)).collect();
@@ -153,6 +160,7 @@ fn what_cannot_be_stepped_is_refused() {
         input: 2,
         hidden: 5,
         precision: Precision::F32,
+        zoneout: Zoneout::NONE,
     };
     let problem = Problem::random(layer, Batch::full(1, 1), 3);
     let check = |layers: &[(Layer, Weights<'_>)], batch, expected: &str| {

@@ -16,7 +16,14 @@ fn everything(threads: usize) -> Vec<(Cell, Vec<u64>)> {
     let both = CELLS.into_iter().zip(direction.into_iter().cycle());
     both.map(|(cell, direction)| {
         // Wide enough for several unit groups at every level, so that workers share columns and ranks.
-        let layer = Layer { cell, direction, input: 3, hidden: 20, precision: Precision::F32 };
+        let layer = Layer {
+            cell,
+            direction,
+            input: 3,
+            hidden: 20,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        };
         let mut training = Training::new(layer, Batch::ragged(&[1, 3, 2], 3).unwrap());
         // An interpreter may vary the last bits of a logarithm.
         let mut loss = || (training.step() * 1e4).round() as u64;

@@ -143,8 +143,14 @@ mod tests {
     ];
 
     fn problem(cell: Cell) -> (Layer, OwnWeights, Vec<f32>, Pair, Initializer) {
-        let layer =
-            Layer { cell, direction: Direction::Forward, input: 3, hidden: 19, precision: Precision::F32 };
+        let layer = Layer {
+            cell,
+            direction: Direction::Forward,
+            input: 3,
+            hidden: 19,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+        };
         let mut random = Initializer::new(7);
         let (w, u, b) = layer.weight_lengths();
         let weights = OwnWeights {

@@ -7,6 +7,8 @@
 //! ```
 
 use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
+use crate::chance::times;
+use crate::disjoint::Tile;
 use crate::gemm::{load_row, store_row};
 use crate::simd::{Lanes, multiply};
 
@@ -25,12 +27,26 @@ fn mix<S: Lanes>(simd: S, z: S::V, n: S::V, h: S::V) -> S::V {
 
 /// Gradients of the update gate and the candidate before their non-linearities.
 #[inline(always)]
-fn mix_back<S: Lanes>(simd: S, dh: S::V, z: S::V, n: S::V, past: S::V) -> (S::V, S::V) {
+fn mix_back<S: Lanes, const M: usize>(
+    simd: S,
+    dh: S::V,
+    [z, n, past]: [S::V; 3],
+    update: &Tile<'_, M>,
+    (row, at): (usize, usize),
+) -> (S::V, S::V) {
     let one = simd.splat(1.0);
     let keep = simd.sub(one, z);
-    let dz = simd.mul(simd.mul(dh, simd.sub(past, n)), simd.mul(z, keep));
-    let dn = simd.mul(simd.mul(dh, keep), simd.fnma(n, n, one));
+    let dz = simd.mul(simd.mul(dh, simd.sub(past, times(simd, n, update, row, at))), simd.mul(z, keep));
+    let dn = simd.mul(times(simd, simd.mul(dh, keep), update, row, at), simd.fnma(n, n, one));
     (dz, dn)
+}
+
+/// `dh * z`, and what zoneout has left for the last `h`.
+#[inline(always)]
+fn carry<S: Lanes, const M: usize>(simd: S, t: &mut Backward<'_, M>, dh_z: S::V, row: usize, at: usize) {
+    let to = &mut t.carry_h.row(row)[at..];
+    let sum = if t.factors.hidden.width() > 0 { simd.add(dh_z, simd.load(to)) } else { dh_z };
+    simd.store(to, sum);
 }
 
 impl Kernel for After {
@@ -60,7 +76,8 @@ impl Kernel for After {
             let z = simd.sigmoid(acc[i][1]);
             let hn = acc[i][2];
             let n = simd.tanh(simd.fma(r, hn, candidate[i]));
-            let h = mix(simd, z, n, simd.load(t.past_h.row(i)));
+            let kept = times(simd, n, &t.factors.update, i, 0);
+            let h = mix(simd, z, kept, simd.load(t.past_h.row(i)));
             simd.store(t.h.row(i), h);
             store_row(simd, t.y.row(i), &[h]);
             if taped {
@@ -82,9 +99,9 @@ impl Kernel for After {
                 let [r, z, n] = gates;
                 let hn = simd.load(&t.extra.row(i)[at..]);
                 let past = simd.load(&t.past_h.row(i)[at..]);
-                let (dz, dn) = mix_back(simd, dh[i][j], z, n, past);
+                let (dz, dn) = mix_back(simd, dh[i][j], [z, n, past], &t.factors.update, (i, at));
                 let dr = simd.mul(simd.mul(dn, hn), simd.mul(r, simd.sub(one, r)));
-                simd.store(&mut t.carry_h.row(i)[at..], simd.mul(dh[i][j], z));
+                carry(simd, t, simd.mul(dh[i][j], z), i, at);
                 let span = 3 * at..3 * (at + S::N);
                 store_row(simd, &mut t.gates.row(i)[span.clone()], &[dr, dz, dn]);
                 store_row(simd, &mut t.recurrent.row(i)[span], &[dr, dz, simd.mul(dn, r)]);
@@ -115,7 +132,8 @@ impl Kernel for Before {
             for i in 0..M {
                 let r = simd.sigmoid(acc[i][0]);
                 let z = simd.sigmoid(acc[i][1]);
-                simd.store(t.extra.row(i), simd.mul(r, simd.load(t.past_h.row(i))));
+                let seen = times(simd, simd.load(t.past_h.row(i)), &t.factors.recurrent, i, 0);
+                simd.store(t.extra.row(i), simd.mul(r, seen));
                 simd.store(t.gates.row(i), r);
                 simd.store(&mut t.gates.row(i)[S::N..], z);
             }
@@ -128,7 +146,8 @@ impl Kernel for Before {
             for i in 0..M {
                 let n = simd.tanh(acc[i][0]);
                 let z = simd.load(&t.gates.row(i)[S::N..]);
-                let h = mix(simd, z, n, simd.load(t.past_h.row(i)));
+                let kept = times(simd, n, &t.factors.update, i, 0);
+                let h = mix(simd, z, kept, simd.load(t.past_h.row(i)));
                 simd.store(&mut t.gates.row(i)[2 * S::N..], n);
                 simd.store(t.h.row(i), h);
                 store_row(simd, t.y.row(i), &[h]);
@@ -152,8 +171,8 @@ impl Kernel for Before {
                     load_row(simd, &t.gates.row(i)[3 * at..], &mut gates);
                     let [r, z, n] = gates;
                     let past = simd.load(&t.past_h.row(i)[at..]);
-                    let (dz, dn) = mix_back(simd, dh[i][j], z, n, past);
-                    simd.store(&mut t.carry_h.row(i)[at..], simd.mul(dh[i][j], z));
+                    let (dz, dn) = mix_back(simd, dh[i][j], [z, n, past], &t.factors.update, (i, at));
+                    carry(simd, t, simd.mul(dh[i][j], z), i, at);
                     simd.store(&mut t.recurrent.row(i)[at..], dn);
                     store_row(simd, &mut t.gates.row(i)[3 * at..3 * (at + S::N)], &[r, dz, dn]);
                 }
@@ -168,9 +187,11 @@ impl Kernel for Before {
                     let at = j * S::N;
                     let past = simd.load(&t.past_h.row(i)[at..]);
                     let r = simd.load(&t.gates.row(i)[3 * at..]);
-                    let dr = simd.mul(simd.mul(d[i][j], past), simd.mul(r, simd.sub(one, r)));
+                    // The product saw `r * h` with what dropped out of `h`.
+                    let d = times(simd, d[i][j], &t.factors.recurrent, i, at);
+                    let dr = simd.mul(simd.mul(d, past), simd.mul(r, simd.sub(one, r)));
                     let carry = simd.load(&t.carry_h.row(i)[at..]);
-                    simd.store(&mut t.carry_h.row(i)[at..], simd.fma(d[i][j], r, carry));
+                    simd.store(&mut t.carry_h.row(i)[at..], simd.fma(d, r, carry));
                     simd.store(&mut t.gates.row(i)[3 * at..], dr);
                 }
             }

@@ -5,7 +5,8 @@
 //! c' = f * c + i * g                      h' = o * tanh(c')
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
+use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums, zoned};
+use crate::chance::times;
 use crate::gemm::{load_row, store_row};
 use crate::simd::{Lanes, multiply};
 
@@ -34,7 +35,8 @@ impl Kernel for Lstm {
             let f = simd.sigmoid(acc[r][1]);
             let g = simd.tanh(acc[r][2]);
             let o = simd.sigmoid(acc[r][3]);
-            let c = simd.fma(f, simd.load(t.past_c.row(r)), simd.mul(i, g));
+            let c =
+                simd.fma(f, simd.load(t.past_c.row(r)), simd.mul(i, times(simd, g, &t.factors.update, r, 0)));
             let tanh_c = simd.tanh(c);
             let h = simd.mul(o, tanh_c);
             simd.store(t.c.row(r), c);
@@ -61,11 +63,15 @@ impl Kernel for Lstm {
                 let past_c = simd.load(&t.past_c.row(r)[at..]);
                 let dh = dh[r][j];
                 let dh_o = simd.mul(dh, o);
-                let dc = simd.load(&t.carry_c.row(r)[at..]);
+                let (dc, past_dc) = match t.factors.cell.width() > 0 {
+                    true => zoned(simd, simd.load(&t.carry_c.row(r)[at..]), &t.factors.cell, r, at),
+                    false => (simd.load(&t.carry_c.row(r)[at..]), simd.splat(0.0)),
+                };
                 let dc = simd.fma(dh_o, simd.fnma(tanh_c, tanh_c, one), dc);
-                let di = simd.mul(dc, i);
+                // The share of `i * g` in the update.
+                let di = simd.mul(times(simd, dc, &t.factors.update, r, at), i);
                 let df = simd.mul(dc, f);
-                simd.store(&mut t.carry_c.row(r)[at..], df);
+                simd.store(&mut t.carry_c.row(r)[at..], simd.add(df, past_dc));
                 let before = [
                     simd.mul(simd.mul(di, g), simd.sub(one, i)),
                     simd.mul(simd.mul(df, past_c), simd.sub(one, f)),

@@ -4,8 +4,9 @@ pub(crate) mod gru;
 pub(crate) mod lstm;
 pub(crate) mod rnn;
 
+use crate::chance::{Factors, times};
 use crate::disjoint::{Tile, TileMut};
-use crate::gemm::load_row;
+use crate::gemm::{load_row, store_row};
 use crate::simd::{Lanes, multiply};
 
 /// What a cell kernel needs from the buffers.
@@ -58,6 +59,8 @@ pub(crate) struct Forward<'a, const M: usize> {
     pub(crate) extra: TileMut<'a, M>,
     /// The caller's output; as wide as there are real units.
     pub(crate) y: TileMut<'a, M>,
+    /// What chance does. A cell sees to the update and to `r * h`; zoneout comes after it.
+    pub(crate) factors: Factors<'a, M>,
 }
 
 impl<const M: usize> Forward<'_, M> {
@@ -94,6 +97,7 @@ impl<const M: usize> Forward<'_, M> {
             c: self.c.part(first, units),
             extra: self.extra.part(first, units),
             y: self.y.part(first, units),
+            factors: self.factors.columns(first),
         }
     }
 }
@@ -118,6 +122,8 @@ pub(crate) struct Backward<'a, const M: usize> {
     /// final `h`.
     pub(crate) carry_h: TileMut<'a, M>,
     pub(crate) carry_c: TileMut<'a, M>,
+    /// What chance did in this step; what dropped out of `h` did so for the next.
+    pub(crate) factors: Factors<'a, M>,
 }
 
 /// A cell's maths, generic over the level.
@@ -159,7 +165,45 @@ pub(crate) fn input_sums<S: Lanes, const M: usize, const NV: usize>(
     acc
 }
 
-/// The gradient of `h` of a tile: what comes from the output, past the product and through it.
+/// Zoneout of a forward tile, once its cell has run: `s` of the new value and the rest of the last one.
+#[inline(always)]
+pub(crate) fn zone_out<S: Lanes, const M: usize>(simd: S, t: &mut Forward<'_, M>) {
+    let Factors { hidden, cell, .. } = t.factors;
+    for i in 0..M {
+        for (share, past, now) in [(hidden, t.past_h, t.h.row(i)), (cell, t.past_c, t.c.row(i))] {
+            if share.width() == 0 {
+                continue;
+            }
+            let (share, past) = (share.row(i).chunks_exact(S::N), past.row(i).chunks_exact(S::N));
+            for ((share, past), now) in share.zip(past).zip(now.chunks_exact_mut(S::N)) {
+                let share = simd.load(share);
+                let rest = simd.sub(simd.splat(1.0), share);
+                let mixed = simd.fma(share, simd.load(now), simd.mul(rest, simd.load(past)));
+                simd.store(now, mixed);
+            }
+        }
+        if hidden.width() > 0 {
+            let real = t.y.width();
+            t.y.row(i).copy_from_slice(&t.h.row(i)[..real]);
+        }
+    }
+}
+
+/// What zoneout leaves of a gradient for the new value, and what goes on to the last one.
+#[inline(always)]
+pub(crate) fn zoned<S: Lanes, const M: usize>(
+    simd: S,
+    d: S::V,
+    share: &Tile<'_, M>,
+    row: usize,
+    at: usize,
+) -> (S::V, S::V) {
+    let new = times(simd, d, share, row, at);
+    (new, simd.sub(d, new))
+}
+
+/// The gradient of a tile's new `h`: what comes from the output, past the product and through it, and then
+/// through zoneout, which leaves its part for the last `h` in `carry_h`.
 #[inline(always)]
 pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
@@ -172,7 +216,8 @@ pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
             load_row(simd, dy.row(i), &mut dh[i]);
         }
     }
-    if always_carries || t.next.is_none() {
+    let (seen, zones) = (t.factors.recurrent, t.factors.hidden);
+    if always_carries || t.next.is_none() || zones.width() > 0 {
         for i in 0..M {
             for j in 0..NV {
                 dh[i][j] = simd.add(dh[i][j], simd.load(&t.carry_h.row(i)[j * S::N..]));
@@ -180,7 +225,31 @@ pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
         }
     }
     if let Some(next) = &t.next {
+        // Only what the product gives goes through its mask; the rest waits.
+        if seen.width() > 0 {
+            for i in 0..M {
+                store_row(simd, t.carry_h.row(i), &dh[i]);
+            }
+            dh = [[simd.splat(0.0); NV]; M];
+        }
         multiply(simd, next, t.depth, t.panel, &mut dh);
+        if seen.width() > 0 {
+            for i in 0..M {
+                for j in 0..NV {
+                    let rest = simd.load(&t.carry_h.row(i)[j * S::N..]);
+                    dh[i][j] = simd.fma(dh[i][j], simd.load(&seen.row(i)[j * S::N..]), rest);
+                }
+            }
+        }
+    }
+    if zones.width() > 0 {
+        for i in 0..M {
+            for j in 0..NV {
+                let (new, past) = zoned(simd, dh[i][j], &zones, i, j * S::N);
+                dh[i][j] = new;
+                simd.store(&mut t.carry_h.row(i)[j * S::N..], past);
+            }
+        }
     }
     dh
 }

@@ -32,6 +32,10 @@ fn forward<S: Lanes, const M: usize, const NV: usize>(
             acc[i][j] = act(acc[i][j]);
         }
         store_row(simd, t.h.row(i), &acc[i]);
+        // Zoneout will change `h`, whose new value the slope follows from.
+        if t.factors.hidden.width() > 0 && t.gates.width() > 0 {
+            store_row(simd, t.gates.row(i), &acc[i]);
+        }
         store_row(simd, t.y.row(i), &acc[i]);
     }
 }
@@ -46,7 +50,10 @@ fn backward<S: Lanes, const M: usize, const NV: usize>(
     let mut dh = gradient_of_h::<S, M, NV>(simd, t, false);
     for i in 0..M {
         for j in 0..NV {
-            dh[i][j] = slope(simd.load(&t.h.row(i)[j * S::N..]), dh[i][j]);
+            let at = j * S::N;
+            let zoned = t.factors.hidden.width() > 0;
+            let new = if zoned { simd.load(&t.gates.row(i)[at..]) } else { simd.load(&t.h.row(i)[at..]) };
+            dh[i][j] = slope(new, dh[i][j]);
         }
         store_row(simd, t.gates.row(i), &dh[i]);
     }

@@ -51,6 +51,24 @@ pub struct Problem {
     pub initial: reference::State<f32>,
     pub dy: Vec<f32>,
     pub dlast: reference::State<f32>,
+    /// What is left to chance.
+    pub noise: Option<Noise>,
+}
+
+/// An owned [`StepNoise`].
+#[derive(Clone)]
+pub struct Noise {
+    pub key: u64,
+    pub recurrent: f32,
+    pub update: f32,
+    pub names: Vec<u32>,
+}
+
+impl Noise {
+    pub fn lend(&self) -> StepNoise<'_> {
+        let Noise { key, recurrent, update, names } = self;
+        StepNoise { key: *key, recurrent: *recurrent, update: *update, names }
+    }
 }
 
 impl Problem {
@@ -74,7 +92,19 @@ impl Problem {
             dlast: reference::State { h: numbers.floats(states, 1.0), c: numbers.floats(states, c) },
             layer,
             batch,
+            noise: None,
         }
+    }
+
+    /// The same with probabilities to zone out `h` and `c` and to drop out of `h` and the update. Without `draws`
+    /// zoneout takes its mean. What the cell has not is left out.
+    pub fn with_chance(mut self, [hidden, cell, recurrent, update]: [f32; 4], draws: bool) -> Problem {
+        let has_c = self.layer.cell.has_cell_state();
+        self.layer.zoneout = Zoneout { hidden, cell: if has_c { cell } else { 0.0 } };
+        let update = if matches!(self.layer.cell, Cell::Rnn(_)) { 0.0 } else { update };
+        let names = (0..self.batch.sequences() as u32).map(|b| 40 - b).collect();
+        self.noise = draws.then_some(Noise { key: 5, recurrent, update, names });
+        self
     }
 
     pub fn weights(&self) -> Weights<'_> {
@@ -136,16 +166,15 @@ impl Problem {
         };
         let rows = |data| Frames { data, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
         let has_c = layer.cell.has_cell_state();
-        forward(
-            layer,
-            batch,
-            self.weights(),
-            x,
-            State { h: Some(&self.initial.h), c: self.c(&self.initial.c) },
-            FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 },
-            StateMut { h: Some(&mut last.h), c: has_c.then_some(&mut last.c[..]) },
-            Some(tape),
-        )
+        let state = State { h: Some(&self.initial.h), c: self.c(&self.initial.c) };
+        let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
+        let end = StateMut { h: Some(&mut last.h), c: has_c.then_some(&mut last.c[..]) };
+        match &self.noise {
+            None => forward(layer, batch, self.weights(), x, state, to, end, Some(tape)),
+            Some(noise) => {
+                forward_noisy(layer, batch, self.weights(), noise.lend(), x, state, to, end, Some(tape))
+            }
+        }
         .unwrap();
         let dx = FramesMut { data: &mut d.x, layout: Layout::Padded, stride: layer.input, offset: 0 };
         backward(
@@ -175,16 +204,15 @@ impl Problem {
         let states = batch.sequences() * layer.hidden;
         let mut y = vec![f32::NAN; self.dy.len()];
         let mut last = reference::State { h: vec![f32::NAN; states], c: vec![0.0; states] };
-        forward(
-            layer,
-            batch,
-            self.weights(),
-            Frames { data: &self.x, layout: Layout::Padded, stride: layer.input, offset: 0 },
-            State { h: Some(&self.initial.h), c: self.c(&self.initial.c) },
-            FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 },
-            StateMut { h: Some(&mut last.h), c: layer.cell.has_cell_state().then_some(&mut last.c[..]) },
-            None,
-        )
+        let x = Frames { data: &self.x, layout: Layout::Padded, stride: layer.input, offset: 0 };
+        let state = State { h: Some(&self.initial.h), c: self.c(&self.initial.c) };
+        let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
+        let c = layer.cell.has_cell_state().then_some(&mut last.c[..]);
+        let end = StateMut { h: Some(&mut last.h), c };
+        match &self.noise {
+            None => forward(layer, batch, self.weights(), x, state, to, end, None),
+            Some(noise) => forward_noisy(layer, batch, self.weights(), noise.lend(), x, state, to, end, None),
+        }
         .unwrap();
         (y, last)
     }
@@ -199,7 +227,9 @@ impl Problem {
         };
         let state = |s: &reference::State<f32>| reference::State { h: wide(&s.h), c: wide(&s.c) };
         let (x, initial) = (wide(&self.x), state(&self.initial));
-        let (y, last) = reference::forward(&self.layer, &self.batch, &weights, &x, &initial);
+        let noise = self.noise.as_ref().map(Noise::lend);
+        let noise = noise.as_ref();
+        let (y, last) = reference::forward(&self.layer, &self.batch, &weights, &x, &initial, noise);
         let d = reference::backward(
             &self.layer,
             &self.batch,
@@ -208,6 +238,7 @@ impl Problem {
             &initial,
             &wide(&self.dy),
             &state(&self.dlast),
+            noise,
         );
         (y, last, d)
     }
