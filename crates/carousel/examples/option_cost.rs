@@ -22,6 +22,8 @@ const SEQUENCES: usize = 32;
 const HIDDEN: usize = 256;
 const VOCABULARY: usize = 1000;
 const ROUNDS: u64 = 9;
+/// Of an LSTM alone.
+const OF_C: &str = "zoneout of h and c";
 
 #[derive(Clone, Copy, Default)]
 struct Choice {
@@ -44,6 +46,10 @@ fn main() {
         ("dropout on inputs", with(Regularize { input: 0.5, ..plain })),
         ("embedding dropout", with(Regularize { words: 0.1, ..plain })),
         ("DropConnect", recurrent(Dropout { weights: 0.5, ..off })),
+        ("recurrent dropout", recurrent(Dropout { recurrent: 0.3, ..off })),
+        ("dropout of the update", recurrent(Dropout { update: 0.3, ..off })),
+        ("zoneout of h", recurrent(Dropout { zoneout: 0.15, ..off })),
+        (OF_C, recurrent(Dropout { zoneout: 0.15, zoneout_cell: 0.5, ..off })),
         ("AR", Choice { penalty: (2.0, 0.0), ..none }),
         ("AR and TAR", Choice { penalty: (2.0, 1.0), ..none }),
         ("label smoothing", with(Regularize { label_smoothing: 0.1, ..plain })),
@@ -54,6 +60,9 @@ fn main() {
     for (name, cell) in [("LSTM", Cell::Lstm), ("GRU", Cell::Gru(Reset::After))] {
         println!("{name}");
         for (option, choice) in choices {
+            if option == OF_C && !cell.has_cell_state() {
+                continue;
+            }
             let (before, after) = compare(cell, choice);
             println!("  {option:<24}{before:>12.1}{after:>12.1}{:>8.3}", after / before);
         }

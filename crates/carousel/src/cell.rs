@@ -20,6 +20,24 @@ impl Recurrence {
     }
 }
 
+/// What multiplies values of a step, `[B, H]` each; see [`Dropout`](crate::regularize::Dropout).
+#[derive(Default)]
+pub(crate) struct Factors {
+    /// `h` as the recurrent weights read it.
+    pub(crate) recurrent: Option<Tensor<2>>,
+    /// The candidate.
+    pub(crate) update: Option<Tensor<2>>,
+}
+
+impl Factors {
+    fn times(factors: &Option<Tensor<2>>, x: Tensor<2>) -> Tensor<2> {
+        match factors {
+            Some(factors) => x * factors.clone(),
+            None => x,
+        }
+    }
+}
+
 /// One step of `cell` for `B` sequences. `projected` `[B, G·H]` is `W x + b`; `h` and, for an LSTM, `c` are
 /// `[B, H]`. Returns the next `h` and `c`.
 pub(crate) fn step(
@@ -28,14 +46,16 @@ pub(crate) fn step(
     recurrence: &Recurrence,
     h: Tensor<2>,
     c: Option<Tensor<2>>,
+    factors: &Factors,
 ) -> (Tensor<2>, Option<Tensor<2>>) {
     let [sequences, hidden] = h.dims();
+    let seen = Factors::times(&factors.recurrent, h.clone());
     let gate = |all: &Tensor<2>, index: usize| {
         all.clone().slice([0..sequences, index * hidden..(index + 1) * hidden])
     };
     match cell {
         Cell::Rnn(nonlinearity) => {
-            let a = projected + recurrence.project(h, 0, 1, hidden);
+            let a = projected + recurrence.project(seen, 0, 1, hidden);
             let h = match nonlinearity {
                 Activation::Tanh => a.tanh(),
                 Activation::Relu => activation::relu(a),
@@ -43,29 +63,29 @@ pub(crate) fn step(
             (h, None)
         }
         Cell::Lstm => {
-            let a = projected + recurrence.project(h, 0, 4, hidden);
+            let a = projected + recurrence.project(seen, 0, 4, hidden);
             let input = activation::sigmoid(gate(&a, 0));
             let forget = activation::sigmoid(gate(&a, 1));
             let candidate = gate(&a, 2).tanh();
             let output = activation::sigmoid(gate(&a, 3));
             let c = c.expect("the driver gives an LSTM its cell value");
-            let c = forget * c + input * candidate;
+            let c = forget * c + input * Factors::times(&factors.update, candidate);
             (output * c.clone().tanh(), Some(c))
         }
         Cell::Gru(Reset::After) => {
-            let u = recurrence.project(h.clone(), 0, 3, hidden);
+            let u = recurrence.project(seen, 0, 3, hidden);
             let reset = activation::sigmoid(gate(&projected, 0) + gate(&u, 0));
             let update = activation::sigmoid(gate(&projected, 1) + gate(&u, 1));
             let candidate = (gate(&projected, 2) + reset * gate(&u, 2)).tanh();
-            (blend(update, candidate, h), None)
+            (blend(update, Factors::times(&factors.update, candidate), h), None)
         }
         Cell::Gru(Reset::Before) => {
-            let u = recurrence.project(h.clone(), 0, 2, hidden);
+            let u = recurrence.project(seen.clone(), 0, 2, hidden);
             let reset = activation::sigmoid(gate(&projected, 0) + gate(&u, 0));
             let update = activation::sigmoid(gate(&projected, 1) + gate(&u, 1));
-            let u = recurrence.project(reset * h.clone(), 2, 3, hidden);
+            let u = recurrence.project(reset * seen, 2, 3, hidden);
             let candidate = (gate(&projected, 2) + u).tanh();
-            (blend(update, candidate, h), None)
+            (blend(update, Factors::times(&factors.update, candidate), h), None)
         }
     }
 }

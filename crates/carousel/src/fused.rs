@@ -28,7 +28,7 @@ use burn::tensor::{DType, Shape, Tensor, TensorData};
 use carousel_kernels::{self as kernels, Batch, Layer, Layout};
 
 use crate::buffers::buffer;
-use crate::layer::{LayerInput, LayerOutput, PooledTape, RecurrentWeights, lock};
+use crate::layer::{LayerInput, LayerNoise, LayerOutput, PooledTape, RecurrentWeights, lock};
 use crate::state::LayerState;
 
 /// A tensor on Burn's autodiff layer over the CPU.
@@ -260,7 +260,7 @@ impl Run {
     }
 
     /// Runs the kernel in every direction; each writes its columns of one `y`.
-    fn forward(&self, mut tapes: Option<&mut Vec<PooledTape>>) -> Outputs {
+    fn forward(&self, noise: Option<&LayerNoise<'_>>, mut tapes: Option<&mut Vec<PooledTape>>) -> Outputs {
         let width = self.width();
         let rows = self.batch.rows(self.y_layout);
         let mut y = buffer(rows * width);
@@ -271,16 +271,16 @@ impl Run {
             let states = shape[0] * shape[1];
             let mut h = buffer(states);
             let mut c = layer.cell.has_cell_state().then(|| buffer(states));
-            kernels::forward(
-                layer,
-                &self.batch,
-                inputs.weights(),
-                self.x(),
-                inputs.initial(),
-                kernels::FramesMut { data: &mut y, layout: self.y_layout, stride: width, offset },
-                kernels::StateMut { h: Some(&mut h), c: c.as_deref_mut() },
-                tapes.as_deref_mut().map(|tapes| &mut tapes[index].tape),
-            )
+            let y = kernels::FramesMut { data: &mut y, layout: self.y_layout, stride: width, offset };
+            let end = kernels::StateMut { h: Some(&mut h), c: c.as_deref_mut() };
+            let tape = tapes.as_deref_mut().map(|tapes| &mut tapes[index].tape);
+            let (batch, weights, start) = (&self.batch, inputs.weights(), inputs.initial());
+            match noise.map(|noise| noise.of(index)) {
+                None => kernels::forward(layer, batch, weights, self.x(), start, y, end, tape),
+                Some(noise) => {
+                    kernels::forward_noisy(layer, batch, weights, noise, self.x(), start, y, end, tape)
+                }
+            }
             .expect("shapes were checked before the call");
             offset += layer.hidden;
             last.push((h.into_tensor(shape), c.map(|c| c.into_tensor(shape))));
@@ -424,6 +424,7 @@ pub(crate) fn layer(
     initial: Option<&[LayerState]>,
 ) -> LayerOutput {
     let initial = |index: usize| initial.map(|all| &all[index]);
+    let noise = input.noise.as_ref();
     let run = Run {
         batch: input.batch.clone(),
         layers: directions.iter().map(|(layer, _)| *layer).collect(),
@@ -452,14 +453,14 @@ pub(crate) fn layer(
 
     let Operands { strategy, tracked } = operands;
     let Some(strategy) = strategy.filter(|_| tracked) else {
-        let Outputs { y, last } = run.forward(None);
+        let Outputs { y, last } = run.forward(noise, None);
         let wrap = |values| on_strategy(Tensor::from_primitive::<Flex>(values), strategy);
         let last = last.into_iter().map(|(h, c)| LayerState { h: wrap(h), c: c.map(wrap) }).collect();
         return LayerOutput { y: wrap(y), last };
     };
 
     let mut tapes: Vec<_> = directions.iter().map(|(_, weights)| weights.tapes.take()).collect();
-    let Outputs { y, last } = run.forward(Some(&mut tapes));
+    let Outputs { y, last } = run.forward(noise, Some(&mut tapes));
     let gradients = (0..1 + 2 * directions.len()).map(|_| None).collect();
     let shared = Shared(Arc::new(Mutex::new(Some(Pending { run, tapes, gradients }))));
     let handle = match directions.len() {

@@ -335,7 +335,7 @@ mod tests {
             input,
             hidden,
             precision: Precision::F32,
-            zoneout: Zoneout::NONE,
+            zoneout: carousel_kernels::Zoneout::NONE,
         }
     }
 

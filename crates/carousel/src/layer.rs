@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use carousel_kernels::{Batch, Layout, Tape};
+use carousel_kernels::{Batch, Layout, StepNoise, Tape};
 
+use crate::regularize::Dropout;
 use crate::state::LayerState;
 
 /// The parameters of one layer in one direction, in PyTorch's layout: gates i f g o of an LSTM, r z n of a GRU.
@@ -34,6 +35,27 @@ pub(crate) struct LayerInput<'a> {
     /// [`Layout::Padded`] only where all sequences are equally long.
     pub(crate) x_layout: Layout,
     pub(crate) y_layout: Layout,
+    /// What is left to chance inside the steps.
+    pub(crate) noise: Option<LayerNoise<'a>>,
+}
+
+/// The random choices inside a layer's steps.
+#[derive(Clone)]
+pub(crate) struct LayerNoise<'a> {
+    /// One a direction.
+    pub(crate) keys: Vec<u64>,
+    pub(crate) dropout: Dropout,
+    /// One a sequence.
+    pub(crate) names: &'a [u32],
+}
+
+impl LayerNoise<'_> {
+    /// As the kernels read it.
+    pub(crate) fn of(&self, direction: usize) -> StepNoise<'_> {
+        let Dropout { recurrent, update, .. } = self.dropout;
+        let key = self.keys[direction];
+        StepNoise { key, recurrent: recurrent as f32, update: update as f32, names: self.names }
+    }
 }
 
 /// What a layer computes: the outputs of all its directions side by side, and each direction's last state.

@@ -183,6 +183,7 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) fn new(model: &LanguageModel) -> Net {
         let cell = model.recurrent().cell();
+        let zoneout = model.recurrent().zoneout();
         let layers = model.recurrent().weights().iter().map(|weights| {
             let input = weights.weight_ih.dims()[1];
             let hidden = weights.weight_hh.dims()[1];
@@ -193,7 +194,7 @@ impl Net {
                 bias_input: with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
                 bias_recurrent: with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
             };
-            (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout: Zoneout::NONE }, own)
+            (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout }, own)
         });
         let (embedding, output) = (model.embedding(), model.output());
         Net {

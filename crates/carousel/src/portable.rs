@@ -1,10 +1,11 @@
 //! A recurrent layer in plain Burn operations: runs on every device, and is the oracle of `fused`.
 
 use burn::tensor::Tensor;
-use carousel_kernels::{Batch, Direction, Layer, Layout};
+use carousel_kernels::{Batch, Direction, Layer, Layout, StepMask, StepNoise};
 
-use crate::cell::{self, Recurrence};
+use crate::cell::{self, Factors, Recurrence};
 use crate::layer::{LayerInput, LayerOutput, RecurrentWeights};
+use crate::regularize::{Sharing, factors_like};
 use crate::state::{LayerState, index_tensor};
 
 /// One layer in all its directions.
@@ -27,7 +28,8 @@ pub(crate) fn layer(
         .iter()
         .enumerate()
         .map(|(index, (layer, weights))| {
-            direction(layer, weights, batch, x.clone(), initial.map(|all| all[index].clone()))
+            let noise = input.noise.as_ref().map(|noise| noise.of(index));
+            direction(layer, weights, batch, x.clone(), initial.map(|all| all[index].clone()), noise)
         })
         .unzip();
     let y = Tensor::cat(ys, 1);
@@ -36,6 +38,27 @@ pub(crate) fn layer(
         Layout::Padded => swap_axes(y, batch.time(), batch.sequences()),
     };
     LayerOutput { y, last }
+}
+
+/// The factors of a mask of all frames; `None` where there is none.
+fn factors(
+    layer: &Layer,
+    noise: Option<&StepNoise<'_>>,
+    which: StepMask,
+    shape: [usize; 2],
+    like: &Tensor<2>,
+) -> Option<Tensor<2>> {
+    let mask = noise?.mask(layer, which)?;
+    Some(factors_like(like, mask, &Sharing::None, shape))
+}
+
+/// The drawn share of the new value, or the mean one, and the rest of the last value.
+fn zone_out(new: Tensor<2>, past: Tensor<2>, share: Option<Tensor<2>>, mean: Option<f64>) -> Tensor<2> {
+    match (share, mean) {
+        (Some(share), _) => past.clone() + share * (new - past),
+        (None, Some(mean)) => new * mean + past * (1.0 - mean),
+        (None, None) => new,
+    }
 }
 
 /// Rows `[a·b, W]` to rows `[b·a, W]`: between batch first and time first, for equal lengths.
@@ -54,6 +77,7 @@ fn direction(
     batch: &Batch,
     x: Tensor<2>,
     initial: Option<LayerState>,
+    noise: Option<StepNoise<'_>>,
 ) -> (Tensor<2>, LayerState) {
     let device = x.device();
     let (sequences, hidden) = (batch.sequences(), layer.hidden);
@@ -77,6 +101,19 @@ fn direction(
         Some(rows) => frames.select(0, rows.clone()),
         None => frames,
     };
+
+    let frames = batch.frames();
+    let factors = |which: StepMask| factors(layer, noise.as_ref(), which, [frames, hidden], &x);
+    let share = |which| factors(which).map(|factors| turn(factors.sign()));
+    let mean = |rate: f32| (noise.is_none() && rate > 0.0).then_some(1.0 - f64::from(rate));
+    let means = [mean(layer.zoneout.hidden), mean(layer.zoneout.cell)];
+    let shares = [share(StepMask::Hidden), share(StepMask::Cell)];
+    let update = factors(StepMask::Update).map(turn);
+    let dropped = noise.as_ref().and_then(|noise| {
+        let mask = noise.mask(layer, StepMask::Recurrent)?;
+        let names = batch.order().iter().map(|&sequence| noise.names[sequence]).collect();
+        Some(factors_like(&x, mask, &Sharing::Rows(names), [sequences, hidden]))
+    });
 
     let projected =
         turn(x).matmul(weights.weight_ih.val().transpose()) + weights.bias_ih.val().unsqueeze_dim::<2>(0);
@@ -106,7 +143,17 @@ fn direction(
         h = split(h, alive, &mut ended_h);
         c = c.map(|c| split(c, alive, &mut ended_c));
         let projected = projected.clone().slice([frames[0]..frames[1], 0..width]);
-        (h, c) = cell::step(layer.cell, projected, &recurrence, h, c);
+        let rows = |all: &Option<Tensor<2>>| {
+            all.as_ref().map(|all| all.clone().slice([frames[0]..frames[1], 0..hidden]))
+        };
+        let factors = Factors {
+            recurrent: dropped.as_ref().map(|all| all.clone().slice([0..alive, 0..hidden])),
+            update: rows(&update),
+        };
+        let past = (h.clone(), c.clone());
+        (h, c) = cell::step(layer.cell, projected, &recurrence, h, c, &factors);
+        h = zone_out(h, past.0, rows(&shares[0]), means[0]);
+        c = c.zip(past.1).map(|(c, past)| zone_out(c, past, rows(&shares[1]), means[1]));
         outputs.push(h.clone());
     }
 

@@ -119,6 +119,14 @@ pub struct ModelRecipe {
     pub embedding_dropout: f64,
     /// Probability of a recurrent weight to drop out.
     pub weight_dropout: f64,
+    /// Probability to drop out of what the recurrent weights read of `h`.
+    pub recurrent_dropout: f64,
+    /// Probability of a candidate to drop out of the state's update. [`CellName::Lstm`] and [`CellName::Gru`] only.
+    pub update_dropout: f64,
+    /// Probability of a unit of `h` to keep its last value.
+    pub zoneout: f64,
+    /// The same of `c`. [`CellName::Lstm`] only.
+    pub zoneout_cell: f64,
     /// How the input weights are drawn, and with [`InitName::Uniform`] every other weight too.
     pub init: InitName,
     /// Half the width of the distribution. [`InitName::Uniform`] only.
@@ -792,7 +800,15 @@ impl Recipe {
         Regularize {
             words: model.embedding_dropout,
             input: model.input_dropout,
-            recurrent: Dropout { between: model.dropout, locked, weights: model.weight_dropout },
+            recurrent: Dropout {
+                between: model.dropout,
+                locked,
+                weights: model.weight_dropout,
+                recurrent: model.recurrent_dropout,
+                update: model.update_dropout,
+                zoneout: model.zoneout,
+                zoneout_cell: model.zoneout_cell,
+            },
             output: model.output_dropout,
             label_smoothing: self.train.label_smoothing,
         }
@@ -842,6 +858,10 @@ impl Recipe {
                 locked_dropout: false,
                 embedding_dropout: 0.0,
                 weight_dropout: 0.0,
+                recurrent_dropout: 0.0,
+                update_dropout: 0.0,
+                zoneout: 0.0,
+                zoneout_cell: 0.0,
                 init: InitName::PyTorch,
                 init_range: 0.1,
                 init_gain: None,
@@ -1239,6 +1259,10 @@ mod tests {
             ("model.locked_dropout", "true", "model.output_dropout=0.5"),
             ("model.embedding_dropout", "0.1", ""),
             ("model.weight_dropout", "0.5", ""),
+            ("model.recurrent_dropout", "0.25", ""),
+            ("model.update_dropout", "0.3", ""),
+            ("model.zoneout", "0.15", ""),
+            ("model.zoneout_cell", "0.5", ""),
             ("model.init", "xavier-normal", ""),
             ("model.init_range", "0.05", "model.init=uniform"),
             ("model.init_gain", "2", "model.init=orthogonal"),
@@ -1439,6 +1463,14 @@ mod tests {
         check(
             "[train]\naccumulate = 2\nk1 = 20",
             "a.toml:3: train.accumulate above 1 needs train.k1 and train.k2 to be equal, found 20 and 50",
+        );
+        check(
+            "[model]\ncell = 'gru'\nzoneout_cell = 0.5",
+            "a.toml:4: model.zoneout_cell has no effect with model.cell = \"gru\"; it is read with lstm only",
+        );
+        check(
+            "[model]\nupdate_dropout = 0.1\ncell = 'rnn'",
+            "a.toml:3: model.update_dropout has no effect with model.cell = \"rnn\"; it is read with lstm or gru only",
         );
         check(
             "[model]\nlayers = 1\ndropout = 0.5",

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 pub use carousel_kernels::Precision;
-use carousel_kernels::{Batch, Layer, Layout};
+use carousel_kernels::{Batch, Layer, Layout, Zoneout};
 
 use crate::cell::Cell;
 use crate::fused::{self, with_slice};
 use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
-use crate::layer::{LayerInput, TapePool};
+use crate::layer::{LayerInput, LayerNoise, TapePool};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
 use crate::ragged::{Ragged, SharedRows};
@@ -103,6 +103,14 @@ pub enum ConfigError {
         what: &'static str,
         /// What was given.
         found: f64,
+    },
+    /// An option that the cell has nothing for.
+    #[error("{what} needs a cell that has it, found {cell}")]
+    NotOf {
+        /// Which option.
+        what: &'static str,
+        /// The cell.
+        cell: &'static str,
     },
     /// An embedding of another width than the hidden values cannot be the output layer's weight as well.
     #[error("a tied embedding has width {embedding}, expected that of the hidden values, {hidden}")]
@@ -243,7 +251,7 @@ impl RecurrentConfig {
             }
         }
         self.init.check(self.cell)?;
-        self.dropout.check()?;
+        self.dropout.check(self.cell)?;
         let recurrent = |weights| Recurrent {
             weights,
             cell: self.cell,
@@ -477,10 +485,15 @@ impl Recurrent {
             let x_layout = if layer == 0 { layout } else { Layout::Packed };
             let is_last = layer + 1 == self.layers;
             let y_layout = if is_last && skipped.is_none() { layout } else { Layout::Packed };
+            let noise =
+                noise.filter(|_| self.dropout.is_in_steps()).map(|NoisySequences { noise, names }| {
+                    let keys = (first..first + directions).map(|index| noise.steps(index)).collect();
+                    LayerNoise { keys, dropout: self.dropout, names }
+                });
             let is_fused = self.path.is_fused(&x, &self.weights[first].weight_ih);
             let implementation = if is_fused { fused::layer } else { portable::layer };
             let output = implementation(
-                LayerInput { batch, x, index: index.take(), x_layout, y_layout },
+                LayerInput { batch, x, index: index.take(), x_layout, y_layout, noise },
                 &run,
                 initial,
             );
@@ -549,16 +562,9 @@ impl Recurrent {
     /// The sizes of a layer, one entry a direction.
     fn kernel_layers(&self, layer: usize) -> impl Iterator<Item = Layer> + use<> {
         let directions = self.direction.kernels();
-        let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
+        let (cell, hidden, precision, zoneout) = (self.cell, self.hidden, self.precision, self.zoneout());
         let input = if layer == 0 { self.input } else { self.output_width() };
-        directions.iter().map(move |&direction| Layer {
-            cell,
-            direction,
-            input,
-            hidden,
-            precision,
-            zoneout: Zoneout::NONE,
-        })
+        directions.iter().map(move |&direction| Layer { cell, direction, input, hidden, precision, zoneout })
     }
 
     /// Chooses the implementation.
@@ -600,6 +606,12 @@ impl Recurrent {
     #[must_use]
     pub fn weights(&self) -> &[RecurrentWeights] {
         &self.weights
+    }
+
+    /// How often its units keep their last value.
+    #[must_use]
+    pub fn zoneout(&self) -> Zoneout {
+        self.dropout.zones()
     }
 
     /// Whether each layer but the first adds what it reads to what it gives.

@@ -13,9 +13,10 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, GradientCheckpointingStrategy};
 use burn::tensor::{Tensor, TensorData};
 use carousel_kernels::dropout::{Mask, Pattern, apply, key};
-use carousel_kernels::{Batch, penalty};
+use carousel_kernels::{Batch, Zoneout, penalty};
 
 use crate::buffers::buffer;
+use crate::cell::Cell;
 use crate::fused::{
     dense, flex, from_tracked, into_tracked, on_strategy, primitive, record, slice, supports,
 };
@@ -33,6 +34,11 @@ impl Noise {
         Noise(key(numbers))
     }
 
+    /// The key of all masks inside the steps of a layer in one direction.
+    pub(crate) fn steps(self, layer: usize) -> u64 {
+        key(&[self.0, Purpose::Steps as u64, layer as u64])
+    }
+
     /// The mask of a purpose; `None` where nothing drops out.
     pub(crate) fn mask(self, purpose: Purpose, layer: usize, drop: f64) -> Option<Mask> {
         let mask = Mask { key: key(&[self.0, purpose as u64, layer as u64]), drop: drop as f32 };
@@ -48,6 +54,7 @@ pub(crate) enum Purpose {
     Between,
     Output,
     Recurrent,
+    Steps,
 }
 
 /// What drops out while a recurrent stack learns. All zero by default.
@@ -59,16 +66,53 @@ pub struct Dropout {
     pub locked: bool,
     /// Of the recurrent weights (DropConnect, Wan et al. 2013; in recurrent nets Merity et al. 2017).
     pub weights: f64,
+    /// Of `h`, as the recurrent weights read it: the same units at all steps of a sequence (Gal and Ghahramani
+    /// 2016).
+    pub recurrent: f64,
+    /// Of an LSTM's or a GRU's candidate, as it enters the state (Semeniuta et al. 2016).
+    pub update: f64,
+    /// That a unit of `h` keeps its last value (zoneout, Krueger et al. 2017). Where nothing is drawn, the mean of
+    /// the last and the new value is taken.
+    pub zoneout: f64,
+    /// The same of an LSTM's `c`.
+    pub zoneout_cell: f64,
 }
 
 impl Dropout {
-    /// Whether all probabilities are such.
+    /// Whether anything is left to chance.
+    #[must_use]
+    pub fn is_noisy(self) -> bool {
+        self.between + self.weights > 0.0 || self.is_in_steps()
+    }
+
+    /// Whether anything is left to chance inside the steps.
+    pub(crate) fn is_in_steps(self) -> bool {
+        self.recurrent + self.update + self.zoneout + self.zoneout_cell > 0.0
+    }
+
+    pub(crate) fn zones(self) -> Zoneout {
+        Zoneout { hidden: self.zoneout as f32, cell: self.zoneout_cell as f32 }
+    }
+
+    /// Whether all probabilities are such, and the cell has what they are of.
     ///
     /// # Errors
-    /// [`ConfigError::Drop`].
-    pub(crate) fn check(self) -> Result<(), ConfigError> {
+    /// [`ConfigError::Drop`] and [`ConfigError::NotOf`].
+    pub(crate) fn check(self, cell: Cell) -> Result<(), ConfigError> {
         check_drop("between layers", self.between)?;
-        check_drop("of recurrent weights", self.weights)
+        check_drop("of recurrent weights", self.weights)?;
+        check_drop("of recurrent values", self.recurrent)?;
+        check_drop("of updates", self.update)?;
+        check_drop("of h by zoneout", self.zoneout)?;
+        check_drop("of c by zoneout", self.zoneout_cell)?;
+        let rnn = matches!(cell, Cell::Rnn(_));
+        if self.update > 0.0 && rnn {
+            return Err(ConfigError::NotOf { what: "dropout of updates", cell: cell.name() });
+        }
+        if self.zoneout_cell > 0.0 && !cell.has_cell_state() {
+            return Err(ConfigError::NotOf { what: "zoneout of c", cell: cell.name() });
+        }
+        Ok(())
     }
 }
 
@@ -125,16 +169,27 @@ fn masked_values(mask: Mask, sharing: &Sharing, width: usize, x: &[f32]) -> Flex
     out.into_tensor([x.len() / width, width])
 }
 
+/// A mask's factors, on the device and of the type of another tensor.
+pub(crate) fn factors_like(
+    like: &Tensor<2>,
+    mask: Mask,
+    sharing: &Sharing,
+    [rows, width]: [usize; 2],
+) -> Tensor<2> {
+    let mut factors = vec![0.0; rows * width];
+    apply(mask, sharing.pattern(), width, &vec![1.0; rows * width], &mut factors)
+        .expect("one name a row, and a probability");
+    let factors = TensorData::new(factors, [rows, width]).convert_dtype(like.dtype());
+    Tensor::from_data(factors, (&like.device(), like.dtype()))
+}
+
 /// `x * mask`; `x` as it is without a mask.
 pub(crate) fn masked(x: Tensor<2>, mask: Option<Mask>, sharing: Sharing) -> Tensor<2> {
     let [rows, width] = x.dims();
     let Some(mask) = mask.filter(|_| rows > 0) else { return x };
     if !supports(&x) {
-        let mut factors = vec![0.0; rows * width];
-        apply(mask, sharing.pattern(), width, &vec![1.0; rows * width], &mut factors)
-            .expect("one name a row, and a probability");
-        let factors = TensorData::new(factors, [rows, width]).convert_dtype(x.dtype());
-        return x.clone() * Tensor::from_data(factors, (&x.device(), x.dtype()));
+        let factors = factors_like(&x, mask, &sharing, [rows, width]);
+        return x * factors;
     }
     let strategy = x.gradient_checkpointing_strategy();
     let values = masked_values(mask, &sharing, width, slice(&dense(primitive(x.clone()))));

@@ -291,7 +291,7 @@ fn overwritten(model: &LanguageModel, text: &Text, layer: usize, unit: usize, va
                 input,
                 hidden: HIDDEN,
                 precision: Precision::F32,
-                zoneout: Zoneout::NONE,
+                zoneout: carousel_kernels::Zoneout::NONE,
             };
             let weights = Weights {
                 input: of(&format!("recurrent.weight_ih_l{index}")),

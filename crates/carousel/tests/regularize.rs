@@ -23,12 +23,16 @@ use support::{CELLS, autodiff, close, random, values};
 const HIDDEN: usize = 6;
 
 /// The options of a language model that can be combined at will.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 15] = [
     "words",
     "input",
     "between",
     "output",
     "weights",
+    "recurrent",
+    "update",
+    "zoneout",
+    "zoneout of c",
     "locked",
     "smoothing",
     "residual",
@@ -62,6 +66,11 @@ fn case(cell: Cell, options: &[&str], path: Path) -> Case {
                 between: drop("between", 0.4),
                 locked: on("locked"),
                 weights: drop("weights", 0.5),
+                recurrent: drop("recurrent", 0.4),
+                // What a cell has not cannot be asked of it.
+                update: if matches!(cell, Cell::Rnn(_)) { 0.0 } else { drop("update", 0.4) },
+                zoneout: drop("zoneout", 0.3),
+                zoneout_cell: if cell.has_cell_state() { drop("zoneout of c", 0.4) } else { 0.0 },
             },
             output: drop("output", 0.2),
             label_smoothing: drop("smoothing", 0.2),
@@ -159,7 +168,8 @@ fn each_option_changes_the_loss_and_noise_repeats_it() {
             let loss = case.value(Noise::new(&[1]));
             assert!((loss - plain).abs() > 1e-4, "{option} {path:?}: {loss} as without");
             assert_eq!(case.value(Noise::new(&[1])), loss, "{option} {path:?}");
-            let noisy = ["words", "input", "between", "output", "weights"].contains(option);
+            let certain = ["smoothing", "residual", "tied", "activation", "temporal"];
+            let noisy = !certain.contains(option);
             assert_eq!(case.value(Noise::new(&[2])) != loss, noisy, "{option} {path:?}");
         }
     }
@@ -186,7 +196,7 @@ fn both_paths_agree_with_everything_on() {
 #[test]
 fn nothing_drops_out_of_a_model_that_is_used() {
     let (inputs, targets, batch) = window();
-    let noisy = ["words", "input", "between", "output", "weights", "locked"];
+    let noisy = ["words", "input", "between", "output", "weights", "recurrent", "update", "locked"];
     let (plain, with) = (case(Cell::Lstm, &[], Path::Auto).model, case(Cell::Lstm, &noisy, Path::Auto).model);
     assert_eq!(
         plain.evaluate(&inputs, &targets, &batch, None).0,
@@ -197,6 +207,52 @@ fn nothing_drops_out_of_a_model_that_is_used() {
     assert_eq!(
         plain.evaluate(&inputs, &targets, &batch, None).0,
         smoothed.evaluate(&inputs, &targets, &batch, None).0
+    );
+}
+
+/// A model that is used takes the mean of the last and the new value, on either path, as a whole and by steps.
+#[test]
+fn zoneout_takes_its_mean_in_a_model_that_is_used() {
+    let (inputs, targets, batch) = window();
+    for cell in CELLS {
+        let model = |options: &[&str], path| case(cell, options, path).model;
+        let loss = |model: &LanguageModel| model.evaluate(&inputs, &targets, &batch, None).0.nats;
+        let zoned = model(&["zoneout", "zoneout of c"], Path::Auto);
+        let (found, portable) = (loss(&zoned), loss(&model(&["zoneout", "zoneout of c"], Path::Portable)));
+        assert!((found - portable).abs() < 1e-4, "{cell:?}: {found}, portable {portable}");
+        assert!((found - loss(&model(&[], Path::Auto))).abs() > 1e-3, "{cell:?}");
+        let steps = Arc::new(Batch::full(1, 5));
+        let expected = values(&zoned.logits(&inputs[..5], &steps, None).0);
+        let mut stepper = zoned.stepper(1).unwrap();
+        let stepped: Vec<f32> =
+            inputs[..5].iter().flat_map(|&token| stepper.step(&[token]).unwrap().to_vec()).collect();
+        close(&format!("{cell:?} stepped"), &stepped, &expected, 1e-5);
+        let (y, ..) = zoned.forward_recorded(&inputs[..5], &steps, None, &Keep::signals(["h"]));
+        close(&format!("{cell:?} recorded"), &values(&zoned.valid().output().logits(y)), &expected, 1e-5);
+    }
+}
+
+#[test]
+fn a_cell_without_the_part_is_refused() {
+    let make = |cell, dropout| {
+        RecurrentConfig::new(cell, 2, 3)
+            .with_dropout(dropout)
+            .init(&Device::default())
+            .map(|_| ())
+            .unwrap_err()
+    };
+    let rnn = Cell::Rnn(carousel::cell::Activation::Tanh);
+    assert_eq!(
+        make(rnn, Dropout { update: 0.1, ..Dropout::default() }).to_string(),
+        "dropout of updates needs a cell that has it, found rnn"
+    );
+    assert_eq!(
+        make(Cell::Gru(Reset::After), Dropout { zoneout_cell: 0.1, ..Dropout::default() }).to_string(),
+        "zoneout of c needs a cell that has it, found gru"
+    );
+    assert_eq!(
+        make(rnn, Dropout { zoneout: 1.0, ..Dropout::default() }).to_string(),
+        "dropout of h by zoneout is 1, expected a probability from 0 and below 1"
     );
 }
 

@@ -149,7 +149,7 @@ mod tests {
             input: 3,
             hidden: 19,
             precision: Precision::F32,
-            zoneout: Zoneout::NONE,
+            zoneout: carousel_kernels::Zoneout::NONE,
         };
         let mut random = Initializer::new(7);
         let (w, u, b) = layer.weight_lengths();

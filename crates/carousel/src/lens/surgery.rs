@@ -5,6 +5,7 @@
 //! layer above by a column of that layer's input weights. To hold `h` at a value is to replace those columns by
 //! that value times them, added to the bias. So a held model is a model like any other, and just as fast.
 
+use carousel_kernels::Zoneout;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
@@ -99,8 +100,8 @@ pub struct Control {
 /// ```
 ///
 /// # Panics
-/// When there is no such unit, or layers add what they read to what they give: past such a layer a unit is heard
-/// together with the one below it.
+/// When there is no such unit, layers add what they read to what they give (past such a layer a unit is heard
+/// together with the one below it), or units zone out (their last value stays in the next).
 #[must_use]
 pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> LanguageModel {
     let recurrent = model.recurrent();
@@ -108,6 +109,7 @@ pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> Lan
     let hidden = recurrent.weights()[layer].weight_hh.dims()[1];
     assert!(unit < hidden, "unit {unit} of {hidden}");
     assert!(!recurrent.is_residual(), "a unit of residual layers cannot be held by weights");
+    assert!(recurrent.zoneout() == Zoneout::NONE, "a unit that zones out cannot be held by weights");
     let mut held = model.untied();
     let mut change = |name: &str, f: &mut dyn FnMut(&mut [f32])| {
         let mut parameters = held.parameters_mut().into_iter();

@@ -221,7 +221,7 @@ impl LanguageModel {
     #[must_use]
     pub fn is_noisy(&self) -> bool {
         let Regularize { words, input, recurrent, output, .. } = self.regularize;
-        words + input + recurrent.between + recurrent.weights + output > 0.0
+        words + input + output > 0.0 || recurrent.is_noisy()
     }
 
     /// Measures the model on a window, without a gradient.

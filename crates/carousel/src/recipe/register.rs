@@ -152,6 +152,14 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
     key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
     key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.recurrent_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.update_dropout, Kind::Below(0.0, 1.0))
+        .only_with("task", &["lm"])
+        .and_with("model.cell", &["lstm", "gru"]),
+    key!(model.zoneout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.zoneout_cell, Kind::Below(0.0, 1.0))
+        .only_with("task", &["lm"])
+        .and_with("model.cell", &["lstm"]),
     key!(model.init, Kind::OneOf(names::<InitName>)),
     key!(model.init_range, Kind::Above(0.0, 100.0)).only_with("model.init", &["uniform"]),
     key!(model.init_gain, Kind::Above(0.0, 100.0)).only_with("model.init", SCALED),

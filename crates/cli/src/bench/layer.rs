@@ -434,6 +434,7 @@ impl BareStack {
                         input,
                         hidden,
                         precision: case.precision,
+                        zoneout: kernels::Zoneout::NONE,
                     };
                     let gradients = weights.clone();
                     Bare { layer, weights, gradients, tape: kernels::Tape::default(), offset: place * hidden }

@@ -12,6 +12,7 @@ use carousel::lens::{
 use carousel::models::language_model::LanguageModel;
 use carousel::report::{CellsPage, PageUnit, thousands};
 use carousel::saved::SavedLanguageModel;
+use carousel_kernels::Zoneout;
 use clap::Args;
 use serde_json::json;
 
@@ -235,8 +236,9 @@ fn operations(
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     finds.truncate(args.operate);
     let hidden = Unit { layer: 0, signal: "h".to_owned(), unit: 0 };
-    // Past a residual layer a unit cannot be held alone.
-    if finds.is_empty() || activations.index_of(&hidden).is_none() || model.recurrent().is_residual() {
+    // Past a residual layer a unit cannot be held alone, and one that zones out not at all.
+    let held = !model.recurrent().is_residual() && model.recurrent().zoneout() == Zoneout::NONE;
+    if finds.is_empty() || activations.index_of(&hidden).is_none() || !held {
         return Vec::new();
     }
     // In the half that did not choose the units.
