@@ -335,6 +335,7 @@ pub fn forward<R: Real>(
 /// # Panics
 /// When a buffer is too short.
 #[must_use]
+#[allow(clippy::too_many_arguments)]
 pub fn backward<R: Real>(
     layer: &Layer,
     batch: &Batch,

@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use carousel_kernels::optim::{Clip, Decay};
 use carousel_kernels::{
     Activation, Batch, Cell, Direction, Frames, FramesMut, InputGradients, Layer, Layout, Level, Precision,
-    Reset, State, StateMut, Tape, WeightGradients, Weights, backward, embedding, forward, loss, optim,
-    reference, set_threads,
+    Reset, State, StateMut, Tape, WeightGradients, Weights, Zoneout, backward, embedding, forward, loss,
+    optim, reference, set_threads,
 };
 use fixtures::{DOUBLE, Fixture, SINGLE, close};
 
