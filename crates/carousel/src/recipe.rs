@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::data::{Tokens, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
+use crate::metrics::edits;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::language_model::Regularize;
 use crate::models::pool::Pooling;
@@ -1109,26 +1110,11 @@ fn unknown(place: &Place, name: &str) -> RecipeError {
 /// The known key that takes the fewest edits, if they are few. A right name in the wrong section, or
 /// without one, is one edit away.
 fn nearest(name: &str) -> Option<&'static str> {
+    let letters = |a: &str, b: &str| edits(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>());
     let last = |name: &'_ str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let distance = |key: &str| edits(name, key).min(1 + edits(&last(name), &last(key)));
+    let distance = |key: &str| letters(name, key).min(1 + letters(&last(name), &last(key)));
     let (edits, key) = KEYS.iter().map(|key| (distance(key.name), key.name)).min()?;
     (edits <= 2.max(name.len() / 4)).then_some(key)
-}
-
-/// Levenshtein distance: insertions, deletions and replacements that turn one text into the other.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
