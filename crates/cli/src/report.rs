@@ -10,7 +10,7 @@ use carousel::metrics::Confusion;
 use carousel::recipe::{CellName, Named, Recipe, Task};
 use carousel::report::{ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport, thousands};
 use carousel::run::RunFolder;
-use carousel::train::{EVALUATION, Summary, WrongExample};
+use carousel::train::{EVALUATION, Score, Summary, WrongExample};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -37,7 +37,9 @@ impl Measure {
             (task @ (Task::Classify | Task::Tag), _) => Measure::Scores(task),
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
-            (Task::Lm, Tokens::Word | Tokens::Bpe) => Measure::Text(Reading::Perplexity),
+            (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Translate, _) => {
+                Measure::Text(Reading::Perplexity)
+            }
         }
     }
 
@@ -111,6 +113,7 @@ fn build(
         (Task::Copy, _) => "A model of copy memory",
         (Task::Classify, _) => "A classifier",
         (Task::Tag, _) => "A tagger",
+        (Task::Translate, _) => "A translator",
         (Task::Lm, Tokens::Byte) => "A byte model",
         (Task::Lm, Tokens::Char) => "A character model",
         (Task::Lm, Tokens::Word) => "A word model",
@@ -120,7 +123,7 @@ fn build(
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));
     for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
         for score in scores {
-            figure(&format!("{part} {}", named(&score.name)), percent(score.value));
+            figure(&format!("{part} {}", named(&score.name)), value(score));
         }
     }
     for (name, loss) in [("validation", summary.valid_loss), ("test", summary.test_loss)] {
@@ -170,11 +173,28 @@ pub(crate) fn cell_name(recipe: &Recipe) -> String {
 }
 
 /// `macro_f1` as people write it.
-pub(crate) fn named(score: &str) -> String {
-    score.replace('_', " ").replace("f1", "F1")
+fn named(score: &str) -> String {
+    match score {
+        "bleu" => "BLEU".to_owned(),
+        "chrf" => "chrF".to_owned(),
+        other => other.replace('_', " ").replace("f1", "F1"),
+    }
 }
 
-pub(crate) fn percent(share: f64) -> String {
+/// A score's value as people write it.
+fn value(score: &Score) -> String {
+    match score.name.as_str() {
+        "bleu" | "chrf" => format!("{:.2}", score.value),
+        _ => percent(score.value),
+    }
+}
+
+/// Name and value of a score.
+pub(crate) fn shown(score: &Score) -> String {
+    format!("{} {}", named(&score.name), value(score))
+}
+
+fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 

@@ -552,8 +552,10 @@ pub struct EncodedPair {
     #[serde(flatten)]
     pub text: TextPair,
     /// The source between [`SOS`] and [`EOS`].
+    #[serde(rename = "source_ids")]
     pub source: Vec<u32>,
     /// The target between [`SOS`] and [`EOS`].
+    #[serde(rename = "target_ids")]
     pub target: Vec<u32>,
 }
 
