@@ -180,7 +180,7 @@ fn translations(args: &EvalArgs, measured: &TranslateEvaluation) -> anyhow::Resu
          chrF2                      {:.2}\n\
          {}\n{}\n",
         thousands(measured.sentences as u64),
-        thousands(measured.pairs as u64),
+        thousands(measured.references as u64),
         exact_match * 100.0,
         token_error_rate * 100.0,
         measured.chrf,

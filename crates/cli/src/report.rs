@@ -8,9 +8,14 @@ use anyhow::Context;
 use carousel::data::Tokens;
 use carousel::metrics::Confusion;
 use carousel::recipe::{CellName, Named, Recipe, Task};
-use carousel::report::{ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport, thousands};
+use carousel::report::{
+    AttendedSentence, ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport,
+    TranslationsSection, thousands,
+};
 use carousel::run::RunFolder;
-use carousel::train::{EVALUATION, Score, Summary, WrongExample};
+use carousel::train::{
+    EVALUATION, Score, Summary, TRANSLATIONS, TranslateEvaluation, TranslationExample, WrongExample,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -79,6 +84,7 @@ pub(crate) fn write(
 ) -> anyhow::Result<()> {
     let mut report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
     report.classes = classes(run, summary)?;
+    report.translations = translations(run, summary)?;
     Ok(run.write("report.html", report.to_html())?)
 }
 
@@ -160,6 +166,7 @@ fn build(
         learning_rate: curve("train", "learning_rate"),
         samples,
         classes: None,
+        translations: None,
         config: dotted(&recipe.to_toml()),
     }
 }
@@ -224,6 +231,40 @@ fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesS
     let part = if summary.test_loss.is_some() { "test" } else { "validation" };
     let section = ClassesSection { part, confusion: measured.confusion, wrong: wrong.collect() };
     Ok(Some(section))
+}
+
+/// What the best checkpoint translated, where the run has told.
+fn translations(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<TranslationsSection>> {
+    let path = run.path().join(TRANSLATIONS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let measured: TranslateEvaluation =
+        serde_json::from_str(&text).with_context(|| format!("{} is not what a run wrote", path.display()))?;
+    let figures = [
+        ("BLEU", measured.bleu_line),
+        ("signature", measured.bleu_signature),
+        ("chrF2", format!("{:.2}", measured.chrf)),
+        ("exact match", percent(measured.exact_match)),
+        ("token error rate", percent(measured.token_error_rate)),
+        ("teacher-forced perplexity", format!("{:.4}", measured.perplexity)),
+        ("free-running perplexity", format!("{:.4}", measured.free_perplexity)),
+    ];
+    let example = |example: TranslationExample| {
+        let sentence = AttendedSentence {
+            source: example.source,
+            target: example.text,
+            target_tokens: example.tokens,
+            ..AttendedSentence::default()
+        };
+        (sentence, example.references)
+    };
+    Ok(Some(TranslationsSection {
+        part: if summary.test_loss.is_some() { "test" } else { "validation" },
+        figures: figures.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        examples: measured.examples.into_iter().map(example).collect(),
+    }))
 }
 
 /// The keys and values of a recipe as it writes itself: one key a line, under section headers.

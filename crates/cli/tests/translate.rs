@@ -87,6 +87,36 @@ fn a_language_is_learned_measured_and_spoken() {
 }
 
 #[test]
+fn what_was_looked_at_is_shown() {
+    let home = home();
+    home.carousel("train recipe.toml --data pairs.tsv --out run").succeeds();
+    home.write("in.txt", "\nchat noir.\nici le <b>.\n");
+    let said =
+        home.carousel("inspect attention run --data in.txt --html page.html --pictures pictures").succeeds();
+    assert!(said.stdout.contains("from noir"), "{}", said.stdout);
+    assert!(said.stdout.lines().all(|line| line.chars().count() <= 80), "{}", said.stdout);
+    let page = home.read("page.html");
+    assert_eq!(page.matches("<svg").count(), 2);
+    assert!(!page.contains("<b>") && !page.contains("http://localhost"));
+    assert_eq!(home.files("pictures"), ["pictures/1.svg", "pictures/2.svg"]);
+    let told = home.carousel("inspect attention run --data in.txt --json").succeeds().json();
+    let first = &told["sentences"][0];
+    let row: Vec<f64> = serde_json::from_value(first["attention"][0].clone()).expect("numbers");
+    assert_eq!(Some(row.len()), first["source_tokens"].as_array().map(Vec::len));
+    assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-4);
+    let report = home.read("run/report.html");
+    assert!(report.contains("What it translated") && report.contains("class=\"tokens\""));
+
+    home.carousel(
+        "train recipe.toml --data pairs.tsv --out blind --set model.attention=none --set train.epochs=1",
+    )
+    .succeeds();
+    home.carousel("inspect attention blind --data in.txt").fails(1, &["has no attention"]);
+    home.write("blank.txt", "\n\n");
+    home.carousel("inspect attention run --data blank.txt").fails(1, &["no line with text"]);
+}
+
+#[test]
 fn every_form_and_kind_of_model_is_learned_from() {
     let home = home();
     let sides = pairs(300);

@@ -27,7 +27,7 @@ pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};
 pub use pairs::{
-    EOS, EncodedPair, MOST_PLACES, MaxLen, NormalForm, PAD, PairColumns, PairCounts, PairFormat, SOS,
+    EOS, EncodedPair, JOINER, MOST_PLACES, MaxLen, NormalForm, PAD, PairColumns, PairCounts, PairFormat, SOS,
     SPECIAL, Side, Splitting, TextPair, TooLong, UNK, Uniform, cut, encode_pairs, read_pairs,
 };
 pub use sound::{BANDS, log_mel, read_wav};

@@ -19,7 +19,7 @@ pub const EOS: u32 = 3;
 pub const SPECIAL: [&str; 4] = ["<pad>", "<unk>", "<sos>", "<eos>"];
 
 /// Stands where a piece of a word was cut from its neighbour, so that text can be put together again.
-const JOINER: char = '\u{ffed}';
+pub const JOINER: char = '\u{ffed}';
 /// What a joiner in the text itself becomes.
 const JOINER_IN_TEXT: char = '\u{25a0}';
 

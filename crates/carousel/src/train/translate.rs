@@ -117,8 +117,8 @@ pub fn evaluate_translator(
 pub struct TranslateEvaluation {
     /// Different sources.
     pub sentences: usize,
-    /// Pairs; a source may have several references.
-    pub pairs: usize,
+    /// References; a source may have several, equal ones count once.
+    pub references: usize,
     /// Tokens of the references, `<eos>` included.
     pub tokens: usize,
     /// Mean loss of those in nats where the decoder reads the reference.
@@ -177,7 +177,12 @@ impl<'a> Grouped<'a> {
             let known = places.entry(&pair.source).or_default();
             let same = known.iter().find(|&&place| grouped.first[place].text.source == pair.text.source);
             match same {
-                Some(&place) => grouped.references[place].push(pair.text.target.clone()),
+                Some(&place) => {
+                    let references: &mut Vec<String> = &mut grouped.references[place];
+                    if !references.contains(&pair.text.target) {
+                        references.push(pair.text.target.clone());
+                    }
+                }
                 None => {
                     known.push(grouped.first.len());
                     grouped.first.push(pair);
@@ -273,7 +278,7 @@ fn judge(
     let examples = grouped.first.iter().zip(&grouped.references).zip(answers.iter().zip(&best)).take(SHOWN);
     TranslateEvaluation {
         sentences: answers.len(),
-        pairs: pairs.len(),
+        references: grouped.references.iter().map(Vec::len).sum(),
         tokens,
         loss: mean(nats),
         perplexity: mean(nats).exp(),
