@@ -27,6 +27,7 @@ use burn::module::Param;
 use burn::tensor::{DType, Shape, Tensor, TensorData};
 use carousel_kernels::{self as kernels, Batch, Layer, Layout};
 
+use crate::buffers::buffer;
 use crate::layer::{LayerInput, LayerOutput, PooledTape, RecurrentWeights, lock};
 use crate::state::LayerState;
 
@@ -262,13 +263,14 @@ impl Run {
     fn forward(&self, mut tapes: Option<&mut Vec<PooledTape>>) -> Outputs {
         let width = self.width();
         let rows = self.batch.rows(self.y_layout);
-        let mut y = vec![0.0; rows * width];
+        let mut y = buffer(rows * width);
         let mut last = Vec::with_capacity(self.layers.len());
         let mut offset = 0;
         for (index, (layer, inputs)) in self.layers.iter().zip(&self.directions).enumerate() {
             let shape = [self.batch.sequences(), layer.hidden];
-            let mut h = vec![0.0; shape[0] * shape[1]];
-            let mut c = layer.cell.has_cell_state().then(|| h.clone());
+            let states = shape[0] * shape[1];
+            let mut h = buffer(states);
+            let mut c = layer.cell.has_cell_state().then(|| buffer(states));
             kernels::forward(
                 layer,
                 &self.batch,
@@ -281,9 +283,9 @@ impl Run {
             )
             .expect("shapes were checked before the call");
             offset += layer.hidden;
-            last.push((flex(h, shape), c.map(|c| flex(c, shape))));
+            last.push((h.into_tensor(shape), c.map(|c| c.into_tensor(shape))));
         }
-        Outputs { y: flex(y, [rows, width]), last }
+        Outputs { y: y.into_tensor([rows, width]), last }
     }
 }
 
@@ -342,16 +344,16 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
         let width = run.width();
         let parent = |index: usize| ops.parents[index].as_ref().map(|node| node.id);
 
-        let mut dx = parent(0).map(|_| vec![0.0; slice(&run.x).len()]);
+        let mut dx = parent(0).map(|_| buffer(slice(&run.x).len()));
         let mut offset = 0;
         for (index, (layer, inputs)) in run.layers.iter().zip(&run.directions).enumerate() {
             let first = 1 + PARENTS_A_DIRECTION * index;
             let (input, recurrent, bias) = layer.weight_lengths();
-            let mut weights = [vec![0.0; input], vec![0.0; recurrent], vec![0.0; bias], vec![0.0; bias]];
+            let mut weights = [input, recurrent, bias, bias].map(buffer);
             let [d_input, d_recurrent, d_bias_input, d_bias_recurrent] = &mut weights;
             let state = [run.batch.sequences(), layer.hidden];
-            let mut dh = parent(first + 4).map(|_| vec![0.0; state[0] * state[1]]);
-            let mut dc = parent(first + 5).map(|_| vec![0.0; state[0] * state[1]]);
+            let mut dh = parent(first + 4).map(|_| buffer(state[0] * state[1]));
+            let mut dc = parent(first + 5).map(|_| buffer(state[0] * state[1]));
             kernels::backward(
                 layer,
                 &run.batch,
@@ -399,18 +401,18 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
                 [[rows, layer.input].into(), [rows, layer.hidden].into(), [rows].into(), [rows].into()];
             for (place, (values, shape)) in weights.into_iter().zip(shapes).enumerate() {
                 if let Some(id) = parent(first + place) {
-                    gradients.register::<Flex>(id, flex(values, shape));
+                    gradients.register::<Flex>(id, values.into_tensor(shape));
                 }
             }
             for (place, values) in [(4, dh), (5, dc)] {
                 if let (Some(id), Some(values)) = (parent(first + place), values) {
-                    gradients.register::<Flex>(id, flex(values, state));
+                    gradients.register::<Flex>(id, values.into_tensor(state));
                 }
             }
         }
         if let (Some(id), Some(dx)) = (parent(0), dx) {
             let rows = dx.len() / run.layers[0].input;
-            gradients.register::<Flex>(id, flex(dx, [rows, run.layers[0].input]));
+            gradients.register::<Flex>(id, dx.into_tensor([rows, run.layers[0].input]));
         }
     }
 }
@@ -529,13 +531,10 @@ impl Backward<Flex, 1> for EmbeddingBackward {
         let [table] = ops.parents;
         let Some(table) = table else { return };
         let Looked { ids, vocabulary, width } = ops.state;
-        let sparse = kernels::embedding::scatter(vocabulary, width, &ids, slice(&dy))
+        let mut sums = buffer(vocabulary * width);
+        kernels::embedding::scatter(width, &ids, slice(&dy), &mut sums)
             .expect("shapes were checked by the forward pass");
-        let mut dense = vec![0.0; vocabulary * width];
-        for (&row, values) in sparse.rows.iter().zip(sparse.values.chunks_exact(width)) {
-            dense[row as usize * width..][..width].copy_from_slice(values);
-        }
-        gradients.register::<Flex>(table.id, flex(dense, [vocabulary, width]));
+        gradients.register::<Flex>(table.id, sums.into_tensor([vocabulary, width]));
     }
 }
 
@@ -545,10 +544,10 @@ pub(crate) fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     let strategy = table.gradient_checkpointing_strategy();
     let tracked = table.is_tracked();
     let values = dense(primitive(table.clone()));
-    let mut rows = vec![0.0; ids.len() * width];
+    let mut rows = buffer(ids.len() * width);
     kernels::embedding::gather(slice(&values), width, ids, &mut rows)
         .expect("ids were checked before the call");
-    let rows = flex(rows, [ids.len(), width]);
+    let rows = rows.into_tensor([ids.len(), width]);
     let Some(strategy) = strategy.filter(|_| tracked) else {
         return on_strategy(Tensor::from_primitive::<Flex>(rows), strategy);
     };
@@ -623,9 +622,9 @@ pub(crate) fn cross_entropy(
             .expect("shapes were checked before the call");
         return on_strategy(Tensor::from_primitive::<Flex>(mean(loss)), strategy);
     }
-    let mut dx = vec![0.0; rows * hidden];
-    let mut dweight = vec![0.0; vocabulary * hidden];
-    let mut dbias = vec![0.0; vocabulary];
+    let mut dx = buffer(rows * hidden);
+    let mut dweight = buffer(vocabulary * hidden);
+    let mut dbias = buffer(vocabulary);
     let loss = kernels::loss::cross_entropy_backward(
         inputs.kernels(),
         hidden,
@@ -635,7 +634,11 @@ pub(crate) fn cross_entropy(
         kernels::loss::OutputGradients { x: &mut dx, weight: &mut dweight, bias: Some(&mut dbias) },
     )
     .expect("shapes were checked before the call");
-    let state = [flex(dx, [rows, hidden]), flex(dweight, [vocabulary, hidden]), flex(dbias, [vocabulary])];
+    let state = [
+        dx.into_tensor([rows, hidden]),
+        dweight.into_tensor([vocabulary, hidden]),
+        dbias.into_tensor([vocabulary]),
+    ];
     let Some(strategy) = strategy else { return Tensor::from_primitive::<Flex>(mean(loss)) };
     let nodes = parents.each_ref().map(Tracked::node);
     from_tracked(record(LossBackward, nodes, state, mean(loss)), strategy)
@@ -660,10 +663,10 @@ pub(crate) fn logits(x: &Tensor<2>, weight: &Tensor<2>, bias: &Tensor<1>) -> Ten
     let vocabulary = weight.dims()[0];
     let inputs = OutputInputs::new(weight, bias);
     let values = dense(primitive(x.clone()));
-    let mut logits = vec![0.0; rows * vocabulary];
+    let mut logits = buffer(rows * vocabulary);
     kernels::loss::logits(inputs.kernels(), hidden, slice(&values), &mut logits)
         .expect("shapes were checked before the call");
-    Tensor::from_primitive::<Flex>(flex(logits, [rows, vocabulary]))
+    Tensor::from_primitive::<Flex>(logits.into_tensor([rows, vocabulary]))
 }
 
 #[cfg(test)]

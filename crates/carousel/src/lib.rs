@@ -13,6 +13,7 @@ mod readme {}
 #[doc = include_str!("../../../docs/course.md")]
 mod course {}
 
+mod buffers;
 pub mod cell;
 pub mod data;
 pub mod decode;

@@ -1382,18 +1382,20 @@ mod tests {
             .map(|row| {
                 let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
                 assert_eq!(cells.len(), 4, "{row}");
-                let only = KEYS.iter().find(|key| cells[0] == format!("`{}`", key.name));
-                if let Some(OnlyWith { key, values }) = only.and_then(|key| key.only_with) {
+                let known = KEYS.iter().find(|key| cells[0] == format!("`{}`", key.name));
+                let listed = |OnlyWith { key, values }: OnlyWith| {
                     let quoted = |value: &&str| match *value {
                         "true" | "false" => value.to_string(),
                         name => format!("\"{name}\""),
                     };
                     let values: Vec<String> = values.iter().map(quoted).collect();
-                    let condition = format!("Only with `{key} = {}`.", values.join("` or `"));
-                    assert!(cells[3].ends_with(&condition), "{row}\nshould end with {condition}");
-                } else {
-                    assert!(!cells[3].contains("Only with"), "{row}");
-                }
+                    format!("with `{key} = {}`.", values.join("` or `"))
+                };
+                let only = known.and_then(|key| key.only_with).map(|only| format!("Only {}", listed(only)));
+                let and = known.and_then(|key| key.and_with).map(|and| format!("And {}", listed(and)));
+                let conditions: Vec<String> = only.into_iter().chain(and).collect();
+                assert!(cells[3].ends_with(&conditions.join(" ")), "{row}\nshould end with {conditions:?}");
+                assert_eq!(cells[3].contains("Only with"), !conditions.is_empty(), "{row}");
                 cells[..3].join(" | ")
             })
             .collect();
@@ -1730,6 +1732,36 @@ mod tests {
         check(
             "task = 'adding'\ntrain.epochs = 3",
             "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or translate only",
+        );
+        check(
+            "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",
+            "a.toml:5: train.label_smoothing has no effect with model.crf = true; it is read with false only",
+        );
+        for (key, value) in [
+            ("text", "'review'"),
+            ("group", "'author'"),
+            ("quoting", "false"),
+            ("tokens", "'word'"),
+            ("min_count", "2"),
+        ] {
+            check(
+                &format!("task = 'classify'\n[data]\ninput = 'numbers'\n{key} = {value}"),
+                &format!(
+                    "a.toml:4: data.{key} has no effect with data.input = \"numbers\"; it is read with text only"
+                ),
+            );
+        }
+        check(
+            "task = 'classify'\ndata.input = 'audio'\ndata.label = 'class'",
+            "a.toml:3: data.label has no effect with data.input = \"audio\"; it is read with text or numbers only",
+        );
+        check(
+            "task = 'classify'\ndata.input = 'audio'\nmodel.embedding = 8",
+            "a.toml:3: model.embedding has no effect with data.input = \"audio\"; it is read with text only",
+        );
+        check(
+            "task = 'tag'\ndata.group = 'author'",
+            "a.toml:2: data.group has no effect with task = \"tag\"; it is read with classify only",
         );
         check(
             "task = 'adding'\ndata.symbols = 3",

@@ -15,6 +15,7 @@ use burn::tensor::{Tensor, TensorData};
 use carousel_kernels::dropout::{Mask, Pattern, apply, key};
 use carousel_kernels::{Batch, penalty};
 
+use crate::buffers::buffer;
 use crate::fused::{
     dense, flex, from_tracked, into_tracked, on_strategy, primitive, record, slice, supports,
 };
@@ -129,9 +130,9 @@ impl Backward<Flex, 1> for MaskBackward {
 }
 
 fn masked_values(mask: Mask, sharing: &Sharing, width: usize, x: &[f32]) -> FlexTensor {
-    let mut out = vec![0.0; x.len()];
+    let mut out = buffer(x.len());
     apply(mask, sharing.pattern(), width, x, &mut out).expect("one name a row, and a probability");
-    flex(out, [x.len() / width, width])
+    out.into_tensor([x.len() / width, width])
 }
 
 /// `x * mask`; `x` as it is without a mask.
@@ -185,7 +186,7 @@ pub fn activation_penalty(y: Tensor<2>, batch: &Batch, activation: f64, temporal
         return portable_penalty(&y, batch, activation, temporal);
     }
     let values = dense(primitive(y.clone()));
-    let mut gradient = vec![0.0; slice(&values).len()];
+    let mut gradient = buffer(slice(&values).len());
     let (activation, temporal) = (activation as f32, temporal as f32);
     let value = penalty::activations(batch, width, slice(&values), activation, temporal, &mut gradient)
         .expect("one row a frame of the batch");
@@ -195,7 +196,7 @@ pub fn activation_penalty(y: Tensor<2>, batch: &Batch, activation: f64, temporal
     let Some(strategy) = strategy.filter(|_| tracked) else {
         return on_strategy(Tensor::from_primitive::<Flex>(value), strategy);
     };
-    let gradient = flex(gradient, y.dims());
+    let gradient = gradient.into_tensor(y.dims());
     from_tracked(record(PenaltyBackward, [into_tracked(y).node()], gradient, value), strategy)
 }
 

@@ -37,8 +37,13 @@ fn config(cell: Cell, layers: usize) -> LanguageModelConfig {
     }
 }
 
-/// Text of words, nested braces, and quotations whose letters are others than those outside.
+/// Text of words, nested braces, and quotations of every length whose letters are those outside.
 fn text(length: usize) -> String {
+    text_of(length, ["abcdefghijklmnopqrstuvwxyz"; 2])
+}
+
+/// The same with letters of their own outside and inside of quotations.
+fn text_of(length: usize, letters: [&str; 2]) -> String {
     let mut random = Initializer::new(9);
     let mut draw = |below: usize| {
         let value = f64::from(random.uniform(1, 1.0)[0]) / 2.0 + 0.5;
@@ -62,8 +67,8 @@ fn text(length: usize) -> String {
             }
             8..=15 => content.push(' '),
             _ => {
-                let letters = if quoted { "nopqrstuvwxyz" } else { "abcdefghijklm" };
-                content.push(char::from(letters.as_bytes()[draw(letters.len())]));
+                let letters = letters[usize::from(quoted)].as_bytes();
+                content.push(char::from(letters[draw(letters.len())]));
             }
         }
     }
@@ -148,7 +153,6 @@ fn built_in(names: &[&str], text: &Text) -> Vec<Property> {
 }
 
 #[test]
-#[ignore = "the text gives the quotation away by its letters, and the quote unit loses its phase: not understood yet"]
 fn units_that_were_built_to_follow_something_are_found() {
     let (model, text) = (known_model(), Text::of_characters(&text(8_000)));
     let activations = Activations::record(&model, &text, &["h", "c"], |_| {});
@@ -170,7 +174,6 @@ fn units_that_were_built_to_follow_something_are_found() {
 }
 
 #[test]
-#[ignore = "the text gives the quotation away by its letters, and the quote unit loses its phase: not understood yet"]
 fn on_a_shuffled_text_everything_stays_at_chance() {
     let content = text(12_000);
     let text = Text::of_characters(&content);
@@ -188,8 +191,12 @@ fn on_a_shuffled_text_everything_stays_at_chance() {
     assert_eq!(result.findings.len(), 3);
     for finding in &result.findings {
         assert!(!finding.found, "{finding:?}");
-        let centre = if finding.number { 0.0 } else { 0.5 };
-        assert!((finding.units[0].held_out - centre).abs() < 0.1, "{finding:?}");
+        let best = &finding.units[0];
+        match finding.number {
+            // Depth is a random walk here, and so is the counter: two of them meet by accident. The shifts know.
+            true => assert!(best.held_out < finding.chance[1] && best.p_value > 0.05, "{finding:?}"),
+            false => assert!((best.held_out - 0.5).abs() < 0.1, "{finding:?}"),
+        }
     }
 }
 
@@ -228,7 +235,9 @@ fn among_ten_thousand_random_units_nothing_is_found() {
 
 #[test]
 fn surgery_shows_what_a_unit_does() {
-    let (model, text) = (known_model(), Text::of_characters(&text(6_000)));
+    // Only where letters differ does it help the prediction to know of the quotation.
+    let content = text_of(6_000, ["abcdefghijklm", "nopqrstuvwxyz"]);
+    let (model, text) = (known_model(), Text::of_characters(&content));
     let activations = Activations::record(&model, &text, &["h"], |_| {});
     let property = Property::built_in("double-quotes", &text).unwrap();
     let before = losses(&model, &text);
@@ -355,7 +364,6 @@ fn a_text_read_in_streams_is_the_text_read_in_one() {
 }
 
 #[test]
-#[ignore = "the text gives the quotation away by its letters, and the quote unit loses its phase: not understood yet"]
 fn rankings_name_the_switch() {
     let text = Text::of_characters(&text(6_000));
     let activations = Activations::record(&known_model(), &text, &["h"], |_| {});

@@ -226,7 +226,7 @@ impl Progress {
                 }
             }
             Measure::SquaredError => format!("mean squared error {loss:.4}"),
-            Measure::Recall | Measure::Scores(_) => format!("loss {loss:.4}"),
+            Measure::Recall | Measure::Scores { .. } => format!("loss {loss:.4}"),
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use carousel::data::Tokens;
 use carousel::metrics::Confusion;
-use carousel::recipe::{CellName, Named, Recipe, Task};
+use carousel::recipe::{CellName, InputName, Named, Recipe, Task};
 use carousel::report::{
     AttendedSentence, ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport,
     TranslationsSection, thousands,
@@ -31,7 +31,12 @@ pub(crate) enum Measure {
     /// Nats per step of copy memory; the share of symbols recalled says more.
     Recall,
     /// Nats per example or label; the scores say more.
-    Scores(Task),
+    Scores {
+        /// What is learned.
+        task: Task,
+        /// What a step is, in the plural.
+        steps: &'static str,
+    },
 }
 
 impl Measure {
@@ -39,7 +44,7 @@ impl Measure {
         match (recipe.task, recipe.data.tokens) {
             (Task::Adding, _) => Measure::SquaredError,
             (Task::Copy, _) => Measure::Recall,
-            (task @ (Task::Classify | Task::Tag), _) => Measure::Scores(task),
+            (task @ (Task::Classify | Task::Tag), _) => Measure::Scores { task, steps: steps(recipe) },
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
             (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Translate, _) => {
@@ -51,14 +56,15 @@ impl Measure {
     pub(crate) fn reading(self) -> Option<Reading> {
         match self {
             Measure::Text(reading) => Some(reading),
-            Measure::SquaredError | Measure::Recall | Measure::Scores(_) => None,
+            Measure::SquaredError | Measure::Recall | Measure::Scores { .. } => None,
         }
     }
 
     /// What is counted a second.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Measure::SquaredError | Measure::Scores(_) => "steps",
+            Measure::SquaredError => "steps",
+            Measure::Scores { steps, .. } => steps,
             Measure::Text(_) | Measure::Recall => "tokens",
         }
     }
@@ -69,9 +75,20 @@ impl Measure {
             Measure::Text(_) => "nats per token",
             Measure::SquaredError => "mean squared error",
             Measure::Recall => "nats per step",
-            Measure::Scores(Task::Classify) => "nats per example",
-            Measure::Scores(_) => "nats per label",
+            Measure::Scores { task: Task::Classify, .. } => "nats per example",
+            Measure::Scores { .. } => "nats per label",
         }
+    }
+}
+
+/// What the steps of labelled sequences are.
+fn steps(recipe: &Recipe) -> &'static str {
+    match (recipe.data.input, recipe.data.tokens) {
+        (InputName::Numbers | InputName::Audio, _) => "steps",
+        (InputName::Text, Tokens::Byte) => "bytes",
+        (InputName::Text, Tokens::Char) => "characters",
+        (InputName::Text, Tokens::Word) => "words",
+        (InputName::Text, Tokens::Bpe) => "tokens",
     }
 }
 

@@ -188,7 +188,8 @@ fn what_makes_no_sense_is_refused() {
     check("model --set model.hiden=4", &["did you mean model.hidden?"]);
     check("model --vocabulary 0", &["--vocabulary", "whole number from 1"]);
     check("model --vocabulary 99999999999", &["--vocabulary", "10000000"]);
-    check("model classify", &["classify is no task", "recipe file"]);
+    check("model paint", &["paint is no task", "recipe file"]);
+    check("model classify", &["times language models", "classify"]);
     home.carousel("bench model missing.toml").fails(1, &["could not read missing.toml"]);
 }
 

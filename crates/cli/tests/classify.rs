@@ -355,6 +355,8 @@ fn sequences_of_numbers_and_sound_are_learned_from() {
         "sounds/up_07.wav",
         "up",
     );
+    let refused = "train recipe.toml --data arrays --out no --set data.input=numbers --set data.tokens=word";
+    home.carousel(refused).fails(2, &["data.tokens has no effect with data.input = \"numbers\""]);
     let long =
         "train recipe.toml --data long.csv --set data.input=numbers --set data.id=id --out long --json";
     let said = home.carousel(long).succeeds();

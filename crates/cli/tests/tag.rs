@@ -71,6 +71,7 @@ fn tags_and_intents_are_learned_measured_and_told() {
         assert!(summary[score].as_f64() > Some(0.95), "{score}: {summary}");
     }
     assert!(said.stderr.contains("training         168 sequences of 3 to 5 steps"), "{}", said.stderr);
+    assert!(said.stderr.contains(" words/s"), "{}", said.stderr);
     assert!(home.read("run/report.html").contains("What was taken for what"));
 
     let measured = home.carousel("eval run --data all --json").succeeds().json();

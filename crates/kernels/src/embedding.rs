@@ -1,4 +1,4 @@
-//! Embedding: rows of a table by token, and the sparse gradient of that table.
+//! Embedding: rows of a table by token, and the gradient of that table.
 
 use crate::disjoint::Pieces;
 use crate::shape::{ShapeError, expect};
@@ -27,47 +27,28 @@ pub fn gather(table: &[f32], width: usize, ids: &[u32], out: &mut [f32]) -> Resu
     Ok(())
 }
 
-/// The gradient of an embedding table: the rows that were used, and nothing of the others.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RowGradient {
-    /// Tokens that occur, each once, in increasing order.
-    pub rows: Vec<u32>,
-    /// `[rows, E]`: for each of them the sum of the gradients of its occurrences.
-    pub values: Vec<f32>,
-}
-
-/// Sums `dy`, `[N, E]`, by token. Occurrences of a token are added in order, whatever the threads.
+/// The gradient of a table: sums `dy`, `[N, E]`, by token into `out`, `[V, E]`. Rows of tokens that do not occur
+/// become zero. Occurrences of a token are added in order, whatever the threads.
 ///
 /// # Errors
-/// [`ShapeError`] when a buffer does not fit or a token is not below `vocabulary`.
-pub fn scatter(vocabulary: usize, width: usize, ids: &[u32], dy: &[f32]) -> Result<RowGradient, ShapeError> {
+/// [`ShapeError`] when a buffer does not fit or a token is not below `V`; nothing is written then.
+pub fn scatter(width: usize, ids: &[u32], dy: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+    let vocabulary = out.len() / width.max(1);
     check(vocabulary, width, ids)?;
+    expect("gradient of the table", out.len(), vocabulary * width)?;
     expect("gradient of embedded tokens", dy.len(), ids.len() * width)?;
-    // Positions sorted by token; the sort is stable, so occurrences stay in order.
-    let mut order: Vec<usize> = (0..ids.len()).collect();
-    order.sort_by_key(|&position| ids[position]);
-    let mut rows = Vec::new();
-    let mut first = Vec::new();
-    for (k, &position) in order.iter().enumerate() {
-        let id = ids[position];
-        if rows.last() != Some(&id) {
-            rows.push(id);
-            first.push(k);
-        }
-    }
-    first.push(order.len());
-    let mut values = vec![0.0; rows.len() * width];
-    let workers = team::threads().min(1 + ids.len() * width / 50_000);
-    let pieces = Pieces::new(&mut values, width, workers);
+    let workers = team::workers((vocabulary + ids.len()) * width, 50_000);
+    let pieces = Pieces::new(out, width, workers);
     team::run_on(workers, |worker| {
-        let (row, values) = pieces.take(worker);
-        for (k, sum) in values.chunks_exact_mut(width).enumerate() {
-            for &position in &order[first[row + k]..first[row + k + 1]] {
-                for (sum, d) in sum.iter_mut().zip(&dy[position * width..]) {
-                    *sum += d;
-                }
+        let (first, own) = pieces.take(worker);
+        own.fill(0.0);
+        let last = first + own.len() / width;
+        for (d, &id) in dy.chunks_exact(width).zip(ids) {
+            if (first..last).contains(&(id as usize)) {
+                let sum = &mut own[(id as usize - first) * width..][..width];
+                sum.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
             }
         }
     });
-    Ok(RowGradient { rows, values })
+    Ok(())
 }

@@ -273,7 +273,7 @@ pub(crate) fn weight_gradients<S: Lanes>(
 }
 
 /// No cell has more gates.
-const MOST_GATES: usize = 4;
+pub(crate) const MOST_GATES: usize = 4;
 
 /// `out[M rows, width] (+)= aᵀ · panel`, with `a` packed `[depth][N]`, its first `M` columns meant.
 struct Accumulate<'a, const M: usize, const NV: usize> {
@@ -413,7 +413,7 @@ pub(crate) fn narrow_stride<S: Lanes>(width: usize) -> usize {
 impl NarrowRows<'_> {
     pub(crate) fn run<S: Lanes>(self, simd: S) {
         let count = self.rows.starts.len();
-        let workers = team::threads().min(1 + count * self.stride / 50_000);
+        let workers = team::workers(count * self.stride, 50_000);
         let pieces = Pieces::new(&mut self.out[..count * self.stride], self.stride, workers);
         team::run_on(workers, |worker| {
             let (first, out) = pieces.take(worker);

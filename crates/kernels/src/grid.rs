@@ -62,7 +62,7 @@ const FUSED_ROWS: usize = 24;
 pub(crate) fn geometry<'a>(batch: &'a Batch, sizes: &Sizes, groups: usize) -> Geometry<'a> {
     let weights = sizes.gates * sizes.units() * sizes.units();
     let work = batch.sequences() * weights;
-    let workers = team::threads().min(1 + work / WORK_PER_WORKER);
+    let workers = team::workers(work, WORK_PER_WORKER);
     let few_rows = batch.sequences() < 8 * workers;
     let (split, workers) = if (few_rows || weights > LARGE_WEIGHTS) && groups > 1 {
         (Split::Units, workers.min(groups))
@@ -793,7 +793,7 @@ impl RowProduct<'_> {
         let panels = self.weights.panels;
         let count = self.rows.len() / self.width;
         let work = count * panels.floats();
-        let workers = team::threads().min(1 + work / WORK_PER_WORKER);
+        let workers = team::workers(work, WORK_PER_WORKER);
         // Small pieces, so that even a short table is shared out.
         let block = count.div_ceil(workers).clamp(1, BLOCK);
         let pieces = Pieces::new(&mut self.out[..count * stride], block * stride, workers);
@@ -842,7 +842,7 @@ pub(crate) struct RowSums<'a> {
 impl RowSums<'_> {
     pub(crate) fn run<S: Lanes>(self, simd: S) {
         let GateColumns { data, stride, frames, .. } = self.gates;
-        let workers = team::threads().min(1 + frames * stride / WORK_PER_WORKER);
+        let workers = team::workers(frames * stride, WORK_PER_WORKER);
         // Every worker has a share of the columns of all rows.
         let rows = self.out.len() / stride;
         let starts: [usize; 2] = [0, rows];

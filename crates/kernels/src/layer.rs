@@ -2,7 +2,9 @@
 
 use crate::cell::{Kernel, gru, lstm, rnn};
 use crate::disjoint::{Buffer, Pieces, kept_row};
-use crate::gemm::{FrameRows, GateColumns, GateGradient, NarrowRows, narrow_stride, weight_gradients};
+use crate::gemm::{
+    FrameRows, GateColumns, GateGradient, MOST_GATES, NarrowRows, narrow_stride, weight_gradients,
+};
 use crate::grid::{
     BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
 };
@@ -318,7 +320,8 @@ fn run_forward(
         Cell::Gru(Reset::Before) => level.dispatch_at(precision, job.with::<gru::Before>()),
     }
     if taped {
-        tape.pass = Some(Pass { layer: *layer, batch: batch.clone(), level });
+        tape.pass = Some(Pass { layer: *layer, level });
+        tape.batch.clone_from(batch);
     }
 }
 
@@ -573,7 +576,7 @@ fn pack_all(
     pack: impl Fn(usize, Panels, &Pieces<'_>, &team::Worker<'_>) + Sync,
 ) {
     let floats: usize = panels.iter().map(Panels::floats).sum();
-    let workers = team::threads().min(1 + floats / 50_000);
+    let workers = team::workers(floats, 50_000);
     let [a, b, c] = buffers;
     let pieces = [panels[0].pieces(a, workers), panels[1].pieces(b, workers), panels[2].pieces(c, workers)];
     team::run_on(workers, |worker| {
@@ -591,9 +594,20 @@ fn per_gate(
     gates: usize,
     (lanes, width): (usize, usize),
     workers: usize,
-) -> Vec<Pieces<'_>> {
-    let gate = data.len() / gates;
-    data.chunks_mut(gate).map(|gate| Pieces::new(gate, lanes * width, workers)).collect()
+) -> [Option<Pieces<'_>>; MOST_GATES] {
+    let mut all = data.chunks_mut(data.len() / gates);
+    std::array::from_fn(|_| all.next().map(|gate| Pieces::new(gate, lanes * width, workers)))
+}
+
+/// Where a gate's gradients go. The places past the last gate repeat the first.
+fn gate_gradients<'a>(
+    weight: &'a [Option<Pieces<'a>>; MOST_GATES],
+    bias: &'a [Option<Pieces<'a>>; MOST_GATES],
+) -> [GateGradient<'a>; MOST_GATES] {
+    std::array::from_fn(|gate| GateGradient {
+        weight: weight[gate].as_ref().or(weight[0].as_ref()).expect("a cell has a gate"),
+        bias: bias[gate].as_ref().or(bias[0].as_ref()),
+    })
 }
 
 /// Backpropagation through time over a whole batch: from gradients of the outputs to gradients of
@@ -665,7 +679,7 @@ fn backward_on(
     let (h, c) = (dinitial.h.as_ref().map(|h| h.len()), dinitial.c.as_ref().map(|c| c.len()));
     check_state(layer, batch, names, h, c)?;
     match &tape.pass {
-        Some(pass) if pass.layer == *layer && pass.batch == *batch => {}
+        Some(pass) if pass.layer == *layer && tape.batch == *batch => {}
         _ => return Err(ShapeError::Tape),
     }
     let Some(pass) = tape.pass.take() else { return Err(ShapeError::Tape) };
@@ -820,21 +834,15 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
 
         let work = f * deep * (layer.input + hidden);
-        let workers = team::threads().min(1 + work / 200_000);
+        let workers = team::workers(work, 200_000);
         let input_pieces = per_gate(gradients.input, gates, (sizes.lanes, layer.input), workers);
         let recurrent_pieces = per_gate(gradients.recurrent, gates, (sizes.lanes, hidden), workers);
         let bias_input = per_gate(gradients.bias_input, gates, (sizes.lanes, 1), workers);
         let bias_recurrent = per_gate(gradients.bias_recurrent, gates, (sizes.lanes, 1), workers);
         team::run_on(workers, |worker| {
-            let of =
-                |gate: usize| GateGradient { weight: &input_pieces[gate], bias: Some(&bias_input[gate]) };
-            let all: [GateGradient<'_>; 4] = std::array::from_fn(|gate| of(gate.min(gates - 1)));
+            let all = gate_gradients(&input_pieces, &bias_input);
             weight_gradients(simd, d_input, 0, by_input, &all[..gates], false, worker);
-            let of = |gate: usize| GateGradient {
-                weight: &recurrent_pieces[gate],
-                bias: Some(&bias_recurrent[gate]),
-            };
-            let all: [GateGradient<'_>; 4] = std::array::from_fn(|gate| of(gate.min(gates - 1)));
+            let all = gate_gradients(&recurrent_pieces, &bias_recurrent);
             let split = if traits.phases == 2 { traits.panel } else { gates };
             weight_gradients(simd, seen_by_recurrent, 0, states, &all[..split], false, worker);
             if split < gates {

@@ -65,8 +65,9 @@ pub struct Loss {
     pub correct: usize,
 }
 
-/// Floats of logits that one block holds: about what the second-level caches take.
-const BLOCK_FLOATS: usize = 1 << 19;
+/// Floats of logits that one block holds: half of a usual last-level cache. Smaller blocks would stay in nearer
+/// caches, but every block streams all the weights, and their gradient, which costs more.
+const BLOCK_FLOATS: usize = 1 << 22;
 
 /// Buffers kept from call to call.
 #[derive(Default)]
@@ -242,7 +243,7 @@ impl Dispatch for WithScratch<'_> {
         // Depth counts the padded vocabulary: padded logits become zero gradients.
         let padded = forward.vectors * S::N;
         let back = panels(padded, hidden);
-        let threads = team::threads().min(1 + rows * vocabulary * hidden / 50_000);
+        let threads = team::workers(rows * vocabulary * hidden, 50_000);
         {
             let to_logits = forward.pieces(&mut scratch.forward, threads);
             let to_x = wants_back.then(|| back.pieces(&mut scratch.back, threads));
@@ -260,7 +261,9 @@ impl Dispatch for WithScratch<'_> {
             &*bias
         });
         let stride = padded.next_multiple_of(16) + 16;
-        let block = (BLOCK_FLOATS / stride).clamp(32, 4096).min(rows.max(1));
+        let most = (BLOCK_FLOATS / stride).clamp(32, 4096);
+        // As even as can be: a small last block would stream the weights for little.
+        let block = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
         let mut loss = Loss::default();
         if rows == 0
             && let Goal::Loss { gradients: Some((_, gradients)), .. } = &mut goal

@@ -7,6 +7,7 @@ use crate::disjoint::Pieces;
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Job, Lanes, Level};
 use crate::team;
+use std::sync::{Mutex, PoisonError};
 
 /// Floats that a worker takes at a time.
 const CHUNK: usize = 4096;
@@ -187,7 +188,7 @@ impl RmsProp {
 /// every number of threads.
 #[must_use]
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    of_chunks(values, |level, chunk| level.dispatch(Squares(chunk))).iter().sum()
+    of_chunks(values, |level, chunk| level.dispatch(Squares(chunk)), |squares| squares.iter().sum())
 }
 
 /// The largest absolute value, for clipping by value; NaN where one is.
@@ -199,8 +200,7 @@ pub fn largest(values: &[f32]) -> f32 {
             if value > largest || value.is_nan() { value } else { largest }
         })
     };
-    let all = of_chunks(values, |_, chunk| f64::from(of_chunk(chunk)));
-    all.iter().fold(0.0, |largest: f64, &value| {
+    let larger = |largest: f64, &value: &f64| {
         if largest.is_nan() {
             largest
         } else if value > largest || value.is_nan() {
@@ -208,12 +208,21 @@ pub fn largest(values: &[f32]) -> f32 {
         } else {
             largest
         }
-    }) as f32
+    };
+    let chunk = |_, chunk: &[f32]| f64::from(of_chunk(chunk));
+    of_chunks(values, chunk, |all| all.iter().fold(0.0, larger)) as f32
 }
 
-/// One number for each chunk, computed by the team.
-fn of_chunks(values: &[f32], of_chunk: impl Fn(Level, &[f32]) -> f64 + Sync) -> Vec<f64> {
-    let mut all = vec![0.0f64; values.len().div_ceil(CHUNK)];
+/// One number for each chunk, computed by the team, and what `then` makes of them in order.
+fn of_chunks<R>(
+    values: &[f32],
+    of_chunk: impl Fn(Level, &[f32]) -> f64 + Sync,
+    then: impl FnOnce(&[f64]) -> R,
+) -> R {
+    static NUMBERS: Mutex<Vec<Vec<f64>>> = Mutex::new(Vec::new());
+    let pool = || NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = pool().pop().unwrap_or_default();
+    all.resize(values.len().div_ceil(CHUNK), 0.0);
     let workers = team::threads().min(all.len().div_ceil(16)).max(1);
     let pieces = Pieces::new(&mut all, 1, workers);
     let level = Level::current();
@@ -224,7 +233,9 @@ fn of_chunks(values: &[f32], of_chunk: impl Fn(Level, &[f32]) -> f64 + Sync) -> 
             *number = of_chunk(level, &values[start..(start + CHUNK).min(values.len())]);
         }
     });
-    all
+    let result = then(&all);
+    pool().push(all);
+    result
 }
 
 /// Moves a running mean towards new values: `mean += share · (values - mean)`.

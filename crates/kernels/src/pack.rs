@@ -8,7 +8,7 @@ use crate::simd::pair;
 use crate::team::Worker;
 
 /// Lines of a panel that are filled at a time: a cache line of each source row.
-const LINES: usize = 16;
+const LINES: usize = 64;
 
 /// How a packed matrix is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

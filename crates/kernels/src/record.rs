@@ -81,7 +81,7 @@ impl Tape {
     /// ```
     pub fn copy_signal(&self, signal: Signal, layout: Layout, out: &mut [f32]) -> Result<(), ShapeError> {
         let Some(pass) = &self.pass else { return Err(ShapeError::Tape) };
-        let (layer, batch) = (&pass.layer, &pass.batch);
+        let (layer, batch) = (&pass.layer, &self.batch);
         layer.cell.expect_signal(signal)?;
         let hidden = layer.hidden;
         expect("room for a signal", out.len(), batch.rows(layout) * hidden)?;

@@ -212,7 +212,7 @@ pub(crate) fn expect(what: &'static str, found: usize, expected: usize) -> Resul
 ///
 /// Sequences are ranked longest first (a stable sort), so that at step `t` the ones still alive are the
 /// first [`alive`](Batch::alive)`(t)` ranks and nothing is ever computed for padding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Batch {
     lengths: Vec<usize>,
     time: usize,
@@ -220,6 +220,30 @@ pub struct Batch {
     order: Vec<usize>,
     /// step -> first frame of that step; one entry more than there are steps.
     starts: Vec<usize>,
+}
+
+/// No sequences.
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { lengths: Vec::new(), time: 0, order: Vec::new(), starts: vec![0] }
+    }
+}
+
+impl Clone for Batch {
+    fn clone(&self) -> Batch {
+        let mut copy = Batch::default();
+        copy.clone_from(self);
+        copy
+    }
+
+    /// Keeps the memory of `self`.
+    fn clone_from(&mut self, from: &Batch) {
+        let Batch { lengths, time, order, starts } = from;
+        self.lengths.clone_from(lengths);
+        self.time = *time;
+        self.order.clone_from(order);
+        self.starts.clone_from(starts);
+    }
 }
 
 impl Batch {

@@ -251,7 +251,7 @@ impl Stepper {
     fn workers(&self) -> usize {
         let groups = self.layers.iter().map(|layer| layer.weights.panels(0).count()).max().unwrap_or(1);
         let work = self.bytes.saturating_mul(self.batch);
-        team::threads().min(1 + work / WORK_PER_WORKER).min(groups.max(self.batch))
+        team::workers(work, WORK_PER_WORKER).min(groups.max(self.batch))
     }
 
     /// How streams and units are dealt to `workers`. Units, so that each worker reads its own part of the

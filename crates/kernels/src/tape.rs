@@ -13,6 +13,8 @@ use crate::simd::{Lanes, Level};
 #[derive(Default)]
 pub struct Tape {
     pub(crate) pass: Option<Pass>,
+    /// The batch of `pass`; out here its memory stays.
+    pub(crate) batch: Batch,
     /// `[F, gates]`: gate values, then the gradients before their non-linearities.
     pub(crate) gates: Buffer,
     /// `[B + F, units]`, the initial state first.
@@ -50,7 +52,6 @@ pub(crate) struct Narrow {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pass {
     pub(crate) layer: Layer,
-    pub(crate) batch: Batch,
     pub(crate) level: Level,
 }
 

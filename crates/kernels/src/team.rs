@@ -226,6 +226,12 @@ pub fn threads() -> usize {
     }
 }
 
+/// How many workers so much `work` is for, if each is to have `share` of it. All, however little it is, where an
+/// interpreter looks for data races.
+pub(crate) fn workers(work: usize, share: usize) -> usize {
+    if cfg!(miri) { threads() } else { threads().min(1 + work / share) }
+}
+
 /// Runs `job` once on each of `workers` workers at the same time and returns when all are done.
 ///
 /// # Panics

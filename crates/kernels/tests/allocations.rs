@@ -1,10 +1,11 @@
-//! A step allocates nothing, on no thread. Alone in its process: every allocation of it is counted.
+//! A step of inference and the second step of training allocate nothing, on no thread. Alone in its process: every allocation of it is counted.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use carousel_kernels::*;
+use common::training::Training;
 use common::{CELLS, Problem};
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,9 +30,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// One test, for a second one would allocate beside it.
 #[test]
-fn a_step_allocates_nothing() {
+fn a_second_step_allocates_nothing() {
     set_threads(3);
+    steps();
+    training();
+}
+
+fn steps() {
     for &level in Level::available() {
         assert!(level.force());
         for precision in [StepPrecision::F32, StepPrecision::Int8] {
@@ -58,6 +65,29 @@ fn a_step_allocates_nothing() {
                     let count = ALLOCATIONS.load(Ordering::SeqCst) - before;
                     assert_eq!(count, 0, "{level:?} {precision:?} {cell:?} B {batch} H {hidden}");
                 }
+            }
+        }
+    }
+}
+
+fn training() {
+    for &level in Level::available() {
+        assert!(level.force());
+        for cell in CELLS {
+            for lengths in [&[7, 7, 7][..], &[2, 9, 5, 0, 9]] {
+                let layer = Layer {
+                    cell,
+                    direction: Direction::Reverse,
+                    input: 21,
+                    hidden: 35,
+                    precision: Precision::Bf16,
+                };
+                let mut training = Training::new(layer, Batch::ragged(lengths, 9).unwrap());
+                training.step();
+                let before = ALLOCATIONS.load(Ordering::SeqCst);
+                training.step();
+                let count = ALLOCATIONS.load(Ordering::SeqCst) - before;
+                assert_eq!(count, 0, "{level:?} {cell:?} {lengths:?}");
             }
         }
     }

@@ -1,11 +1,12 @@
 //! Activations of all units over a whole text, at one byte each.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
 use serde::Serialize;
 
-use super::read::{Glimpse, Reading, read};
+use super::read::{Glimpse, Reading, Run, read};
 use super::text::Text;
 use crate::models::language_model::LanguageModel;
 use crate::record::{Keep, Series};
@@ -33,6 +34,10 @@ pub(crate) const CODES: usize = 256;
 const GRID: usize = 4096;
 /// Units encoded together: their values of one row share cache lines.
 const TOGETHER: usize = 16;
+/// Tokens that a unit's scale is made from.
+const SAMPLE: usize = 1 << 14;
+/// Floats that wait for the scales at most; with many units the sample is smaller.
+const SAMPLE_FLOATS: usize = 1 << 26;
 
 /// One signal of one layer: so many units in a row.
 #[derive(Clone, Debug)]
@@ -74,6 +79,42 @@ pub struct Activations {
     /// `[units, tokens]`
     codes: Vec<u8>,
     scales: Vec<Scale>,
+}
+
+/// Rows of values, and the tokens they belong to.
+#[derive(Default)]
+struct Rows<'a> {
+    series: Cow<'a, [Series]>,
+    /// Token and row.
+    places: Vec<(usize, usize)>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(glimpse: &'a Glimpse) -> Rows<'a> {
+        let of_run = |run: &'a Run| {
+            let tokens = run.tokens.clone().enumerate();
+            tokens.map(move |(index, token)| (token, glimpse.row(run, index)))
+        };
+        let places = glimpse.runs.iter().flat_map(of_run).collect();
+        Rows { series: Cow::Borrowed(&glimpse.record.series), places }
+    }
+
+    fn append(&mut self, glimpse: &Glimpse) {
+        let new = Rows::of(glimpse);
+        let own = self.series.to_mut();
+        let rows = own.first().map_or(0, |series| series.values.len() / series.units.max(1));
+        if own.is_empty() {
+            own.extend(new.series.iter().cloned());
+        } else {
+            own.iter_mut().zip(&*new.series).for_each(|(own, new)| own.values.extend_from_slice(&new.values));
+        }
+        self.places.extend(new.places.into_iter().map(|(token, row)| (token, rows + row)));
+    }
+
+    fn is_full(&self) -> bool {
+        let floats: usize = self.series.iter().map(|series| series.values.len()).sum();
+        self.places.len() >= SAMPLE || floats >= SAMPLE_FLOATS
+    }
 }
 
 /// How one unit's values become codes.
@@ -150,11 +191,21 @@ impl Activations {
     ) -> Activations {
         let how = Reading { keep: Keep::signals(signals.iter().copied()), ..Reading::default() };
         let mut all: Option<Activations> = None;
+        let mut sample = Rows::default();
         let mut done = 0;
         read(model, text, &how, |glimpse| {
-            let all = all.get_or_insert_with(|| Activations::new(&glimpse.record.series, text.len()));
-            all.take(glimpse);
             done += glimpse.runs.iter().map(|run| run.tokens.len()).sum::<usize>();
+            match &mut all {
+                Some(all) => all.take(&Rows::of(glimpse)),
+                // A window alone may not show what a unit can do: it may be one line of the text.
+                None => {
+                    sample.append(glimpse);
+                    if sample.is_full() || done == text.len() {
+                        let made = all.insert(Activations::new(&sample.series, text.len()));
+                        made.take(&std::mem::take(&mut sample));
+                    }
+                }
+            }
             progress(done as f64 / text.len().max(1) as f64);
         });
         all.unwrap_or_else(|| Activations::new(&[], text.len()))
@@ -191,14 +242,14 @@ impl Activations {
         Activations { blocks, units, tokens, codes: vec![0; units * tokens], scales }
     }
 
-    /// Encodes one window.
-    fn take(&mut self, glimpse: &Glimpse) {
+    /// Encodes rows.
+    fn take(&mut self, rows: &Rows<'_>) {
         let tokens = self.tokens;
         // The values, units in all, the first unit, scales and codes of the tile's units.
         type UnitTile<'a> = (&'a [f32], usize, usize, &'a [Scale], &'a mut [u8]);
         let mut tiles: Vec<UnitTile<'_>> = Vec::new();
         let (mut scales, mut codes) = (&self.scales[..], &mut self.codes[..]);
-        for series in &glimpse.record.series {
+        for series in rows.series.iter() {
             for first in (0..series.units).step_by(TOGETHER) {
                 let count = TOGETHER.min(series.units - first);
                 let (own, rest) = scales.split_at(count);
@@ -209,12 +260,10 @@ impl Activations {
             }
         }
         in_parallel(tiles, |(values, stride, first, scales, codes)| {
-            for run in &glimpse.runs {
-                for (index, token) in run.tokens.clone().enumerate() {
-                    let row = &values[glimpse.row(run, index) * stride + first..][..scales.len()];
-                    for (unit, (scale, &value)) in scales.iter().zip(row).enumerate() {
-                        codes[unit * tokens + token] = scale.encode(value);
-                    }
+            for &(token, row) in &rows.places {
+                let row = &values[row * stride + first..][..scales.len()];
+                for (unit, (scale, &value)) in scales.iter().zip(row).enumerate() {
+                    codes[unit * tokens + token] = scale.encode(value);
                 }
             }
         });
@@ -348,6 +397,41 @@ mod tests {
         let all = Activations::from_rows(0, "h", &[vec![0.25; 8], vec![f32::NAN; 8]]);
         assert!(all.codes(0).iter().chain(all.codes(1)).all(|&code| code == all.codes(0)[0]));
         assert_eq!(all.values(0, 0..1), [0.25]);
+    }
+
+    /// What the first window does not show has its codes all the same.
+    #[test]
+    fn the_scale_of_a_text_is_made_of_more_than_its_first_window() {
+        use crate::cell::Cell;
+        use crate::models::language_model::LanguageModelConfig;
+        let config = LanguageModelConfig {
+            cell: Cell::Lstm,
+            vocabulary: 128,
+            embedding: 4,
+            hidden: 3,
+            layers: 1,
+            init: Default::default(),
+            residual: false,
+            tied: false,
+            regularize: Default::default(),
+            seed: 0,
+        };
+        let model = config.init(&burn::tensor::Device::default()).expect("the sizes are right");
+        // One letter for longer than a window, so that the states come to rest; then others.
+        let text = Text::of_characters(&("a".repeat(2_000) + &"xyz".repeat(300)));
+        let all = Activations::record(&model, &text, &["h"], |_| {});
+        let rows = |glimpse: &Glimpse| glimpse.record.series[0].values.clone();
+        let mut exact = Vec::new();
+        read(&model, &text, &Reading::default(), |glimpse| exact.extend(rows(glimpse)));
+        for unit in 0..3 {
+            let found = all.values(unit, 0..text.len());
+            let own = exact.iter().skip(unit).step_by(3);
+            let (low, high) =
+                own.clone().fold((1.0f32, -1.0f32), |(a, b), &value| (a.min(value), b.max(value)));
+            for (found, &value) in found.iter().zip(own) {
+                assert!((found - value).abs() <= (high - low) / 64.0, "{found} {value} of {low} to {high}");
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::init::Initializer;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::recurrent::ConfigError;
 
+/// What the slope of a parametric ReLU starts with.
+const FIRST_SLOPE: f64 = 0.25;
 /// Keeps the divisor of a normalisation from zero.
 const EPSILON: f64 = 1e-5;
 
@@ -27,11 +29,29 @@ pub enum DenseActivation {
     LeakyRelu,
     /// `ln(1 + eˣ)`.
     Softplus,
+    /// `x` above zero, `eˣ - 1` below (Clevert et al. 2016).
+    Elu,
+    /// The ELU with the two factors that keep mean 0 and variance 1 (Klambauer et al. 2017).
+    Selu,
+    /// The ELU whose slope has no jump: `α (e^(x / α) - 1)` below zero, here with `α = 2` (Barron 2017).
+    Celu,
+    /// `min(max(0, x), 6)`.
+    Relu6,
+    /// `x tanh(softplus(x))` (Misra 2019).
+    Mish,
+    /// `x / 6 + 1 / 2` between 0 and 1.
+    HardSigmoid,
+    /// `x` between -1 and 1.
+    HardTanh,
+    /// `x` above zero, `a x` below, with an `a` a layer that is learned from 0.25 on (He et al. 2015).
+    ParametricRelu,
+    /// The larger of two linear maps (Goodfellow et al. 2013): twice the weights.
+    Maxout,
 }
 
 impl DenseActivation {
     /// Every one.
-    pub const ALL: [DenseActivation; 7] = [
+    pub const ALL: [DenseActivation; 16] = [
         DenseActivation::Relu,
         DenseActivation::Tanh,
         DenseActivation::Sigmoid,
@@ -39,6 +59,15 @@ impl DenseActivation {
         DenseActivation::Silu,
         DenseActivation::LeakyRelu,
         DenseActivation::Softplus,
+        DenseActivation::Elu,
+        DenseActivation::Selu,
+        DenseActivation::Celu,
+        DenseActivation::Relu6,
+        DenseActivation::Mish,
+        DenseActivation::HardSigmoid,
+        DenseActivation::HardTanh,
+        DenseActivation::ParametricRelu,
+        DenseActivation::Maxout,
     ];
 
     /// The name in recipes.
@@ -52,19 +81,62 @@ impl DenseActivation {
             DenseActivation::Silu => "silu",
             DenseActivation::LeakyRelu => "leaky-relu",
             DenseActivation::Softplus => "softplus",
+            DenseActivation::Elu => "elu",
+            DenseActivation::Selu => "selu",
+            DenseActivation::Celu => "celu",
+            DenseActivation::Relu6 => "relu6",
+            DenseActivation::Mish => "mish",
+            DenseActivation::HardSigmoid => "hard-sigmoid",
+            DenseActivation::HardTanh => "hard-tanh",
+            DenseActivation::ParametricRelu => "parametric-relu",
+            DenseActivation::Maxout => "maxout",
         }
     }
 
-    fn of(self, x: Tensor<2>) -> Tensor<2> {
+    /// Linear maps that a unit has.
+    fn pieces(self) -> usize {
+        if self == DenseActivation::Maxout { 2 } else { 1 }
+    }
+
+    /// Of sums `[N, pieces · H]`: `[N, H]`. The slope below zero is that of a parametric ReLU.
+    fn of(self, x: Tensor<2>, slope: Option<Tensor<1>>) -> Tensor<2> {
         match self {
             DenseActivation::Relu => activation::relu(x),
             DenseActivation::Tanh => x.tanh(),
             DenseActivation::Sigmoid => activation::sigmoid(x),
             DenseActivation::Gelu => activation::gelu(x),
-            DenseActivation::Silu => x.clone() * activation::sigmoid(x),
+            DenseActivation::Silu => activation::silu(x),
             DenseActivation::LeakyRelu => activation::leaky_relu(x, 0.01),
             DenseActivation::Softplus => activation::softplus(x, 1.0),
+            DenseActivation::Elu => activation::elu(x, 1.0),
+            DenseActivation::Selu => activation::selu(x),
+            DenseActivation::Celu => activation::celu(x, 2.0),
+            DenseActivation::Relu6 => activation::relu6(x),
+            DenseActivation::Mish => activation::mish(x),
+            DenseActivation::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+            DenseActivation::HardTanh => activation::hardtanh(x, -1.0, 1.0),
+            DenseActivation::ParametricRelu => match slope {
+                Some(slope) => activation::prelu(x, slope),
+                None => activation::leaky_relu(x, FIRST_SLOPE),
+            },
+            DenseActivation::Maxout => {
+                let [rows, columns] = x.dims();
+                let half = columns / 2;
+                x.clone().slice([0..rows, 0..half]).max_pair(x.slice([0..rows, half..columns]))
+            }
         }
+    }
+
+    /// Of each value alone, for plots and tables; a parametric ReLU with the slope it starts with. Of maxout, which
+    /// has two maps, the larger of `x` and `-x`: what it is when one undoes the other.
+    #[must_use]
+    pub fn curve(self, x: Tensor<1>) -> Tensor<1> {
+        let column = x.unsqueeze_dim::<2>(1);
+        let sums = match self.pieces() {
+            1 => column,
+            _ => Tensor::cat(vec![column.clone(), column.neg()], 1),
+        };
+        self.of(sums, None).squeeze_dim(1)
     }
 }
 
@@ -104,16 +176,19 @@ impl DenseConfig {
             }
         }
         let hidden = self.hidden;
+        let sums = hidden * self.activation.pieces();
         let layers = (0..self.layers).map(|layer| {
             let input = if layer == 0 { self.input } else { hidden };
             let bound = 1.0 / (input as f64).sqrt();
             Layer {
-                weight: parameter(random.uniform(hidden * input, bound), [hidden, input], device),
-                bias: parameter(random.uniform(hidden, bound), [hidden], device),
+                weight: parameter(random.uniform(sums * input, bound), [sums, input], device),
+                bias: parameter(random.uniform(sums, bound), [sums], device),
                 norm: (self.norm == Norm::Layer).then(|| Affine {
-                    scale: parameter(vec![1.0; hidden], [hidden], device),
-                    shift: parameter(vec![0.0; hidden], [hidden], device),
+                    scale: parameter(vec![1.0; sums], [sums], device),
+                    shift: parameter(vec![0.0; sums], [sums], device),
                 }),
+                slope: (self.activation == DenseActivation::ParametricRelu)
+                    .then(|| parameter(vec![FIRST_SLOPE as f32], [1], device)),
             }
         });
         Ok(Dense { layers: layers.collect(), activation: self.activation })
@@ -133,6 +208,7 @@ struct Layer {
     weight: Param<Tensor<2>>,
     bias: Param<Tensor<1>>,
     norm: Option<Affine>,
+    slope: Option<Param<Tensor<1>>>,
 }
 
 /// What a normalised value is multiplied with and moved by.
@@ -152,7 +228,7 @@ impl Dense {
         self.layers.iter().fold(x, |x, layer| {
             let sums = x.matmul(layer.weight.val().transpose()) + layer.bias.val().unsqueeze_dim::<2>(0);
             let sums = layer.norm.as_ref().map_or(sums.clone(), |affine| affine.normalise(sums));
-            self.activation.of(sums)
+            self.activation.of(sums, layer.slope.as_ref().map(Param::val))
         })
     }
 }
@@ -166,7 +242,7 @@ impl Affine {
     }
 }
 
-/// `0.weight`, `0.bias`, `0.scale`, `0.shift`, `1.weight`, …
+/// `0.weight`, `0.bias`, `0.scale`, `0.shift`, `0.slope`, `1.weight`, …
 impl NamedParameters for Dense {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         let mut all = Vec::new();
@@ -176,6 +252,9 @@ impl NamedParameters for Dense {
             if let Some(affine) = &layer.norm {
                 all.push((format!("{index}.scale"), Parameter::Vector(&affine.scale)));
                 all.push((format!("{index}.shift"), Parameter::Vector(&affine.shift)));
+            }
+            if let Some(slope) = &layer.slope {
+                all.push((format!("{index}.slope"), Parameter::Vector(slope)));
             }
         }
         all
@@ -190,7 +269,116 @@ impl NamedParameters for Dense {
                 all.push((format!("{index}.scale"), ParameterMut::Vector(&mut affine.scale)));
                 all.push((format!("{index}.shift"), ParameterMut::Vector(&mut affine.shift)));
             }
+            if let Some(slope) = &mut layer.slope {
+                all.push((format!("{index}.slope"), ParameterMut::Vector(slope)));
+            }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fused::with_slice;
+
+    fn device() -> Device {
+        Device::default().autodiff()
+    }
+
+    /// Against the formulas, in f64; slopes against differences of them.
+    #[test]
+    fn curves_are_what_their_formulas_say() {
+        let softplus = |x: f64| x.exp().ln_1p();
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let elu = |x: f64, alpha: f64| if x > 0.0 { x } else { alpha * ((x / alpha).exp() - 1.0) };
+        // Φ(x) by the integral of its density.
+        let normal = |x: f64| {
+            let (steps, width) = (20_000, x / 20_000.0);
+            let density = |t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            0.5 + (0..steps).map(|k| density((f64::from(k) + 0.5) * width) * width).sum::<f64>()
+        };
+        let formula = |which: DenseActivation, x: f64| match which {
+            DenseActivation::Relu => x.max(0.0),
+            DenseActivation::Tanh => x.tanh(),
+            DenseActivation::Sigmoid => sigmoid(x),
+            DenseActivation::Gelu => x * normal(x),
+            DenseActivation::Silu => x * sigmoid(x),
+            DenseActivation::LeakyRelu => x.max(0.01 * x),
+            DenseActivation::Softplus => softplus(x),
+            DenseActivation::Elu => elu(x, 1.0),
+            DenseActivation::Selu => {
+                let (scale, alpha) = (1.050_700_987_355_480_5, 1.673_263_242_354_377_2);
+                if x > 0.0 { scale * x } else { scale * alpha * (x.exp() - 1.0) }
+            }
+            DenseActivation::Celu => elu(x, 2.0),
+            DenseActivation::Relu6 => x.clamp(0.0, 6.0),
+            DenseActivation::Mish => x * softplus(x).tanh(),
+            DenseActivation::HardSigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
+            DenseActivation::HardTanh => x.clamp(-1.0, 1.0),
+            DenseActivation::ParametricRelu => x.max(0.25 * x),
+            DenseActivation::Maxout => x.abs(),
+        };
+        let points = [-7.3f32, -2.6, -0.9, -0.3, 0.2, 0.7, 2.9, 6.5];
+        for which in DenseActivation::ALL {
+            let x = Tensor::<1>::from_data(points, &device()).require_grad();
+            let y = which.curve(x.clone());
+            with_slice(&y, |values| {
+                for (&x, &value) in points.iter().zip(values) {
+                    let wanted = formula(which, f64::from(x));
+                    assert!(
+                        (f64::from(value) - wanted).abs() < 2e-5,
+                        "{which:?} at {x}: {value}, not {wanted}"
+                    );
+                }
+            });
+            let slopes = x.grad(&y.sum().backward()).expect("x takes part");
+            with_slice(&slopes, |slopes| {
+                for (&x, &slope) in points.iter().zip(slopes) {
+                    let at = |step: f64| formula(which, f64::from(x) + step);
+                    let wanted = (at(1e-4) - at(-1e-4)) / 2e-4;
+                    assert!(
+                        (f64::from(slope) - wanted).abs() < 1e-3,
+                        "{which:?}' at {x}: {slope}, not {wanted}"
+                    );
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn the_slope_of_a_parametric_relu_is_learned() {
+        let config = DenseConfig {
+            input: 3,
+            hidden: 4,
+            layers: 2,
+            activation: DenseActivation::ParametricRelu,
+            norm: Norm::None,
+        };
+        let dense = config.init(&mut Initializer::new(1), &device()).expect("no size is zero");
+        let names: Vec<String> = dense.parameters().into_iter().map(|(name, _)| name).collect();
+        assert!(names.contains(&"1.slope".to_owned()), "{names:?}");
+        let y = dense.forward(Tensor::from_data([[1.0, -2.0, 3.0], [-1.0, 2.0, -3.0]], &device()));
+        let gradients = dense.take_gradients(&mut y.sum().backward());
+        let place = names.iter().position(|name| name == "0.slope").expect("it is there");
+        with_slice(&gradients[place], |slope| assert_ne!(slope[0], 0.0));
+    }
+
+    #[test]
+    fn maxout_takes_the_larger_of_two_maps() {
+        let config = DenseConfig {
+            input: 2,
+            hidden: 3,
+            layers: 1,
+            activation: DenseActivation::Maxout,
+            norm: Norm::None,
+        };
+        let dense = config.init(&mut Initializer::new(1), &device()).expect("no size is zero");
+        let x = Tensor::<2>::from_data([[0.3, -0.8]], &device());
+        let (weight, bias) = (dense.layers[0].weight.val(), dense.layers[0].bias.val());
+        let sums = x.clone().matmul(weight.transpose()) + bias.unsqueeze_dim::<2>(0);
+        let sums = with_slice(&sums, <[f32]>::to_vec);
+        let wanted: Vec<f32> = (0..3).map(|unit| sums[unit].max(sums[3 + unit])).collect();
+        assert_eq!(with_slice(&dense.forward(x), <[f32]>::to_vec), wanted);
     }
 }

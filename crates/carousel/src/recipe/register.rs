@@ -24,6 +24,8 @@ pub(super) struct Key {
     pub(super) kind: Kind,
     /// The key counts only where this holds.
     pub(super) only_with: Option<OnlyWith>,
+    /// And only where this holds too, as far as its key counts.
+    pub(super) and_with: Option<OnlyWith>,
     pub(super) get: fn(&Recipe) -> Option<Value>,
     pub(super) set: fn(&mut Recipe, &Value) -> Option<()>,
     /// Takes the value away where the key can be unset.
@@ -37,25 +39,38 @@ pub(super) struct OnlyWith {
     pub(super) values: &'static [&'static str],
 }
 
+impl OnlyWith {
+    /// The condition and the value found instead, where the recipe does not meet it.
+    fn unmet(self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
+        let found = (find(self.key)?.get)(recipe);
+        let name = found.as_ref().map_or("unset".to_owned(), |value| match value {
+            Value::String(name) => name.clone(),
+            other => other.to_string(),
+        });
+        let meets = self.values.contains(&name.as_str());
+        (!meets).then(|| (self, found.map_or(name, |value| value.to_string())))
+    }
+}
+
 impl Key {
     const fn only_with(mut self, key: &'static str, values: &'static [&'static str]) -> Key {
         self.only_with = Some(OnlyWith { key, values });
         self
     }
 
+    const fn and_with(mut self, key: &'static str, values: &'static [&'static str]) -> Key {
+        self.and_with = Some(OnlyWith { key, values });
+        self
+    }
+
     /// The condition that the recipe does not meet, and the value found instead. A key that hangs on one
     /// that itself does not count does not count either.
     pub(super) fn blocked(&self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
-        let only = self.only_with?;
-        let decides = find(only.key)?;
-        decides.blocked(recipe).or_else(|| {
-            let found = (decides.get)(recipe);
-            let name = found.as_ref().map_or("unset".to_owned(), |value| match value {
-                Value::String(name) => name.clone(),
-                other => other.to_string(),
-            });
-            let meets = only.values.contains(&name.as_str());
-            (!meets).then(|| (only, found.map_or(name, |value| value.to_string())))
+        let hangs =
+            self.only_with.and_then(|only| find(only.key)?.blocked(recipe).or_else(|| only.unmet(recipe)));
+        hangs.or_else(|| {
+            let and = self.and_with?;
+            if find(and.key)?.blocked(recipe).is_some() { None } else { and.unmet(recipe) }
         })
     }
 
@@ -70,6 +85,7 @@ macro_rules! key {
             name: $name,
             kind: $kind,
             only_with: None,
+            and_with: None,
             get: |recipe| Setting::write(&recipe.$($field).+),
             set: |recipe, value| Setting::read(value).map(|read| recipe.$($field).+ = read),
             unset: |recipe| Setting::unset(&mut recipe.$($field).+),
@@ -104,12 +120,14 @@ pub(super) const KEYS: &[Key] = &[
     key!(seed, Kind::Whole(0, i64::MAX as u64)),
     key!(data.split, Kind::Shares).only_with("task", READS),
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
-    key!(data.text, Kind::Text).only_with("data.input", &["text"]),
-    key!(data.label, Kind::Text).only_with("task", &["classify"]),
-    key!(data.group, Kind::Text).only_with("data.input", &["text"]),
+    key!(data.text, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
+    key!(data.label, Kind::Text)
+        .only_with("task", &["classify"])
+        .and_with("data.input", &["text", "numbers"]),
+    key!(data.group, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.id, Kind::Text).only_with("data.input", &["numbers"]),
     key!(data.file_label, Kind::Text).only_with("data.input", &["numbers", "audio"]),
-    key!(data.quoting, Kind::Flag).only_with("task", &["classify"]),
+    key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
     key!(data.format, Kind::OneOf(names::<PairFormat>)).only_with("task", TRANSLATE),
     key!(data.source, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
@@ -117,7 +135,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.stress, Kind::Flag).only_with("task", TRANSLATE),
     key!(data.unicode, Kind::OneOf(names::<NormalForm>)).only_with("task", TRANSLATE),
     key!(data.lowercase, Kind::Flag).only_with("task", TRANSLATE),
-    key!(data.tokens, Kind::OneOf(names::<Tokens>)).only_with("task", READS),
+    key!(data.tokens, Kind::OneOf(names::<Tokens>))
+        .only_with("task", READS)
+        .and_with("data.input", &["text"]),
     key!(data.source_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
     key!(data.target_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
     key!(data.split_punctuation, Kind::Flag).only_with("task", TRANSLATE),
@@ -136,7 +156,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
-        .only_with("task", &["lm", "copy", "classify", "tag", "translate"]),
+        .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
+        .and_with("data.input", &["text"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", EXAMPLES),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
@@ -183,7 +204,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.weight_decay, Kind::Number(0.0, 1000.0)),
     key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
     key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
-    key!(train.label_smoothing, Kind::Below(0.0, 1.0)).only_with("task", READS),
+    key!(train.label_smoothing, Kind::Below(0.0, 1.0))
+        .only_with("task", READS)
+        .and_with("model.crf", &["false"]),
     key!(train.teacher_forcing, Kind::Number(0.0, 1.0)).only_with("task", TRANSLATE),
     key!(train.sampling, Kind::OneOf(names::<SamplingName>)).only_with("task", TRANSLATE),
     key!(train.sampling_steps, Kind::Whole(1, COUNT))

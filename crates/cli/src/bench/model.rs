@@ -33,7 +33,8 @@ One repetition is one step of training as `carousel train` makes it: embedding,
 stack, output layer, loss, gradients, clipping and update, the state carried on.
 Tokens are random; speed does not depend on them. Sizes and update rule come
 from the recipe (docs/recipe.md), the default one if none is named; the number
-of tokens from data.vocab_size, or it is 65 characters, 256 bytes, 10,000 words.
+of tokens from data.vocab_size, or it is 65 characters, 256 bytes, 10,000 words,
+4,096 pieces of words.
 --parts times embedding, output layer with loss, clipping and update alone.
 GFLOP/s count the products of stack and output layer, forward and backward.";
 

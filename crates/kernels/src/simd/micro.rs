@@ -30,19 +30,44 @@ pub(crate) fn multiply<S: Lanes, const M: usize, const NV: usize>(
     for k in 0..depth {
         // SAFETY: depth * width floats of the panel were checked above.
         let line = unsafe { std::slice::from_raw_parts(panel.as_ptr().add(k * width), width) };
+        // SAFETY: every row holds at least `depth` floats, checked above.
+        outer(simd, |i| unsafe { *rows[i].add(k) }, line, &mut c);
+    }
+    *acc = c;
+}
+
+/// `c[i][j] += x(i) · line[j]`. What there is less of, rows or vectors, is held in registers beside the tile, and
+/// the others come one by one: with sixteen registers there is room for no more.
+#[inline(always)]
+fn outer<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    x: impl Fn(usize) -> f32,
+    line: &[f32],
+    c: &mut [[S::V; NV]; M],
+) {
+    if M < NV {
+        let mut rows = [simd.splat(0.0); M];
+        for i in 0..M {
+            rows[i] = simd.splat(x(i));
+        }
+        for j in 0..NV {
+            let b = simd.load(&line[j * S::N..]);
+            for i in 0..M {
+                c[i][j] = simd.product(rows[i], b, c[i][j]);
+            }
+        }
+    } else {
         let mut b = [simd.splat(0.0); NV];
         for j in 0..NV {
             b[j] = simd.load(&line[j * S::N..]);
         }
         for i in 0..M {
-            // SAFETY: every row holds at least `depth` floats, checked above.
-            let x = simd.splat(unsafe { *rows[i].add(k) });
+            let x = simd.splat(x(i));
             for j in 0..NV {
                 c[i][j] = simd.product(x, b[j], c[i][j]);
             }
         }
     }
-    *acc = c;
 }
 
 /// The same with `a` packed as `[depth][N]`, of which the first `M` columns are meant.
@@ -67,16 +92,7 @@ pub(crate) fn multiply_columns<S: Lanes, const M: usize, const NV: usize>(
                 std::slice::from_raw_parts(a.as_ptr().add(k * S::N), M),
             )
         };
-        let mut b = [simd.splat(0.0); NV];
-        for j in 0..NV {
-            b[j] = simd.load(&line[j * S::N..]);
-        }
-        for i in 0..M {
-            let x = simd.splat(x[i]);
-            for j in 0..NV {
-                c[i][j] = simd.product(x, b[j], c[i][j]);
-            }
-        }
+        outer(simd, |i| x[i], line, &mut c);
     }
     *acc = c;
 }

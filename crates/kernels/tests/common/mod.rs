@@ -6,6 +6,7 @@ use carousel_kernels::*;
 use std::sync::{Mutex, MutexGuard};
 
 pub mod fixtures;
+pub mod training;
 
 /// A small seeded generator (xorshift64*), so that failures repeat.
 pub struct Numbers(u64);
