@@ -2,11 +2,13 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use carousel_kernels::dropout::Mask;
 
 use crate::fused;
 use crate::init::Initializer;
 use crate::parameters::parameter;
 use crate::recurrent::{ConfigError, Path};
+use crate::regularize::{Sharing, masked};
 use crate::state::index_tensor;
 
 /// Looks tokens up in a table `[V, E]`.
@@ -80,6 +82,14 @@ impl Embedding {
             })
             .collect();
         (self.forward(&distinct), index)
+    }
+
+    /// The same while a model learns: with a mask whole rows drop out, wherever their token stands.
+    pub(crate) fn distinct_noisy(&self, ids: &[u32], mask: Option<Mask>) -> (Tensor<2>, Vec<u32>) {
+        let (rows, index) = self.distinct(ids);
+        let mut tokens = vec![0; rows.dims()[0]];
+        index.iter().zip(ids).for_each(|(&row, &id)| tokens[row as usize] = id);
+        (masked(rows, mask, Sharing::Whole(tokens)), index)
     }
 
     /// Chooses the implementation.

@@ -15,11 +15,14 @@ use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use crate::data::{Tokens, Truncation};
+use crate::data::{MaxLen, NormalForm, PairFormat, Tokens, TooLong, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
+use crate::metrics::{BleuTokens, edits};
+use crate::models::attention::Score;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::language_model::Regularize;
 use crate::models::pool::Pooling;
+use crate::models::translator::Bridge;
 use crate::recurrent::Direction;
 use crate::regularize::Dropout;
 use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
@@ -60,8 +63,34 @@ pub struct DataRecipe {
     pub quoting: bool,
     /// Longer sequences are cut off after so many steps.
     pub max_length: Option<usize>,
+    /// How pairs stand in files. [`Task::Translate`].
+    pub format: PairFormat,
+    /// The column of the source, counted from 1. [`Task::Translate`].
+    pub source: usize,
+    /// The column of the target. [`Task::Translate`].
+    pub target: usize,
+    /// Whether the phones of a dictionary keep the digits of their stress. [`Task::Translate`].
+    pub stress: bool,
+    /// Which of Unicode's normal forms text is brought into. [`Task::Translate`].
+    pub unicode: NormalForm,
+    /// Whether all letters become small. [`Task::Translate`].
+    pub lowercase: bool,
     /// What one token is.
     pub tokens: Tokens,
+    /// The same for the source alone; unset: as `tokens`. [`Task::Translate`].
+    pub source_tokens: Option<Tokens>,
+    /// The same for the target alone; unset: as `tokens`. [`Task::Translate`].
+    pub target_tokens: Option<Tokens>,
+    /// Whether words are cut where letters meet punctuation. [`Task::Translate`].
+    pub split_punctuation: bool,
+    /// Whether both sides have one vocabulary. [`Task::Translate`].
+    pub joint_vocab: bool,
+    /// Places of a sentence, its two ends included. [`Task::Translate`].
+    pub max_len: MaxLen,
+    /// What becomes of longer ones. [`Task::Translate`].
+    pub too_long: TooLong,
+    /// Whether the source is read backwards. [`Task::Translate`].
+    pub reverse_source: bool,
     /// A word seen less often than this in the training part becomes `<unk>`, a pair of tokens is not joined.
     /// Words and byte pairs only.
     pub min_count: usize,
@@ -74,6 +103,14 @@ pub struct DataRecipe {
     pub symbols: usize,
     /// Symbols to remember. [`Task::Copy`] only.
     pub memorize: usize,
+}
+
+impl DataRecipe {
+    /// What a token of the source is, and of the target. [`Task::Translate`].
+    #[must_use]
+    pub fn side_tokens(&self) -> [Tokens; 2] {
+        [self.source_tokens, self.target_tokens].map(|own| own.unwrap_or(self.tokens))
+    }
 }
 
 /// The `[model]` section.
@@ -95,6 +132,12 @@ pub struct ModelRecipe {
     pub direction: Direction,
     /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
     pub pooling: Option<Pooling>,
+    /// What the decoder looks at the source with. [`Task::Translate`] only.
+    pub attention: AttentionName,
+    /// How the decoder starts. [`Task::Translate`] only.
+    pub bridge: Bridge,
+    /// Whether source and target have one embedding. [`Task::Translate`] only.
+    pub share_embeddings: bool,
     /// Units of each direction that reads a word letter by letter; unset: words are not read so. [`Task::Tag`] only.
     pub characters: Option<usize>,
     /// Whether tags are decided together. [`Task::Tag`] only.
@@ -203,8 +246,10 @@ pub struct TrainRecipe {
     pub epochs: Option<f64>,
     /// Updates of the weights. Exactly one of `epochs` and `steps` is set.
     pub steps: Option<usize>,
-    /// Streams of text trained side by side.
+    /// Streams of text, or examples, trained side by side.
     pub batch: usize,
+    /// Tokens of both sides of a batch, in place of `batch`. [`Task::Translate`] only.
+    pub batch_tokens: Option<usize>,
     /// Tokens of every stream in one step; the gradient is cut there (truncated BPTT).
     pub bptt: usize,
     /// Steps between two updates; unset: `bptt`.
@@ -241,6 +286,16 @@ pub struct TrainRecipe {
     pub temporal_penalty: f64,
     /// The share of each target that is spread over the vocabulary.
     pub label_smoothing: f64,
+    /// Probability that the decoder reads the right token and not its own, in the end. [`Task::Translate`] only.
+    pub teacher_forcing: f64,
+    /// How that probability falls from 1. [`Task::Translate`] only.
+    pub sampling: SamplingName,
+    /// How slowly. Where `sampling` is not [`SamplingName::Constant`].
+    pub sampling_steps: usize,
+    /// Sentences that are translated in a validation; 0: none. [`Task::Translate`] only.
+    pub decode_sentences: usize,
+    /// What BLEU counts. [`Task::Translate`] only.
+    pub bleu_tokens: BleuTokens,
     /// How much the classes count in the loss. [`Task::Classify`] only.
     pub class_weights: ClassWeights,
     /// What the best checkpoint is chosen by; unset: what the task is measured by.
@@ -285,6 +340,19 @@ pub struct TrainRecipe {
 }
 
 impl TrainRecipe {
+    /// The probability that the decoder reads the right token at update `step`, counted from 0 (Bengio et al. 2015).
+    #[must_use]
+    pub fn right_token_probability(&self, step: u64) -> f64 {
+        let (least, slow, step) = (self.teacher_forcing, self.sampling_steps as f64, step as f64);
+        let falls = match self.sampling {
+            SamplingName::Constant => return least,
+            SamplingName::Linear => (1.0 - step / slow).max(0.0),
+            SamplingName::Exponential => 0.5f64.powf(step / slow),
+            SamplingName::InverseSigmoid => slow / (slow + (step / slow).exp()),
+        };
+        least + (1.0 - least) * falls
+    }
+
     /// Steps that the gradient goes back from the end of a window.
     #[must_use]
     pub fn k2(&self) -> usize {
@@ -321,6 +389,8 @@ pub enum Task {
     Classify,
     /// One label a step.
     Tag,
+    /// From one sequence to another of a length of its own.
+    Translate,
 }
 
 impl Task {
@@ -332,7 +402,8 @@ impl Task {
 }
 
 impl Named for Task {
-    const ALL: &'static [Task] = &[Task::Lm, Task::Adding, Task::Copy, Task::Classify, Task::Tag];
+    const ALL: &'static [Task] =
+        &[Task::Lm, Task::Adding, Task::Copy, Task::Classify, Task::Tag, Task::Translate];
 
     fn name(self) -> &'static str {
         match self {
@@ -341,6 +412,7 @@ impl Named for Task {
             Task::Copy => "copy",
             Task::Classify => "classify",
             Task::Tag => "tag",
+            Task::Translate => "translate",
         }
     }
 }
@@ -427,6 +499,10 @@ pub enum MetricName {
     BalancedAccuracy,
     /// F1 of whole spans.
     SpanF1,
+    /// BLEU.
+    Bleu,
+    /// The share of translations that are one of their references.
+    ExactMatch,
 }
 
 impl Named for MetricName {
@@ -436,6 +512,8 @@ impl Named for MetricName {
         MetricName::MacroF1,
         MetricName::BalancedAccuracy,
         MetricName::SpanF1,
+        MetricName::Bleu,
+        MetricName::ExactMatch,
     ];
 
     fn name(self) -> &'static str {
@@ -445,7 +523,149 @@ impl Named for MetricName {
             MetricName::MacroF1 => "macro_f1",
             MetricName::BalancedAccuracy => "balanced_accuracy",
             MetricName::SpanF1 => "span_f1",
+            MetricName::Bleu => "bleu",
+            MetricName::ExactMatch => "exact_match",
         }
+    }
+}
+
+/// What a decoder looks at the source with; see [`Score`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionName {
+    /// A bilinear form.
+    General,
+    /// A dot product.
+    Dot,
+    /// A dot product over √H.
+    ScaledDot,
+    /// A small net.
+    Additive,
+    /// Nothing: all that is known of the source is the first state.
+    None,
+}
+
+impl Named for AttentionName {
+    const ALL: &'static [AttentionName] = &[
+        AttentionName::General,
+        AttentionName::Dot,
+        AttentionName::ScaledDot,
+        AttentionName::Additive,
+        AttentionName::None,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            AttentionName::General => "general",
+            AttentionName::Dot => "dot",
+            AttentionName::ScaledDot => "scaled-dot",
+            AttentionName::Additive => "additive",
+            AttentionName::None => "none",
+        }
+    }
+}
+
+impl AttentionName {
+    /// The score; `None` without attention.
+    #[must_use]
+    pub fn score(self) -> Option<Score> {
+        match self {
+            AttentionName::General => Some(Score::General),
+            AttentionName::Dot => Some(Score::Dot),
+            AttentionName::ScaledDot => Some(Score::ScaledDot),
+            AttentionName::Additive => Some(Score::Additive),
+            AttentionName::None => None,
+        }
+    }
+}
+
+/// How the probability falls that a decoder in training reads the right token (Bengio et al. 2015).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SamplingName {
+    /// It does not fall.
+    Constant,
+    /// In a straight line.
+    Linear,
+    /// By half every so many steps.
+    Exponential,
+    /// Slowly, then fast, then slowly.
+    InverseSigmoid,
+}
+
+impl Named for SamplingName {
+    const ALL: &'static [SamplingName] = &[
+        SamplingName::Constant,
+        SamplingName::Linear,
+        SamplingName::Exponential,
+        SamplingName::InverseSigmoid,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            SamplingName::Constant => "constant",
+            SamplingName::Linear => "linear",
+            SamplingName::Exponential => "exponential",
+            SamplingName::InverseSigmoid => "inverse-sigmoid",
+        }
+    }
+}
+
+impl Named for Bridge {
+    const ALL: &'static [Bridge] = &[Bridge::Dense, Bridge::Copy, Bridge::Zero];
+
+    fn name(self) -> &'static str {
+        match self {
+            Bridge::Dense => "dense",
+            Bridge::Copy => "copy",
+            Bridge::Zero => "zero",
+        }
+    }
+}
+
+impl Named for PairFormat {
+    const ALL: &'static [PairFormat] =
+        &[PairFormat::Auto, PairFormat::Columns, PairFormat::Files, PairFormat::Dictionary];
+
+    fn name(self) -> &'static str {
+        match self {
+            PairFormat::Auto => "auto",
+            PairFormat::Columns => "columns",
+            PairFormat::Files => "files",
+            PairFormat::Dictionary => "dictionary",
+        }
+    }
+}
+
+impl Named for NormalForm {
+    const ALL: &'static [NormalForm] =
+        &[NormalForm::None, NormalForm::Nfc, NormalForm::Nfd, NormalForm::Nfkc, NormalForm::Nfkd];
+
+    fn name(self) -> &'static str {
+        match self {
+            NormalForm::None => "none",
+            NormalForm::Nfc => "nfc",
+            NormalForm::Nfd => "nfd",
+            NormalForm::Nfkc => "nfkc",
+            NormalForm::Nfkd => "nfkd",
+        }
+    }
+}
+
+impl Named for TooLong {
+    const ALL: &'static [TooLong] = &[TooLong::Drop, TooLong::Cut];
+
+    fn name(self) -> &'static str {
+        match self {
+            TooLong::Drop => "drop",
+            TooLong::Cut => "cut",
+        }
+    }
+}
+
+impl Named for BleuTokens {
+    const ALL: &'static [BleuTokens] = &[BleuTokens::V13a, BleuTokens::Char, BleuTokens::None];
+
+    fn name(self) -> &'static str {
+        BleuTokens::name(self)
     }
 }
 
@@ -830,7 +1050,20 @@ impl Recipe {
                 file_label: None,
                 quoting: true,
                 max_length: None,
+                format: PairFormat::Auto,
+                source: 1,
+                target: 2,
+                stress: false,
+                unicode: NormalForm::Nfc,
+                lowercase: false,
                 tokens: Tokens::Char,
+                source_tokens: None,
+                target_tokens: None,
+                split_punctuation: true,
+                joint_vocab: false,
+                max_len: MaxLen::Places(102),
+                too_long: TooLong::Drop,
+                reverse_source: false,
                 min_count: 1,
                 vocab_size: None,
                 length: 100,
@@ -846,6 +1079,9 @@ impl Recipe {
                 embedding: 128,
                 direction: Direction::Both,
                 pooling: None,
+                attention: AttentionName::General,
+                bridge: Bridge::Dense,
+                share_embeddings: false,
                 characters: None,
                 crf: false,
                 dense_activation: DenseActivation::Relu,
@@ -875,6 +1111,7 @@ impl Recipe {
                 epochs: Some(10.0),
                 steps: None,
                 batch: 50,
+                batch_tokens: None,
                 bptt: 50,
                 k1: None,
                 k2: None,
@@ -893,6 +1130,11 @@ impl Recipe {
                 activation_penalty: 0.0,
                 temporal_penalty: 0.0,
                 label_smoothing: 0.0,
+                teacher_forcing: 1.0,
+                sampling: SamplingName::Constant,
+                sampling_steps: 1000,
+                decode_sentences: 500,
+                bleu_tokens: BleuTokens::V13a,
                 class_weights: ClassWeights::None,
                 metric: None,
                 schedule: ScheduleName::Constant,
@@ -915,10 +1157,10 @@ impl Recipe {
                 log_every: 10,
             },
         };
-        if matches!(task, Task::Classify | Task::Tag) {
+        if matches!(task, Task::Classify | Task::Tag | Task::Translate) {
             recipe.model.layers = 1;
         }
-        if task == Task::Tag {
+        if matches!(task, Task::Tag | Task::Translate) {
             recipe.data.tokens = Tokens::Word;
         }
         if !task.has_epochs() {
@@ -1129,26 +1371,11 @@ fn unknown(place: &Place, name: &str) -> RecipeError {
 /// The known key that takes the fewest edits, if they are few. A right name in the wrong section, or
 /// without one, is one edit away.
 fn nearest(name: &str) -> Option<&'static str> {
+    let letters = |a: &str, b: &str| edits(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>());
     let last = |name: &'_ str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let distance = |key: &str| edits(name, key).min(1 + edits(&last(name), &last(key)));
+    let distance = |key: &str| letters(name, key).min(1 + letters(&last(name), &last(key)));
     let (edits, key) = KEYS.iter().map(|key| (distance(key.name), key.name)).min()?;
     (edits <= 2.max(name.len() / 4)).then_some(key)
-}
-
-/// Levenshtein distance: insertions, deletions and replacements that turn one text into the other.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
@@ -1233,7 +1460,20 @@ mod tests {
             ("data.file_label", "(.)_", "task=classify data.input=audio"),
             ("data.quoting", "false", "task=classify"),
             ("data.max_length", "200", "task=classify"),
+            ("data.format", "files", "task=translate"),
+            ("data.source", "2", "task=translate"),
+            ("data.target", "1", "task=translate"),
+            ("data.stress", "true", "task=translate"),
+            ("data.unicode", "nfkc", "task=translate"),
+            ("data.lowercase", "true", "task=translate"),
             ("data.tokens", "byte", ""),
+            ("data.source_tokens", "char", "task=translate"),
+            ("data.target_tokens", "bpe", "task=translate"),
+            ("data.split_punctuation", "false", "task=translate"),
+            ("data.joint_vocab", "true", "task=translate"),
+            ("data.max_len", "auto", "task=translate"),
+            ("data.too_long", "cut", "task=translate"),
+            ("data.reverse_source", "true", "task=translate"),
             ("data.min_count", "3", "data.tokens=word"),
             ("data.vocab_size", "10000", "data.tokens=word"),
             ("data.length", "400", "task=adding train.steps=9"),
@@ -1247,6 +1487,9 @@ mod tests {
             ("model.embedding", "64", ""),
             ("model.direction", "forward", "task=classify"),
             ("model.pooling", "max", "task=classify"),
+            ("model.attention", "additive", "task=translate"),
+            ("model.bridge", "copy", "task=translate"),
+            ("model.share_embeddings", "true", "task=translate data.joint_vocab=true"),
             ("model.characters", "25", "task=tag data.tokens=word"),
             ("model.crf", "true", "task=tag data.tokens=word"),
             ("model.dense_activation", "gelu", "task=classify model.cell=none"),
@@ -1274,6 +1517,7 @@ mod tests {
             ("train.epochs", "2.5", ""),
             ("train.steps", "100", ""),
             ("train.batch", "20", ""),
+            ("train.batch_tokens", "2000", "task=translate"),
             ("train.bptt", "35", ""),
             ("train.k1", "10", ""),
             ("train.k2", "90", ""),
@@ -1292,6 +1536,11 @@ mod tests {
             ("train.activation_penalty", "2", ""),
             ("train.temporal_penalty", "1", ""),
             ("train.label_smoothing", "0.1", ""),
+            ("train.teacher_forcing", "0.5", "task=translate"),
+            ("train.sampling", "linear", "task=translate"),
+            ("train.sampling_steps", "500", "task=translate train.sampling=linear"),
+            ("train.decode_sentences", "50", "task=translate"),
+            ("train.bleu_tokens", "char", "task=translate"),
             ("train.class_weights", "balanced", "task=classify"),
             ("train.metric", "accuracy", "task=classify"),
             ("train.schedule", "cosine", ""),
@@ -1362,15 +1611,19 @@ mod tests {
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.tokens, data.min_count, data.vocab_size, \
-             data.length, data.symbols, data.memorize",
+             data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
+             data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
+             data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
+             data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
         );
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.tokens, data.min_count, data.vocab_size, \
-             data.length, data.symbols, data.memorize",
+             data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
+             data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
+             data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
+             data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
         );
         check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
         check(
@@ -1502,12 +1755,15 @@ mod tests {
         };
         check(
             "[model]\nhidden = 3",
-            "a.toml: task is missing, expected one of lm, adding, copy, classify, tag",
+            "a.toml: task is missing, expected one of lm, adding, copy, classify, tag, translate",
         );
-        check("task = 'lms'", "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag");
+        check(
+            "task = 'lms'",
+            "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag, translate",
+        );
         check(
             "task = 'adding'\ntrain.epochs = 3",
-            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag only",
+            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or translate only",
         );
         check(
             "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",

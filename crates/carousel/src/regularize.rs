@@ -39,6 +39,16 @@ impl Noise {
         key(&[self.0, Purpose::Steps as u64, layer as u64])
     }
 
+    /// The choices of one part of a model that has several.
+    pub(crate) fn part(self, part: u64) -> Noise {
+        Noise::new(&[self.0, part])
+    }
+
+    /// A seed for other random choices of the update.
+    pub(crate) fn seed(self) -> u64 {
+        self.0
+    }
+
     /// The mask of a purpose; `None` where nothing drops out.
     pub(crate) fn mask(self, purpose: Purpose, layer: usize, drop: f64) -> Option<Mask> {
         let mask = Mask { key: key(&[self.0, purpose as u64, layer as u64]), drop: drop as f32 };

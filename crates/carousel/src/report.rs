@@ -4,11 +4,13 @@
 //! The SVG is stretched to whatever width the page has, so axis labels are HTML placed by percentages and keep
 //! their size on a phone. Without JavaScript everything but the hover values still works.
 
+mod attention;
 mod cells;
 mod classes;
 
 use std::fmt::Write;
 
+pub use attention::{AttendedSentence, AttentionPage, TranslationsSection};
 pub use cells::{CellsPage, PageUnit};
 pub use classes::{ClassesSection, MistakenExample};
 
@@ -97,6 +99,8 @@ pub struct TrainingReport {
     pub samples: Vec<Sample>,
     /// What was taken for what, where a model gives classes.
     pub classes: Option<ClassesSection>,
+    /// What was translated, where a model translates.
+    pub translations: Option<TranslationsSection>,
     /// The configuration as (dotted key, value).
     pub config: Vec<(String, String)>,
 }
@@ -121,6 +125,9 @@ impl TrainingReport {
         self.write_samples(&mut page);
         if let Some(classes) = &self.classes {
             classes.write(&mut page);
+        }
+        if let Some(translations) = &self.translations {
+            translations.write(&mut page);
         }
         self.write_config(&mut page);
         let _ = write!(page, "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n");
@@ -518,6 +525,7 @@ mod tests {
             learning_rate: Vec::new(),
             samples: vec![Sample { step: 250, text: "fn main".into() }],
             classes: None,
+            translations: None,
             config: vec![("seed".into(), "1".into()), ("model.hidden".into(), "128".into())],
         }
     }

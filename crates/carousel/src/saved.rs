@@ -2,6 +2,7 @@
 
 mod classifier;
 mod tagger;
+mod translator;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ pub(crate) use classifier::{
 pub use classifier::{Prediction, SavedClassifier};
 pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
 pub use tagger::{SavedTagger, TaggedSentence};
+pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side, translator_config};
+pub use translator::{SavedTranslator, Translated, Translation, Wanted};
 
 use crate::data::Tokenizer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};

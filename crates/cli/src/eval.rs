@@ -6,12 +6,14 @@ use carousel::recipe::Task;
 use carousel::report::thousands;
 use carousel::run::RunFolder;
 use carousel::train::{
-    ClassEvaluation, TagEvaluation, evaluate, evaluate_classifier, evaluate_stepwise, evaluate_tagger,
+    ClassEvaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier, evaluate_stepwise,
+    evaluate_tagger, evaluate_translator,
 };
 use clap::Args;
 use serde_json::json;
 
 use crate::output::{self, Form, visible};
+use crate::search::SearchArgs;
 use crate::{BadUsage, MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
@@ -19,11 +21,11 @@ Examples:
   carousel eval runs/lm-001 --data test.txt
   carousel eval runs/lm-001 --data test.txt --json | jq .perplexity
   carousel eval runs/lm-001 --data test.txt --precision int8
-
   carousel eval runs/classify-001 --data new.tsv
+  carousel eval runs/translate-001 --data test.de test.en --beam 10
 
 The run's best checkpoint is measured: over every token of a text, or over
-every example of a table.";
+every example of a table, or every pair of texts, translated with a beam.";
 
 /// Measure a saved run on text
 #[derive(Args)]
@@ -46,6 +48,9 @@ pub(crate) struct EvalArgs {
     json: bool,
 
     #[command(flatten)]
+    search: SearchArgs,
+
+    #[command(flatten)]
     machine: MachineArgs,
 }
 
@@ -61,6 +66,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     if task == Task::Tag {
         return tags(args, &evaluate_tagger(&args.run, &documents)?);
+    }
+    if task == Task::Translate {
+        return translations(args, &evaluate_translator(&args.run, &documents, &args.search.search(1))?);
     }
     let measured = match args.precision {
         Precision::F32 => evaluate(&args.run, &documents)?,
@@ -151,4 +159,32 @@ fn tags(args: &EvalArgs, measured: &TagEvaluation) -> anyhow::Result<()> {
         text.push_str(&format!("intent accuracy  {}\n", percent(share)));
     }
     output::result(&format!("{text}\n{}", visible(&measured.confusion.to_text())))
+}
+
+/// How a translator does.
+fn translations(args: &EvalArgs, measured: &TranslateEvaluation) -> anyhow::Result<()> {
+    if args.json {
+        let mut line = serde_json::to_value(measured)?;
+        line["run"] = json!(args.run);
+        return output::json(&line);
+    }
+    let TranslateEvaluation { loss, perplexity, free_perplexity, exact_match, token_error_rate, .. } =
+        measured;
+    output::result(&format!(
+        "sentences                  {} with {} references\n\
+         loss                       {loss:.4} nats/token\n\
+         teacher-forced perplexity  {perplexity:.4}\n\
+         free-running perplexity    {free_perplexity:.4}\n\
+         exact match                {:.2} %\n\
+         token error rate           {:.2} %\n\
+         chrF2                      {:.2}\n\
+         {}\n{}\n",
+        thousands(measured.sentences as u64),
+        thousands(measured.references as u64),
+        exact_match * 100.0,
+        token_error_rate * 100.0,
+        measured.chrf,
+        measured.bleu_line,
+        measured.bleu_signature,
+    ))
 }

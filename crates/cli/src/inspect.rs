@@ -1,5 +1,6 @@
 //! `carousel inspect`: looks into a saved run.
 
+mod attention;
 mod cells;
 mod errors;
 mod gates;
@@ -34,6 +35,7 @@ enum What {
     Gradients(gradients::GradientsArgs),
     Errors(errors::ErrorsArgs),
     Record(record::RecordArgs),
+    Attention(attention::AttentionArgs),
 }
 
 /// What every inspection reads.
@@ -69,6 +71,7 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
         What::Gradients(args) => gradients::run(args),
         What::Errors(args) => errors::run(args),
         What::Record(args) => record::run(args),
+        What::Attention(args) => attention::run(args),
     }
 }
 

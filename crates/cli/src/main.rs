@@ -7,11 +7,14 @@ mod eval;
 mod inspect;
 mod output;
 mod predict;
+mod prepare;
 mod progress;
 mod report;
 mod sample;
+mod search;
 mod sources;
 mod train;
+mod translate;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -29,6 +32,8 @@ Examples:
   carousel train classify --data reviews.tsv give texts one of several classes
   carousel train tag --data train.conll      a label for every word
   carousel predict runs/classify-001 < lines the classes of lines of text
+  carousel train translate --data pairs.tsv  from one language into another
+  carousel translate runs/translate-001 < in translate lines
   carousel inspect cells runs/lm-001 --data other.txt
                                              see what its units follow
   carousel bench layer --shape 64,32,256     time this machine
@@ -51,6 +56,8 @@ enum Verb {
     Eval(eval::EvalArgs),
     Sample(sample::SampleArgs),
     Predict(predict::PredictArgs),
+    Translate(translate::TranslateArgs),
+    Prepare(prepare::PrepareArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
 }
@@ -143,6 +150,8 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::run(&args),
         Verb::Sample(args) => sample::run(&args),
         Verb::Predict(args) => predict::run(&args),
+        Verb::Translate(args) => translate::run(&args),
+        Verb::Prepare(args) => prepare::run(&args),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Bench(args) => bench::run(&args),
     };

@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
-use carousel::saved::{Prediction, SavedClassifier, SavedTagger, TaggedSentence};
+use carousel::saved::{
+    Prediction, SavedClassifier, SavedTagger, SavedTranslator, TaggedSentence, Translated, Wanted,
+};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::output::{self, Form};
+use crate::translate::answer_lines;
 use crate::{BadUsage, MachineArgs};
 
 /// Lines that are read side by side where they are there already.
@@ -26,8 +29,8 @@ Examples:
 
 A line of text in, a line out: the likeliest class and its probability, with a
 tab between; of a tagger the tags of the words, apart by blanks, and before them
-the class of the sentence where it has learned some. Every line is answered as
-soon as it is there.";
+the class of the sentence where it has learned some; of a translator what
+`carousel translate` says. Every line is answered as soon as it is there.";
 
 /// Answer lines of text, as they come
 #[derive(Args)]
@@ -57,9 +60,23 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     match task {
         Task::Classify => classes(args, &SavedClassifier::open(&args.run)?),
         Task::Tag => tags(args, &SavedTagger::open(&args.run)?),
+        Task::Translate => {
+            let saved = SavedTranslator::open(&args.run)?;
+            let shown = |found: &Translated| {
+                let Some(best) = found.best.first() else { return "\n".to_owned() };
+                let probability = best.log_probabilities.iter().sum::<f32>().exp();
+                match (args.json, args.probabilities) {
+                    (true, _) => format!("{}\n", json!({"text": best.text, "probability": probability})),
+                    (false, true) => format!("{}\t{probability:.4}\n", best.text),
+                    (false, false) => format!("{}\n", best.text),
+                }
+            };
+            answer_lines(&saved, &args.files, &Wanted::default(), &shown)
+        }
         other => {
             let (run, other) = (args.run.display(), other.name());
-            let message = format!("{run} is a run of the task {other}; predict takes classify and tag");
+            let message =
+                format!("{run} is a run of the task {other}; predict takes classify, tag and translate");
             Err(BadUsage(message).into())
         }
     }

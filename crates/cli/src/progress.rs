@@ -7,7 +7,8 @@ use carousel::report::{Reading, thousands};
 use carousel::train::{Event, Notice, PartStatistics};
 
 use crate::output::visible;
-use crate::report::{Measure, named, percent};
+use crate::prepare::told;
+use crate::report::{Measure, shown};
 
 /// Between two lines about steps in a pipe.
 const QUIET: Duration = Duration::from_secs(20);
@@ -62,6 +63,21 @@ impl Progress {
     pub(crate) fn draw(&mut self, event: &Event<'_>) {
         match event {
             Event::Examples { parts } => parts.iter().for_each(|part| self.describe(part)),
+            Event::Pairs { parts, max_len, vocabularies } => {
+                for (name, counts) in ["training", "validation", "test"].iter().zip(*parts) {
+                    if counts.pairs > 0 {
+                        self.line(&format!("{name:<10} {}", told(counts)));
+                    }
+                }
+                let number = |count: usize| thousands(count as u64);
+                self.line(&format!(
+                    "vocabulary {} source, {} target; up to {} and {} places",
+                    number(vocabularies[0]),
+                    number(vocabularies[1]),
+                    number(max_len[0]),
+                    number(max_len[1])
+                ));
+            }
             Event::Started {
                 parameters,
                 vocabulary,
@@ -122,7 +138,7 @@ impl Progress {
                     recalled.unwrap_or_default()
                 );
                 for score in *scores {
-                    let more = format!("  {} {}", named(&score.name), percent(score.value));
+                    let more = format!("  {}", shown(score));
                     if line.len() + more.len() + "  best so far".len() <= WIDTH {
                         line.push_str(&more);
                     }

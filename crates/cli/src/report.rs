@@ -8,9 +8,14 @@ use anyhow::Context;
 use carousel::data::Tokens;
 use carousel::metrics::Confusion;
 use carousel::recipe::{CellName, InputName, Named, Recipe, Task};
-use carousel::report::{ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport, thousands};
+use carousel::report::{
+    AttendedSentence, ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport,
+    TranslationsSection, thousands,
+};
 use carousel::run::RunFolder;
-use carousel::train::{EVALUATION, Summary, WrongExample};
+use carousel::train::{
+    EVALUATION, Score, Summary, TRANSLATIONS, TranslateEvaluation, TranslationExample, WrongExample,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -42,7 +47,9 @@ impl Measure {
             (task @ (Task::Classify | Task::Tag), _) => Measure::Scores { task, steps: steps(recipe) },
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
-            (Task::Lm, Tokens::Word | Tokens::Bpe) => Measure::Text(Reading::Perplexity),
+            (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Translate, _) => {
+                Measure::Text(Reading::Perplexity)
+            }
         }
     }
 
@@ -94,6 +101,7 @@ pub(crate) fn write(
 ) -> anyhow::Result<()> {
     let mut report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
     report.classes = classes(run, summary)?;
+    report.translations = translations(run, summary)?;
     Ok(run.write("report.html", report.to_html())?)
 }
 
@@ -128,6 +136,7 @@ fn build(
         (Task::Copy, _) => "A model of copy memory",
         (Task::Classify, _) => "A classifier",
         (Task::Tag, _) => "A tagger",
+        (Task::Translate, _) => "A translator",
         (Task::Lm, Tokens::Byte) => "A byte model",
         (Task::Lm, Tokens::Char) => "A character model",
         (Task::Lm, Tokens::Word) => "A word model",
@@ -137,7 +146,7 @@ fn build(
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));
     for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
         for score in scores {
-            figure(&format!("{part} {}", named(&score.name)), percent(score.value));
+            figure(&format!("{part} {}", named(&score.name)), value(score));
         }
     }
     for (name, loss) in [("validation", summary.valid_loss), ("test", summary.test_loss)] {
@@ -174,6 +183,7 @@ fn build(
         learning_rate: curve("train", "learning_rate"),
         samples,
         classes: None,
+        translations: None,
         config: dotted(&recipe.to_toml()),
     }
 }
@@ -187,11 +197,28 @@ pub(crate) fn cell_name(recipe: &Recipe) -> String {
 }
 
 /// `macro_f1` as people write it.
-pub(crate) fn named(score: &str) -> String {
-    score.replace('_', " ").replace("f1", "F1")
+fn named(score: &str) -> String {
+    match score {
+        "bleu" => "BLEU".to_owned(),
+        "chrf" => "chrF".to_owned(),
+        other => other.replace('_', " ").replace("f1", "F1"),
+    }
 }
 
-pub(crate) fn percent(share: f64) -> String {
+/// A score's value as people write it.
+fn value(score: &Score) -> String {
+    match score.name.as_str() {
+        "bleu" | "chrf" => format!("{:.2}", score.value),
+        _ => percent(score.value),
+    }
+}
+
+/// Name and value of a score.
+pub(crate) fn shown(score: &Score) -> String {
+    format!("{} {}", named(&score.name), value(score))
+}
+
+fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
@@ -221,6 +248,40 @@ fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesS
     let part = if summary.test_loss.is_some() { "test" } else { "validation" };
     let section = ClassesSection { part, confusion: measured.confusion, wrong: wrong.collect() };
     Ok(Some(section))
+}
+
+/// What the best checkpoint translated, where the run has told.
+fn translations(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<TranslationsSection>> {
+    let path = run.path().join(TRANSLATIONS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let measured: TranslateEvaluation =
+        serde_json::from_str(&text).with_context(|| format!("{} is not what a run wrote", path.display()))?;
+    let figures = [
+        ("BLEU", measured.bleu_line),
+        ("signature", measured.bleu_signature),
+        ("chrF2", format!("{:.2}", measured.chrf)),
+        ("exact match", percent(measured.exact_match)),
+        ("token error rate", percent(measured.token_error_rate)),
+        ("teacher-forced perplexity", format!("{:.4}", measured.perplexity)),
+        ("free-running perplexity", format!("{:.4}", measured.free_perplexity)),
+    ];
+    let example = |example: TranslationExample| {
+        let sentence = AttendedSentence {
+            source: example.source,
+            target: example.text,
+            target_tokens: example.tokens,
+            ..AttendedSentence::default()
+        };
+        (sentence, example.references)
+    };
+    Ok(Some(TranslationsSection {
+        part: if summary.test_loss.is_some() { "test" } else { "validation" },
+        figures: figures.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        examples: measured.examples.into_iter().map(example).collect(),
+    }))
 }
 
 /// The keys and values of a recipe as it writes itself: one key a line, under section headers.

@@ -34,6 +34,8 @@ Examples:
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
   carousel train classify --data reviews.tsv  texts and classes, by column
   carousel train tag --data train.conll       a label for every word
+  carousel train translate --data pairs.tsv   source, tab, target
+  carousel train translate --data a.de a.en   two files side by side
   carousel train adding --set data.length=200 a test of memory, without data
   carousel train --resume --out runs/lm-001   continue where it stopped
 
@@ -53,7 +55,7 @@ and resume it.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
-    /// lm, classify, tag, adding, copy, or a recipe [default: lm]
+    /// A task, such as lm or translate, or a recipe [default: lm]
     #[arg(value_name = "TASK|RECIPE.toml", conflicts_with = "resume")]
     recipe: Option<PathBuf>,
 
@@ -182,7 +184,7 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = recipe_of(args)?;
     let path = args.out.clone().unwrap_or_else(|| next_free_run(recipe.task));
-    if matches!(recipe.task, Task::Classify | Task::Tag) && args.data.is_empty() {
+    if matches!(recipe.task, Task::Classify | Task::Tag | Task::Translate) && args.data.is_empty() {
         let task = recipe.task.name();
         let message =
             format!("the task {task} needs --data: files with examples; see `carousel train --help`");
@@ -339,10 +341,7 @@ fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, s
         message(format_args!("  {:<11} {:.1} % of the symbols", "recalled", share * 100.0));
     }
     for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
-        let scores: Vec<String> = scores
-            .iter()
-            .map(|score| format!("{} {}", report::named(&score.name), report::percent(score.value)))
-            .collect();
+        let scores: Vec<String> = scores.iter().map(report::shown).collect();
         if !scores.is_empty() {
             message(format_args!("  {part:<11} {}", scores.join("  ")));
         }

@@ -54,7 +54,10 @@ fn bad_recipes_are_bad_usage() {
     check("--set model.hidden", &["--set model.hidden", "key=value"]);
     check("--set model.cell=lstn", &["model.cell", "rnn, lstm, gru"]);
     check("--set model.reset=before", &["model.reset has no effect", "gru"]);
-    check("translat", &["translat is no task", "expected lm, adding, copy, classify, tag or a recipe"]);
+    check(
+        "translat",
+        &["translat is no task", "expected lm, adding, copy, classify, tag, translate or a recipe"],
+    );
     check("adding", &["--data has no effect", "adding makes its own data"]);
     check("tiny.toml --set train.k1=9", &["--set train.k1=9", "train.k1 is 9, expected at most train.k2"]);
 }

@@ -212,8 +212,23 @@ fn help_names_every_verb_and_nothing_else() {
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(verbs, ["train", "eval", "sample", "predict", "inspect", "bench", "help"]);
-    for verb in ["", "train ", "eval ", "sample ", "bench ", "bench layer ", "bench step ", "bench model "] {
+    assert_eq!(
+        verbs,
+        ["train", "eval", "sample", "predict", "translate", "prepare", "inspect", "bench", "help"]
+    );
+    for verb in [
+        "",
+        "train ",
+        "eval ",
+        "sample ",
+        "predict ",
+        "translate ",
+        "prepare ",
+        "bench ",
+        "bench layer ",
+        "bench step ",
+        "bench model ",
+    ] {
         let help = home.carousel(&format!("{verb}--help")).succeeds().stdout;
         assert!(help.contains("Examples:"), "{verb}");
         let long: Vec<&str> = help.lines().filter(|line| line.chars().count() > 80).collect();

@@ -10,6 +10,7 @@ mod corpus;
 mod numbers;
 mod order;
 mod pack;
+mod pairs;
 mod sound;
 mod table;
 mod tagged;
@@ -23,8 +24,12 @@ use std::path::PathBuf;
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
 pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
-pub use order::{Passes, split, split_groups};
+pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};
+pub use pairs::{
+    EOS, EncodedPair, JOINER, MOST_PLACES, MaxLen, NormalForm, PAD, PairColumns, PairCounts, PairFormat, SOS,
+    SPECIAL, Side, Splitting, TextPair, TooLong, UNK, Uniform, cut, encode_pairs, read_pairs,
+};
 pub use sound::{BANDS, log_mel, read_wav};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, read_sentences};

@@ -69,21 +69,64 @@ pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize
 #[derive(Clone, Debug)]
 pub struct Passes {
     lengths: Vec<usize>,
-    batch: usize,
+    fill: Fill,
     seed: u64,
+}
+
+/// When a batch is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// With so many examples.
+    Examples(usize),
+    /// When one more example would bring more steps than this; one example alone may.
+    Steps(usize),
 }
 
 impl Passes {
     /// Batches of `batch` examples of these lengths.
     #[must_use]
     pub fn new(lengths: Vec<usize>, batch: usize, seed: u64) -> Passes {
-        Passes { lengths, batch: batch.max(1), seed }
+        Passes { lengths, fill: Fill::Examples(batch.max(1)), seed }
+    }
+
+    /// Batches that are full when `fill` says so. Counted by steps, all examples are sorted by length, so that every
+    /// pass has the same number of batches; which of equal length are together changes from pass to pass.
+    #[must_use]
+    pub fn filled(lengths: Vec<usize>, fill: Fill, seed: u64) -> Passes {
+        match fill {
+            Fill::Examples(batch) => Passes::new(lengths, batch, seed),
+            Fill::Steps(_) => Passes { lengths, fill, seed },
+        }
     }
 
     /// Batches of one pass.
     #[must_use]
     pub fn batches(&self) -> usize {
-        self.lengths.len().div_ceil(self.batch)
+        match self.fill {
+            Fill::Examples(batch) => self.lengths.len().div_ceil(batch),
+            Fill::Steps(steps) => {
+                let mut order: Vec<usize> = (0..self.lengths.len()).collect();
+                order.sort_by_key(|&example| self.lengths[example]);
+                self.cut(&order, steps).len()
+            }
+        }
+    }
+
+    /// Cuts examples into batches of at most so many steps.
+    fn cut(&self, order: &[usize], steps: usize) -> Vec<Vec<usize>> {
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let mut held = 0;
+        for &example in order {
+            held += self.lengths[example];
+            match batches.last_mut() {
+                Some(batch) if held <= steps => batch.push(example),
+                _ => {
+                    held = self.lengths[example];
+                    batches.push(vec![example]);
+                }
+            }
+        }
+        batches
     }
 
     /// The examples of every batch of pass `pass`. Each example stands in one batch.
@@ -91,10 +134,18 @@ impl Passes {
     pub fn pass(&self, pass: u64) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..self.lengths.len()).collect();
         shuffle(&mut order, &[self.seed, EXAMPLES, pass]);
-        for pool in order.chunks_mut(self.batch * POOL) {
-            pool.sort_by_key(|&example| self.lengths[example]);
-        }
-        let mut batches: Vec<Vec<usize>> = order.chunks(self.batch).map(<[usize]>::to_vec).collect();
+        let mut batches: Vec<Vec<usize>> = match self.fill {
+            Fill::Examples(batch) => {
+                for pool in order.chunks_mut(batch * POOL) {
+                    pool.sort_by_key(|&example| self.lengths[example]);
+                }
+                order.chunks(batch).map(<[usize]>::to_vec).collect()
+            }
+            Fill::Steps(steps) => {
+                order.sort_by_key(|&example| self.lengths[example]);
+                self.cut(&order, steps)
+            }
+        };
         shuffle(&mut batches, &[self.seed, BATCHES, pass]);
         batches
     }
@@ -157,5 +208,24 @@ mod tests {
         let mean = pass.iter().map(spread).sum::<usize>() / pass.len();
         assert!(mean < 10, "lengths within a batch differ by {mean} on average");
         assert!(pass.windows(2).any(|pair| lengths[pair[0][0]] > lengths[pair[1][0]]), "batches are mixed");
+    }
+    #[test]
+    fn batches_of_steps_stay_within_them() {
+        let mut lengths: Vec<usize> = (0..300).map(|example| 2 + (example * 31) % 17).collect();
+        lengths.push(90);
+        let passes = Passes::filled(lengths.clone(), Fill::Steps(60), 2);
+        for number in 0..3 {
+            let pass = passes.pass(number);
+            assert_eq!(pass.len(), passes.batches());
+            let mut all = pass.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..301).collect::<Vec<_>>());
+            for batch in &pass {
+                let steps: usize = batch.iter().map(|&example| lengths[example]).sum();
+                assert!(steps <= 60 || batch.len() == 1, "{steps} steps");
+            }
+        }
+        assert_ne!(passes.pass(0), passes.pass(1));
+        assert_eq!(passes.pass(1), passes.pass(1));
     }
 }

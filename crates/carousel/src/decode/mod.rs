@@ -1,3 +1,4 @@
 //! From probabilities to text.
 
+pub mod beam;
 pub mod sampling;

@@ -205,10 +205,7 @@ impl LanguageModel {
             self.recurrent.forward_noisy(x, state, Some(noisy))
         } else {
             // What drops out is the same for all frames of a word, so they still share its row.
-            let (rows, index) = self.embedding.distinct(inputs);
-            let mut ids = vec![0; rows.dims()[0]];
-            index.iter().zip(inputs).for_each(|(&row, &id)| ids[row as usize] = id);
-            let rows = masked(rows, words, Sharing::Whole(ids));
+            let (rows, index) = self.embedding.distinct_noisy(inputs, words);
             let x = SharedRows::new(rows, index, batch.clone()).expect(fits);
             self.recurrent.forward_shared_noisy(x, state, Some(noisy))
         };

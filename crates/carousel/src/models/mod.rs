@@ -1,5 +1,6 @@
 //! Whole models. They know neither files nor training.
 
+pub mod attention;
 pub mod classifier;
 pub mod crf;
 pub mod dense;
@@ -8,3 +9,4 @@ pub mod pool;
 pub mod reader;
 pub mod regressor;
 pub mod tagger;
+pub mod translator;

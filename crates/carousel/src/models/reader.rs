@@ -134,15 +134,21 @@ impl Reader {
             Some(_) => 1,
             None => 0,
         };
-        Ok(Reader {
-            output: recurrent.as_ref().map_or(width, Recurrent::output_width),
-            embedding,
-            recurrent,
-            width,
-            directions,
-            drop: input_dropout,
-            locked: recurrence.is_some_and(|r| r.dropout.locked),
-        })
+        let locked = recurrence.is_some_and(|r| r.dropout.locked);
+        let output = recurrent.as_ref().map_or(width, Recurrent::output_width);
+        Ok(Reader { output, embedding, recurrent, width, directions, drop: input_dropout, locked })
+    }
+
+    /// A reader of frames of `width` values around a stack of `directions` directions that there is already.
+    pub(crate) fn around(
+        recurrent: Recurrent,
+        width: usize,
+        directions: usize,
+        drop: f64,
+        locked: bool,
+    ) -> Reader {
+        let output = recurrent.output_width();
+        Reader { embedding: None, recurrent: Some(recurrent), width, output, directions, drop, locked }
     }
 
     /// `O`, values a frame has.

@@ -6,13 +6,15 @@ use carousel_kernels::{Activation, Precision, Reset};
 use toml::Value;
 
 use super::{
-    AverageName, CellName, ClassWeights, InitName, InputName, MetricName, Named, Optimizer, Place, Recipe,
-    RecipeError, ScheduleName, Task,
+    AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, MetricName, Named, Optimizer,
+    Place, Recipe, RecipeError, SamplingName, ScheduleName, Task,
 };
-use crate::data::{Tokens, Truncation};
+use crate::data::{MaxLen, NormalForm, PairFormat, Tokens, TooLong, Truncation};
 use crate::init::Fan;
+use crate::metrics::BleuTokens;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::pool::Pooling;
+use crate::models::translator::Bridge;
 use crate::recurrent::Direction;
 
 /// One line of the register.
@@ -96,9 +98,14 @@ macro_rules! key {
 }
 
 /// The tasks that read data, in passes.
-const READS: &[&str] = &["lm", "classify", "tag"];
+const READS: &[&str] = &["lm", "classify", "tag", "translate"];
 /// The tasks that read labelled examples.
 const LABELLED: &[&str] = &["classify", "tag"];
+/// The tasks that read separate examples.
+const EXAMPLES: &[&str] = &["classify", "tag", "translate"];
+/// The tasks whose models read and write tokens.
+const WRITES: &[&str] = &["lm", "translate"];
+const TRANSLATE: &[&str] = &["translate"];
 
 const COUNT: u64 = u32::MAX as u64;
 const SIZE: u64 = 1 << 16;
@@ -122,9 +129,22 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.file_label, Kind::Text).only_with("data.input", &["numbers", "audio"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
+    key!(data.format, Kind::OneOf(names::<PairFormat>)).only_with("task", TRANSLATE),
+    key!(data.source, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
+    key!(data.target, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
+    key!(data.stress, Kind::Flag).only_with("task", TRANSLATE),
+    key!(data.unicode, Kind::OneOf(names::<NormalForm>)).only_with("task", TRANSLATE),
+    key!(data.lowercase, Kind::Flag).only_with("task", TRANSLATE),
     key!(data.tokens, Kind::OneOf(names::<Tokens>))
         .only_with("task", READS)
         .and_with("data.input", &["text"]),
+    key!(data.source_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
+    key!(data.target_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
+    key!(data.split_punctuation, Kind::Flag).only_with("task", TRANSLATE),
+    key!(data.joint_vocab, Kind::Flag).only_with("task", TRANSLATE),
+    key!(data.max_len, Kind::MaxLen).only_with("task", TRANSLATE),
+    key!(data.too_long, Kind::OneOf(names::<TooLong>)).only_with("task", TRANSLATE),
+    key!(data.reverse_source, Kind::Flag).only_with("task", TRANSLATE),
     key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.length, Kind::Whole(2, SIZE)).only_with("task", &["adding", "copy"]),
@@ -136,22 +156,25 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
-        .only_with("task", &["lm", "copy", "classify", "tag"])
+        .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
         .and_with("data.input", &["text"]),
-    key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", LABELLED),
+    key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", EXAMPLES),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
+    key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
+    key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
+    key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
     key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
     key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
     key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["none"]),
-    key!(model.residual, Kind::Flag).only_with("task", &["lm"]),
-    key!(model.tie_embeddings, Kind::Flag).only_with("task", &["lm"]),
+    key!(model.residual, Kind::Flag).only_with("task", WRITES),
+    key!(model.tie_embeddings, Kind::Flag).only_with("task", WRITES),
     key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
-    key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
-    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
+    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
     key!(model.recurrent_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
     key!(model.update_dropout, Kind::Below(0.0, 1.0))
         .only_with("task", &["lm"])
@@ -171,6 +194,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.epochs, Kind::Above(0.0, 1e6)).only_with("task", READS),
     key!(train.steps, Kind::Whole(1, COUNT)),
     key!(train.batch, Kind::Whole(1, SIZE)),
+    key!(train.batch_tokens, Kind::Whole(1, COUNT)).only_with("task", TRANSLATE),
     key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
@@ -191,8 +215,14 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.label_smoothing, Kind::Below(0.0, 1.0))
         .only_with("task", READS)
         .and_with("model.crf", &["false"]),
+    key!(train.teacher_forcing, Kind::Number(0.0, 1.0)).only_with("task", TRANSLATE),
+    key!(train.sampling, Kind::OneOf(names::<SamplingName>)).only_with("task", TRANSLATE),
+    key!(train.sampling_steps, Kind::Whole(1, COUNT))
+        .only_with("train.sampling", &["linear", "exponential", "inverse-sigmoid"]),
+    key!(train.decode_sentences, Kind::Whole(0, COUNT)).only_with("task", TRANSLATE),
+    key!(train.bleu_tokens, Kind::OneOf(names::<BleuTokens>)).only_with("task", TRANSLATE),
     key!(train.class_weights, Kind::OneOf(names::<ClassWeights>)).only_with("task", &["classify"]),
-    key!(train.metric, Kind::OneOf(names::<MetricName>)).only_with("task", LABELLED),
+    key!(train.metric, Kind::OneOf(names::<MetricName>)).only_with("task", EXAMPLES),
     key!(train.schedule, Kind::OneOf(names::<ScheduleName>)),
     key!(train.decay, Kind::Above(0.0, 1.0)).only_with("train.schedule", &["step", "epoch", "plateau"]),
     key!(train.decay_every, Kind::Whole(1, COUNT)).only_with("train.schedule", &["step"]),
@@ -278,6 +308,62 @@ pub(super) const RULES: &[Rule] = &[
         broken: |recipe| {
             let broken = recipe.task == Task::Tag && recipe.data.tokens != Tokens::Word;
             broken.then(|| needs("task = \"tag\"", "data.tokens = \"word\": a tag belongs to a word"))
+        },
+    },
+    Rule {
+        keys: &["data.tokens", "data.source_tokens", "data.target_tokens", "task"],
+        broken: |recipe| {
+            let sides = recipe.data.side_tokens();
+            let broken = recipe.task == Task::Translate && sides.contains(&Tokens::Byte);
+            broken.then(|| needs("task = \"translate\"", "tokens of text: word, char or bpe, found byte"))
+        },
+    },
+    Rule {
+        keys: &["data.joint_vocab", "data.tokens", "data.source_tokens", "data.target_tokens"],
+        broken: |recipe| {
+            let [source, target] = recipe.data.side_tokens();
+            (recipe.data.joint_vocab && source != target).then(|| {
+                needs("data.joint_vocab", &format!("equal tokens on both sides, found {source} and {target}"))
+            })
+        },
+    },
+    Rule {
+        keys: &["model.share_embeddings", "data.joint_vocab"],
+        broken: |recipe| {
+            let broken = recipe.model.share_embeddings && !recipe.data.joint_vocab;
+            broken.then(|| needs("model.share_embeddings", "data.joint_vocab = true"))
+        },
+    },
+    Rule {
+        keys: &["model.bridge", "model.attention"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let broken = model.bridge == Bridge::Zero && model.attention == AttentionName::None;
+            broken.then(|| {
+                "model.bridge = \"zero\" beside model.attention = \"none\" tells the decoder nothing of the \
+                 source, expected one of them to be another"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["train.metric", "train.decode_sentences", "task"],
+        broken: |recipe| {
+            let metric = recipe.train.metric?;
+            let translates = matches!(metric, MetricName::Bleu | MetricName::ExactMatch);
+            let given = format!("train.metric = \"{}\"", metric.name());
+            if recipe.task == Task::Translate {
+                let other = !translates && metric != MetricName::Loss;
+                let none = translates && recipe.train.decode_sentences == 0;
+                return match (other, none) {
+                    (true, _) => Some(format!(
+                        "{given} beside task = \"translate\", expected loss, bleu or exact_match"
+                    )),
+                    (_, true) => Some(needs(&given, "train.decode_sentences above 0")),
+                    _ => None,
+                };
+            }
+            translates.then(|| needs(&given, "task = \"translate\""))
         },
     },
     Rule {
@@ -453,6 +539,8 @@ pub(super) enum Kind {
     Shares,
     /// A name that is not empty.
     Text,
+    /// Places of a sentence.
+    MaxLen,
 }
 
 impl Kind {
@@ -467,6 +555,7 @@ impl Kind {
             Kind::Flag => value.is_bool(),
             Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
             Kind::Text => value.as_str().is_some_and(|text| !text.is_empty()),
+            Kind::MaxLen => MaxLen::read(value).is_some(),
             Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
                 let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
                 in_range && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-6
@@ -486,6 +575,7 @@ impl fmt::Display for Kind {
             Kind::Flag => f.write_str("true or false"),
             Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
             Kind::Text => f.write_str("text"),
+            Kind::MaxLen => f.write_str("auto, a whole number from 3, or a share above 0 and below 1"),
             Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
         }
     }
@@ -519,6 +609,27 @@ impl Setting for u64 {
     /// TOML's whole numbers end at `i64::MAX`; one above becomes text, which every range refuses.
     fn write(&self) -> Option<Value> {
         Some(i64::try_from(*self).map_or_else(|_| Value::String(self.to_string()), Value::Integer))
+    }
+}
+
+impl Setting for MaxLen {
+    fn read(value: &Value) -> Option<MaxLen> {
+        match value {
+            Value::String(text) => (text == "auto").then_some(MaxLen::Auto),
+            Value::Integer(places) => {
+                usize::try_from(*places).ok().filter(|&places| places >= 3).map(MaxLen::Places)
+            }
+            Value::Float(share) => (*share > 0.0 && *share < 1.0).then_some(MaxLen::Quantile(*share)),
+            _ => None,
+        }
+    }
+
+    fn write(&self) -> Option<Value> {
+        match self {
+            MaxLen::Auto => Some(Value::String("auto".to_owned())),
+            MaxLen::Quantile(share) => share.write(),
+            MaxLen::Places(places) => places.write(),
+        }
     }
 }
 

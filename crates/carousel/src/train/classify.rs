@@ -328,7 +328,7 @@ impl ExampleTask for Classification {
         1
     }
 
-    fn objective(&self, model: &Classifier, batch: &[&Labelled], noise: Noise) -> Objective {
+    fn objective(&self, model: &Classifier, batch: &[&Labelled], noise: Noise, _: u64) -> Objective {
         let sequences: Vec<&Sequence> = batch.iter().map(|example| &example.sequence).collect();
         let classes: Vec<u32> = batch.iter().map(|example| example.class).collect();
         let (packed, ragged) = pack_sequences(&sequences);
@@ -352,7 +352,9 @@ impl ExampleTask for Classification {
                 MetricName::MacroF1 => Some(macro_f1),
                 MetricName::BalancedAccuracy => Some(balanced_accuracy),
                 MetricName::Loss => None,
-                MetricName::Accuracy | MetricName::SpanF1 => Some(accuracy),
+                MetricName::Accuracy | MetricName::SpanF1 | MetricName::Bleu | MetricName::ExactMatch => {
+                    Some(accuracy)
+                }
             },
             scores,
         }

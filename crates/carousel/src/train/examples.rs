@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::Passes;
+use crate::data::{Fill, Passes};
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
 use crate::regularize::Noise;
@@ -22,11 +22,27 @@ pub(super) trait ExampleTask {
     /// What of an example counts in the loss.
     fn targets(&self, example: &Self::Example) -> usize;
 
-    /// The mean loss over a batch's targets `[1]`, and its value.
-    fn objective(&self, model: &Self::Model, batch: &[&Self::Example], noise: Noise) -> Objective;
+    /// The mean loss over a batch's targets `[1]`, and its value, at an update counted from 0.
+    fn objective(
+        &self,
+        model: &Self::Model,
+        batch: &[&Self::Example],
+        noise: Noise,
+        update: u64,
+    ) -> Objective;
 
     /// How good a model is.
     fn measure(&self, model: &Self::Model, examples: &[Self::Example]) -> Measured;
+
+    /// How good the best model is on what was kept for the end, where that is measured more closely.
+    fn test(&self, model: &Self::Model, examples: &[Self::Example]) -> Measured {
+        self.measure(model, examples)
+    }
+
+    /// What a model makes of some examples, for people to see how it does.
+    fn sample(&self, _model: &Self::Model, _examples: &[Self::Example]) -> Option<String> {
+        None
+    }
 }
 
 /// The examples of a run.
@@ -81,7 +97,11 @@ impl Work for Chosen {
 impl<'a, T: ExampleTask> ExampleJob<'a, T> {
     pub(super) fn new(task: T, recipe: &'a Recipe, model: T::Model, parts: Parts<T::Example>) -> Self {
         let lengths = parts.train.iter().map(|example| task.length(example)).collect();
-        let passes = Passes::new(lengths, recipe.train.batch, recipe.seed);
+        let fill = match recipe.train.batch_tokens {
+            Some(tokens) => Fill::Steps(tokens),
+            None => Fill::Examples(recipe.train.batch),
+        };
+        let passes = Passes::filled(lengths, fill, recipe.seed);
         let order = passes.pass(0);
         ExampleJob { task, recipe, model, parts, passes, place: Place::default(), order }
     }
@@ -89,10 +109,6 @@ impl<'a, T: ExampleTask> ExampleJob<'a, T> {
     /// Updates of a pass.
     fn updates(&self) -> usize {
         self.passes.batches().div_ceil(self.recipe.train.accumulate)
-    }
-
-    fn measure(&self, model: &T::Model, part: &[T::Example]) -> Option<Measured> {
-        (!part.is_empty()).then(|| self.task.measure(model, part))
     }
 }
 
@@ -141,7 +157,9 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         let noise = Noise::new(&[self.recipe.seed, self.place.passes, batch.number as u64]);
         let examples: Vec<&T::Example> =
             batch.examples.iter().map(|&example| &self.parts.train[example]).collect();
-        self.task.objective(&self.model, &examples, noise)
+        let Place { passes, first, .. } = self.place;
+        let update = passes * self.updates() as u64 + (first / self.recipe.train.accumulate) as u64;
+        self.task.objective(&self.model, &examples, noise, update)
     }
 
     fn pass(&self) -> Option<Pass> {
@@ -156,15 +174,18 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
     }
 
     fn validate(&self, model: &T::Model) -> Result<Option<Measured>, TrainError> {
-        Ok(self.measure(model, &self.parts.valid))
+        let valid = &self.parts.valid;
+        Ok((!valid.is_empty()).then(|| self.task.measure(model, valid)))
     }
 
     fn test(&self, model: &T::Model) -> Result<Option<Measured>, TrainError> {
-        Ok(self.measure(model, &self.parts.test))
+        let test = &self.parts.test;
+        Ok((!test.is_empty()).then(|| self.task.test(model, test)))
     }
 
-    fn sample(&self, _: &T::Model, _: u64) -> Option<String> {
-        None
+    fn sample(&self, model: &T::Model, _: u64) -> Option<String> {
+        let part = if self.parts.valid.is_empty() { &self.parts.train } else { &self.parts.valid };
+        self.task.sample(model, part)
     }
 
     fn place(&self) -> Result<Value, serde_json::Error> {

@@ -11,11 +11,13 @@ mod evaluate;
 mod examples;
 mod language_model;
 mod optimizer;
+mod prepare;
 mod schedule;
 mod synthetic;
 mod tag;
 mod tbptt;
 mod trainer;
+mod translate;
 
 use std::path::Path;
 
@@ -27,12 +29,15 @@ pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate, evaluate_stepwise};
 pub use language_model::language_model;
 pub use optimizer::{Clip, Optimizer, Update};
+pub use prepare::{Prepared, prepare};
+pub(crate) use prepare::{read_sides, reverse};
 pub use schedule::{Moment, Schedule};
 pub use synthetic::{adding, copy};
 pub use tag::{TagEvaluation, evaluate_tagger, tag};
 pub use tbptt::{Carried, Place, StateShape, Tbptt};
+pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evaluate_translator, translate};
 
-use crate::data::{Counts, DataError, Document, Lengths};
+use crate::data::{Counts, DataError, Document, Lengths, PairCounts};
 use crate::parameters::LoadError;
 use crate::recipe::{Recipe, Task};
 use crate::recurrent::ConfigError;
@@ -43,7 +48,7 @@ use crate::train::checkpoint::CheckpointError;
 /// Trains what a recipe describes, whatever its task. `sources` are read by the tasks that learn from text.
 ///
 /// # Errors
-/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`] or [`tag`].
+/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`], [`tag`] or [`translate`].
 pub fn train(
     run: &RunFolder,
     recipe: &Recipe,
@@ -57,15 +62,17 @@ pub fn train(
         Task::Copy => copy(run, recipe, start, on_event),
         Task::Classify => classify(run, recipe, sources, start, on_event),
         Task::Tag => tag(run, recipe, sources, start, on_event),
+        Task::Translate => translate(run, recipe, sources, start, on_event),
     }
 }
 
-/// A measure of a model by name: `accuracy`, `macro_f1`, `span_f1`. Higher is better.
+/// A measure of a model by name: `accuracy`, `macro_f1`, `span_f1`, `bleu`. Higher is better, but for
+/// `token_error_rate`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Its name.
     pub name: String,
-    /// Its value, mostly from 0 to 1.
+    /// Its value, a share from 0 to 1; of `bleu` and `chrf` from 0 to 100.
     pub value: f64,
 }
 
@@ -83,6 +90,15 @@ pub enum Event<'a> {
     Examples {
         /// What each part holds.
         parts: &'a [PartStatistics],
+    },
+    /// Pairs were read; the model is built next.
+    Pairs {
+        /// What became of the pairs of training, validation and test.
+        parts: &'a [PairCounts; 3],
+        /// Places that a source and a target may take, `<sos>` and `<eos>` included.
+        max_len: [usize; 2],
+        /// Tokens of the source and of the target.
+        vocabularies: [usize; 2],
     },
     /// All is read and built; the first step comes next.
     Started {

@@ -240,7 +240,7 @@ impl ExampleTask for Tagging {
         example.counted()
     }
 
-    fn objective(&self, model: &Tagger, batch: &[&Encoded], noise: Noise) -> Objective {
+    fn objective(&self, model: &Tagger, batch: &[&Encoded], noise: Noise, _: u64) -> Objective {
         let words: Vec<&[String]> = batch.iter().map(|encoded| encoded.sentence.words.as_slice()).collect();
         let tags: Vec<&[u32]> = batch.iter().map(|encoded| encoded.tags.as_slice()).collect();
         let intents: Vec<u32> = batch.iter().map(|encoded| encoded.intent).collect();
@@ -266,7 +266,9 @@ impl ExampleTask for Tagging {
                 Some(MetricName::Accuracy) => Some(evaluation.accuracy),
                 Some(MetricName::MacroF1) => Some(evaluation.confusion.macro_f1()),
                 Some(MetricName::BalancedAccuracy) => Some(evaluation.confusion.balanced_accuracy()),
-                Some(MetricName::SpanF1) | None => Some(spans.unwrap_or(evaluation.accuracy)),
+                Some(MetricName::SpanF1 | MetricName::Bleu | MetricName::ExactMatch) | None => {
+                    Some(spans.unwrap_or(evaluation.accuracy))
+                }
             },
             scores,
         }

@@ -1,0 +1,487 @@
+//! Sequence to sequence: an encoder reads a sentence, a decoder writes another (Sutskever et al. 2014; Bahdanau et
+//! al. 2015; Luong et al. 2015).
+//!
+//! Attention stands behind the recurrence, so that a teacher-forced pass is one call of the decoder's stack over all
+//! targets.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use carousel_kernels::dropout::Mask;
+
+use crate::cell::Cell;
+use crate::embedding::Embedding;
+use crate::fused::{with_slice, with_slice_mut};
+use crate::init::{Init, Initializer, WeightInit};
+use crate::models::attention::{Attention, Memory, Score};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
+use crate::models::language_model::Regularize;
+use crate::models::reader::Reader;
+use crate::output::{Loss, Output};
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
+use crate::ragged::{Batch, Ragged};
+use crate::recurrent::{ConfigError, Direction, Merge, RecurrentConfig};
+use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
+use crate::state::{LayerState, State};
+
+/// How the decoder's first state comes from the encoder's last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridge {
+    /// `tanh(W h + b)` of each layer, both directions side by side; the cells of an LSTM with weights of their own.
+    Dense,
+    /// As it is; of two directions the sum.
+    Copy,
+    /// The decoder starts from zero and has attention alone.
+    Zero,
+}
+
+/// Sizes of a [`Translator`].
+#[derive(Clone, Debug)]
+pub struct TranslatorConfig {
+    /// Tokens of the source.
+    pub source_vocabulary: usize,
+    /// `V`, tokens of the target.
+    pub target_vocabulary: usize,
+    /// Values of a token's vector.
+    pub embedding: usize,
+    /// The recurrence of both sides.
+    pub cell: Cell,
+    /// `H`.
+    pub hidden: usize,
+    /// Layers of each side.
+    pub layers: usize,
+    /// Which ways the encoder walks. Where attention needs equal widths, two directions are added.
+    pub direction: Direction,
+    /// Whether each layer but the first adds what it reads to what it gives.
+    pub residual: bool,
+    /// `None`: all that the decoder knows of the source is its first state.
+    pub attention: Option<Score>,
+    /// How the decoder starts.
+    pub bridge: Bridge,
+    /// Whether the target's embedding is the output layer's weight as well.
+    pub tied: bool,
+    /// Whether source and target have one embedding; then they have one vocabulary.
+    pub shared: bool,
+    /// How weights are drawn.
+    pub init: Init,
+    /// What drops out while the model learns.
+    pub regularize: Regularize,
+    /// The seed all weights are drawn from.
+    pub seed: u64,
+}
+
+impl TranslatorConfig {
+    /// One layer on each side, a bidirectional encoder, general attention; nothing drops out.
+    #[must_use]
+    pub fn new(cell: Cell, vocabularies: [usize; 2], embedding: usize, hidden: usize) -> TranslatorConfig {
+        TranslatorConfig {
+            source_vocabulary: vocabularies[0],
+            target_vocabulary: vocabularies[1],
+            embedding,
+            cell,
+            hidden,
+            layers: 1,
+            direction: Direction::Both,
+            residual: false,
+            attention: Some(Score::General),
+            bridge: Bridge::Dense,
+            tied: false,
+            shared: false,
+            init: Init::default(),
+            regularize: Regularize::default(),
+            seed: 0,
+        }
+    }
+
+    /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, or a tied embedding has another width than
+    /// the hidden values.
+    pub fn init(&self, device: &Device) -> Result<Translator, ConfigError> {
+        let regularize = self.regularize;
+        check_drop("of words", regularize.words)?;
+        check_drop("of inputs", regularize.input)?;
+        check_drop("of outputs", regularize.output)?;
+        if self.tied && self.embedding != self.hidden {
+            return Err(ConfigError::Tied { embedding: self.embedding, hidden: self.hidden });
+        }
+        let random = &mut Initializer::new(self.seed);
+        let merge = match self.attention.is_some_and(Score::needs_equal_widths) {
+            true => Merge::Sum,
+            false => Merge::Concat,
+        };
+        let stack = || {
+            RecurrentConfig::new(self.cell, self.embedding, self.hidden)
+                .with_layers(self.layers)
+                .with_init(self.init)
+                .with_dropout(regularize.recurrent)
+                .with_residual(self.residual)
+        };
+        let directions = if self.direction == Direction::Both { 2 } else { 1 };
+        let reader = |recurrent, directions| {
+            Reader::around(
+                recurrent,
+                self.embedding,
+                directions,
+                regularize.input,
+                regularize.recurrent.locked,
+            )
+        };
+        let source = (!self.shared)
+            .then(|| Embedding::init(self.source_vocabulary, self.embedding, random, device))
+            .transpose()?;
+        let target = Embedding::init(self.target_vocabulary, self.embedding, random, device)?;
+        let encoder = stack().with_direction(self.direction).with_merge(merge).init_with(random, device)?;
+        let encoder = reader(encoder, directions);
+        let decoder = reader(stack().init_with(random, device)?, 1);
+        let dense = |input: usize, random: &mut Initializer| {
+            let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
+            DenseConfig { input, hidden: self.hidden, layers, activation, norm }.init(random, device)
+        };
+        let bridges = match self.bridge {
+            Bridge::Dense => self.layers * (1 + usize::from(self.cell.has_cell_state())),
+            Bridge::Copy | Bridge::Zero => 0,
+        };
+        let bridges =
+            (0..bridges).map(|_| dense(directions * self.hidden, random)).collect::<Result<Vec<_>, _>>()?;
+        let states = encoder.output_width();
+        let attention =
+            self.attention.map(|score| Attention::init(score, self.hidden, states, random, device));
+        let combine = attention.as_ref().map(|_| dense(states + self.hidden, random)).transpose()?;
+        let mut model = Translator {
+            source,
+            target,
+            encoder,
+            decoder,
+            bridges,
+            attention,
+            combine,
+            output: Output::init(self.hidden, self.target_vocabulary, random, device)?
+                .with_label_smoothing(regularize.label_smoothing),
+            bridge: self.bridge,
+            has_cells: self.cell.has_cell_state(),
+            layers: self.layers,
+            hidden: self.hidden,
+            tied: self.tied,
+            regularize,
+        };
+        if self.tied {
+            // Scores from vectors of length √H would be huge: one matrix takes the output layer's range.
+            let (range, count) = (1.0 / (self.hidden as f64).sqrt(), self.target_vocabulary * self.hidden);
+            let values = random.uniform(count, range);
+            with_slice_mut(&mut model.target.weight, |weight| weight.copy_from_slice(&values));
+            // The layer's own is not used, and is no parameter.
+            model.output.weight = parameter(Vec::new(), [0, self.hidden], device);
+        }
+        if let WeightInit::Uniform { range } = self.init.input {
+            for (_, mut parameter) in model.parameters_mut() {
+                parameter.with_slice_mut(|values| {
+                    values.copy_from_slice(&random.uniform(values.len(), range));
+                });
+            }
+        }
+        Ok(model)
+    }
+}
+
+/// Sentences of a batch in packed order.
+#[derive(Clone, Debug)]
+pub struct Sentences {
+    /// Token ids, one a frame.
+    pub ids: Vec<u32>,
+    /// Lengths and order.
+    pub batch: Arc<Batch>,
+}
+
+impl Sentences {
+    /// Packs sentences.
+    #[must_use]
+    pub fn pack(sentences: &[&[u32]]) -> Sentences {
+        let lengths: Vec<usize> = sentences.iter().map(|sentence| sentence.len()).collect();
+        let time = lengths.iter().copied().max().unwrap_or(0);
+        let batch = Batch::ragged(&lengths, time).expect("no length is above the longest");
+        let ids = batch.places().map(|(sentence, step)| sentences[sentence][step]).collect();
+        Sentences { ids, batch: Arc::new(batch) }
+    }
+}
+
+/// What the decoder is given of the sources of a batch.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// What it attends to; `None` without attention.
+    pub memory: Option<Memory>,
+    /// What it starts from.
+    pub state: State,
+}
+
+/// What one step of the decoder gives.
+#[derive(Debug)]
+pub struct Decoded {
+    /// Scores of the next token, `[N, V]`.
+    pub logits: Tensor<2>,
+    /// The state to go on from.
+    pub state: State,
+    /// How much each place of the source was looked at, `[N, S]`; `None` without attention.
+    pub attention: Option<Tensor<2>>,
+}
+
+/// An encoder and a decoder.
+#[derive(Module, Debug)]
+pub struct Translator {
+    /// `None`: the target's serves both.
+    source: Option<Embedding>,
+    target: Embedding,
+    encoder: Reader,
+    decoder: Reader,
+    /// Hidden values and, for an LSTM, cells of layer 0, then of layer 1, …
+    bridges: Vec<Dense>,
+    attention: Option<Attention>,
+    /// From what attention read and the decoder's step, `[E + H]`, to what the output layer reads, `[H]`.
+    combine: Option<Dense>,
+    output: Output,
+    #[module(skip)]
+    bridge: Bridge,
+    #[module(skip)]
+    has_cells: bool,
+    #[module(skip)]
+    layers: usize,
+    #[module(skip)]
+    hidden: usize,
+    #[module(skip)]
+    tied: bool,
+    #[module(skip)]
+    regularize: Regularize,
+}
+
+impl Translator {
+    /// The mean cross-entropy of the targets' tokens in nats, `[1]`. The decoder reads `inputs` and is to say
+    /// `targets`, which belong to the same frames of `batch`. With `noise` the model learns, and values drop out.
+    ///
+    /// # Panics
+    /// When there are not as many sources as targets, not one input and target a frame, or a token is not known.
+    #[must_use]
+    pub fn loss(
+        &self,
+        sources: &Sentences,
+        inputs: &[u32],
+        targets: &[u32],
+        batch: &Arc<Batch>,
+        noise: Option<Noise>,
+    ) -> Tensor<1> {
+        self.output().cross_entropy(self.hidden(sources, inputs, batch, noise), targets)
+    }
+
+    /// The loss summed over the targets, and how many of them have the highest score, without a gradient.
+    ///
+    /// # Panics
+    /// As [`loss`](Translator::loss).
+    #[must_use]
+    pub fn measure(&self, sources: &Sentences, inputs: &[u32], targets: &[u32], batch: &Arc<Batch>) -> Loss {
+        let model = self.valid();
+        model.output().evaluate(&model.hidden(sources, inputs, batch, None), targets)
+    }
+
+    /// What the output layer reads at every step of the targets, `[F, H]`.
+    fn hidden(
+        &self,
+        sources: &Sentences,
+        inputs: &[u32],
+        batch: &Arc<Batch>,
+        noise: Option<Noise>,
+    ) -> Tensor<2> {
+        assert_eq!(sources.batch.sequences(), batch.sequences(), "a source for every target");
+        let Encoded { memory, state } = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
+        let noise = noise.map(|noise| noise.part(1));
+        let words = self.words(noise);
+        let (rows, index) = self.target.distinct_noisy(inputs, words);
+        let y = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
+        let y = self.attend(y, batch, memory.as_ref());
+        let locked = self.regularize.recurrent.locked;
+        let names: Vec<u32> = (0..batch.sequences() as u32).collect();
+        let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
+        masked(y, mask, Sharing::of(locked, batch, &names))
+    }
+
+    fn words(&self, noise: Option<Noise>) -> Option<Mask> {
+        noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.regularize.words))
+    }
+
+    /// What the steps `y` `[F, H]` know after a look at the source, `[F, H]`.
+    fn attend(&self, y: Tensor<2>, batch: &Arc<Batch>, memory: Option<&Memory>) -> Tensor<2> {
+        let (Some(attention), Some(combine), Some(memory)) = (&self.attention, &self.combine, memory) else {
+            return y;
+        };
+        let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
+        let (context, _) = attention.forward(steps, memory);
+        let context =
+            Ragged::from_padded(context, batch.lengths()).expect("the targets' own lengths").frames();
+        combine.forward(Tensor::cat(vec![context, y], 1))
+    }
+
+    /// Reads sources.
+    ///
+    /// # Panics
+    /// When a token is not known or there is no sentence.
+    #[must_use]
+    pub fn encode(&self, sources: &Sentences) -> Encoded {
+        self.encode_noisy(sources, None)
+    }
+
+    fn encode_noisy(&self, sources: &Sentences, noise: Option<Noise>) -> Encoded {
+        let Sentences { ids, batch } = sources;
+        let table = self.source.as_ref().unwrap_or(&self.target);
+        let (rows, index) = table.distinct_noisy(ids, self.words(noise));
+        let reading = self.encoder.forward_rows(rows, index, batch, None, noise);
+        let state = reading.state.expect("an encoder has a recurrence, and sentences are not empty");
+        let states = Ragged::new(reading.frames, batch.clone()).expect("one row a frame");
+        Encoded {
+            memory: self.attention.as_ref().map(|attention| attention.memory(&states)),
+            state: self.start(&state),
+        }
+    }
+
+    /// The decoder's first state.
+    fn start(&self, last: &State) -> State {
+        let directions = self.encoder.directions();
+        let mut bridges = self.bridges.iter();
+        let mut cross = |of: &dyn Fn(&LayerState) -> Tensor<2>, layer: usize| {
+            let entries = last.layers[layer * directions..][..directions].iter().map(of);
+            match self.bridge {
+                Bridge::Dense => {
+                    let bridge = bridges.next().expect("a bridge for every part of the state");
+                    bridge.forward(Tensor::cat(entries.collect(), 1))
+                }
+                Bridge::Copy => entries.reduce(|sum, entry| sum + entry).expect("a direction"),
+                Bridge::Zero => Tensor::zeros([last.sequences(), self.hidden], &self.target.weight.device()),
+            }
+        };
+        let layers = (0..self.layers).map(|layer| {
+            let h = cross(&|entry| entry.h.clone(), layer);
+            let cells = |entry: &LayerState| entry.c.clone().expect("an lstm has cells");
+            let c = self.has_cells.then(|| cross(&cells, layer));
+            LayerState { h, c }
+        });
+        State { layers: layers.collect() }
+    }
+
+    /// One step for `N` sentences that are written: reads a token of each. Of `memory` there is one for every
+    /// `N / B` of them, in order, as a beam has them.
+    ///
+    /// # Panics
+    /// When `N` is no multiple of the memory's sentences, a token is not known, or the state has another size.
+    #[must_use]
+    pub fn step(&self, tokens: &[u32], memory: Option<&Memory>, state: State) -> Decoded {
+        let count = tokens.len();
+        let batch = Arc::new(Batch::full(count, 1));
+        let (rows, index) = self.target.distinct(tokens);
+        let reading = self.decoder.forward_rows(rows, index, &batch, Some(state), None);
+        let state = reading.state.expect("a decoder has a recurrence");
+        // With one step each, packed order is the order of the sentences.
+        let y = reading.frames;
+        let (y, attention) = match (&self.attention, &self.combine, memory) {
+            (Some(attention), Some(combine), Some(memory)) => {
+                let sentences = memory.sentences();
+                let steps = y.clone().reshape([sentences, count / sentences, self.hidden]);
+                let (context, weights) = attention.forward(steps, memory);
+                let [_, _, width] = context.dims();
+                let [_, _, places] = weights.dims();
+                let context = context.reshape([count, width]);
+                (combine.forward(Tensor::cat(vec![context, y], 1)), Some(weights.reshape([count, places])))
+            }
+            _ => (y, None),
+        };
+        Decoded { logits: self.output().logits(y), state, attention }
+    }
+
+    /// How the decoder goes when some of what it reads is its own: for every frame of `batch` the token that is read.
+    /// The first step of a sentence reads `inputs`; later ones do where `keeps` says so, and otherwise what `pick`
+    /// takes from the scores of the step before. No gradient flows through that choice, so that a pass over the
+    /// tokens returned learns what a pass step by step would.
+    ///
+    /// # Panics
+    /// As [`loss`](Translator::loss).
+    #[must_use]
+    pub fn read_own(
+        &self,
+        sources: &Sentences,
+        inputs: &[u32],
+        batch: &Arc<Batch>,
+        keeps: &mut dyn FnMut() -> bool,
+        pick: &mut dyn FnMut(&[f32]) -> u32,
+    ) -> Vec<u32> {
+        let model = self.valid();
+        let Encoded { memory, mut state } = model.encode(sources);
+        let sentences = batch.sequences();
+        let mut read = inputs.to_vec();
+        let mut tokens = vec![0; sentences];
+        for step in 0..batch.steps() {
+            let alive = batch.alive(step);
+            let frames = batch.starts()[step];
+            for (rank, &sentence) in batch.order()[..alive].iter().enumerate() {
+                // `tokens` holds what was picked after the last step.
+                if step > 0 && !keeps() {
+                    read[frames + rank] = tokens[sentence];
+                }
+                tokens[sentence] = read[frames + rank];
+            }
+            if step + 1 == batch.steps() {
+                break;
+            }
+            let decoded = model.step(&tokens, memory.as_ref(), state);
+            state = decoded.state;
+            let vocabulary = decoded.logits.dims()[1];
+            with_slice(&decoded.logits, |logits| {
+                for &sentence in &batch.order()[..batch.alive(step + 1)] {
+                    tokens[sentence] = pick(&logits[sentence * vocabulary..][..vocabulary]);
+                }
+            });
+        }
+        read
+    }
+
+    /// The output layer, with the embedding's weight where that is tied.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        if self.tied { self.output.sharing(&self.target.weight) } else { self.output.clone() }
+    }
+}
+
+macro_rules! listed {
+    ($self:ident, $parameters:ident, $kind:ident, $($borrow:tt)+) => {{
+        let mut all = Vec::new();
+        if let Some(source) = $($borrow)+ $self.source {
+            all.push(("source.weight".to_owned(), $kind::Matrix($($borrow)+ source.weight)));
+        }
+        all.push(("target.weight".to_owned(), $kind::Matrix($($borrow)+ $self.target.weight)));
+        all.extend(prefixed("encoder", $self.encoder.$parameters()));
+        all.extend(prefixed("decoder", $self.decoder.$parameters()));
+        for (index, bridge) in ($($borrow)+ $self.bridges).into_iter().enumerate() {
+            all.extend(prefixed(&format!("bridge.{index}"), bridge.$parameters()));
+        }
+        if let Some(attention) = $($borrow)+ $self.attention {
+            all.extend(prefixed("attention", attention.$parameters()));
+        }
+        if let Some(combine) = $($borrow)+ $self.combine {
+            all.extend(prefixed("combine", combine.$parameters()));
+        }
+        if !$self.tied {
+            all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
+        }
+        all.push(("output.bias".to_owned(), $kind::Vector($($borrow)+ $self.output.bias)));
+        all
+    }};
+}
+
+/// `source.weight`, `target.weight`, `encoder.recurrent.…`, `decoder.recurrent.…`, `bridge.0.…`, `attention.…`,
+/// `combine.…`, `output.…`, as far as there are.
+impl NamedParameters for Translator {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        listed!(self, parameters, Parameter, &)
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        listed!(self, parameters_mut, ParameterMut, &mut)
+    }
+}

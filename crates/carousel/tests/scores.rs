@@ -1,0 +1,45 @@
+//! BLEU and chrF against what sacreBLEU said about the same texts; `fixtures/scores.py` wrote it.
+#![allow(clippy::unwrap_used)]
+
+use carousel::metrics::{BleuTokens, bleu, chrf};
+use serde_json::Value;
+
+#[test]
+fn scores_are_those_of_sacrebleu_to_the_last_digit() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/scores.json");
+    let fixture: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let pairs: Vec<(String, Vec<String>)> = serde_json::from_value(fixture["pairs"].clone()).unwrap();
+    assert_eq!(pairs.len(), 200);
+    let mut seen = 0;
+    for case in fixture["cases"].as_array().unwrap() {
+        let number = |name: &str| case[name].as_u64().unwrap() as usize;
+        let chosen = &pairs[number("first")..number("last")];
+        let answers: Vec<String> = chosen.iter().map(|(answer, _)| answer.clone()).collect();
+        let references: Vec<Vec<String>> =
+            chosen.iter().map(|(_, all)| all[..number("references")].to_vec()).collect();
+        let lowercase = case["lowercase"].as_bool().unwrap();
+        let tokens = match case["tokens"].as_str().unwrap() {
+            "13a" => BleuTokens::V13a,
+            "char" => BleuTokens::Char,
+            _ => BleuTokens::None,
+        };
+        let found = bleu(&answers, &references, tokens, lowercase);
+        assert_eq!(found.to_string(), case["shown"].as_str().unwrap(), "{case}");
+        assert!((found.score - case["bleu"].as_f64().unwrap()).abs() < 1e-9, "{case} {}", found.score);
+        let found = chrf(&answers, &references, lowercase).score;
+        assert!((found - case["chrf"].as_f64().unwrap()).abs() < 1e-9, "{case} {found}");
+        seen += 1;
+    }
+    assert_eq!(seen, 42);
+}
+
+#[test]
+fn signatures_say_how() {
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let check = |references: &[Vec<String>], lowercase, expected: &str| {
+        let found = bleu(&texts(&["a", "b"]), references, BleuTokens::Char, lowercase).signature;
+        assert!(found.starts_with(expected), "{found}");
+    };
+    check(&[texts(&["a"]), texts(&["b"])], false, "nrefs:1|case:mixed|eff:no|tok:char|smooth:exp|version:");
+    check(&[texts(&["a", "c"]), texts(&["b"])], true, "nrefs:var|case:lc|");
+}

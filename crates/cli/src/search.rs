@@ -1,0 +1,88 @@
+//! How translations are looked for: the options that several verbs share.
+
+use carousel::decode::beam::{LengthPenalty, Search};
+use clap::Args;
+
+/// The exponent that Wu et al. (2016) found best.
+const ALPHA: f64 = 0.6;
+
+#[derive(Args)]
+pub(crate) struct SearchArgs {
+    /// Hypotheses followed at the same time; 1 is greedy
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = beam, help_heading = "Search")]
+    beam: usize,
+
+    /// average, none, or wu with an exponent, such as wu:0.6
+    #[arg(long, value_name = "P", default_value = "average", value_parser = penalty, help_heading = "Search")]
+    penalty: LengthPenalty,
+
+    /// Let no N tokens in a row occur twice
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Search")]
+    no_repeat: usize,
+
+    /// Most tokens for each token of the source …
+    #[arg(long, value_name = "X", default_value_t = 2.0, value_parser = ratio, help_heading = "Search")]
+    max_ratio: f64,
+
+    /// … and so many more
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = extra, help_heading = "Search")]
+    max_extra: usize,
+}
+
+impl SearchArgs {
+    /// The search for so many translations of each text.
+    pub(crate) fn search(&self, best: usize) -> Search {
+        Search {
+            beam: self.beam.max(best),
+            penalty: self.penalty,
+            no_repeat: self.no_repeat,
+            best,
+            ratio: self.max_ratio,
+            extra: self.max_extra,
+        }
+    }
+}
+
+pub(crate) fn beam(text: &str) -> Result<usize, String> {
+    let wanted = "expected a whole number from 1 to 1000";
+    text.parse().ok().filter(|beam| (1..=1000).contains(beam)).ok_or(wanted.to_owned())
+}
+
+fn extra(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|extra| *extra <= 10_000).ok_or("expected a whole number up to 10000".to_owned())
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let wanted = "expected a number from 0 to 1000";
+    text.parse().ok().filter(|ratio| (0.0..=1000.0).contains(ratio)).ok_or(wanted.to_owned())
+}
+
+fn penalty(text: &str) -> Result<LengthPenalty, String> {
+    let wu = |alpha: f64| LengthPenalty::Wu(alpha);
+    match text.split_once(':') {
+        None if text == "average" => Ok(LengthPenalty::Average),
+        None if text == "none" => Ok(LengthPenalty::None),
+        None if text == "wu" => Ok(wu(ALPHA)),
+        Some(("wu", alpha)) if alpha.parse().is_ok_and(|alpha: f64| (0.0..=10.0).contains(&alpha)) => {
+            Ok(wu(alpha.parse().unwrap_or(ALPHA)))
+        }
+        _ => Err("expected average, none, wu, or wu:0.6 with an exponent from 0 to 10".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn penalties_are_read() {
+        let check = |text: &str, expected: Option<LengthPenalty>| assert_eq!(penalty(text).ok(), expected);
+        check("average", Some(LengthPenalty::Average));
+        check("none", Some(LengthPenalty::None));
+        check("wu", Some(LengthPenalty::Wu(0.6)));
+        check("wu:1", Some(LengthPenalty::Wu(1.0)));
+        check("wu:x", None);
+        check("wu:-1", None);
+        check("mean", None);
+    }
+}
