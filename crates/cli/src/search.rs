@@ -8,11 +8,11 @@ const ALPHA: f64 = 0.6;
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {
-    /// Hypotheses followed at the same time; 1 is greedy
+    /// Hypotheses followed at a time; 1 is greedy
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = beam, help_heading = "Search")]
     beam: usize,
 
-    /// Of length: average, none, or wu:EXPONENT as wu:0.6
+    /// For length: average, none or, say, wu:0.6
     #[arg(long, value_name = "P", default_value = "average", value_parser = penalty, help_heading = "Search")]
     penalty: LengthPenalty,
 
