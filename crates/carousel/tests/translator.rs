@@ -7,9 +7,11 @@ use carousel::data::{EOS, SOS, UNK};
 use carousel::decode::beam::{LengthPenalty, Search, greedy, search};
 use carousel::fused::with_slice;
 use carousel::models::attention::Score;
+use carousel::models::language_model::Regularize;
 use carousel::models::translator::{Bridge, Sentences, Translator, TranslatorConfig};
 use carousel::parameters::NamedParameters;
 use carousel::recurrent::Direction;
+use carousel::regularize::{Dropout, Noise};
 
 const SOURCES: [&[u32]; 4] = [&[2, 4, 5, 3], &[2, 3], &[2, 6, 6, 4, 5, 3], &[2, 5, 3]];
 const TARGETS: [&[u32]; 4] = [&[2, 5, 4, 3], &[2, 4, 3], &[2, 5, 3], &[2, 4, 4, 4, 5, 3]];
@@ -74,6 +76,61 @@ fn gradients_are_those_of_the_loss() {
                 let expected = (moved(step) - moved(-step)) / f64::from(2.0 * step);
                 let error = (f64::from(gradient[element]) - expected).abs();
                 assert!(error < 1e-3, "{config:?} {name}[{element}]: {} {expected}", gradient[element]);
+            }
+        }
+    }
+}
+
+/// With all that drops out: the same noise gives the same loss, other noise another, and gradients are right.
+#[test]
+fn every_regulariser_changes_the_loss_and_keeps_the_gradients() {
+    let plain = config(Some(Score::General), Cell::Lstm);
+    let dropout = Dropout::default();
+    let recurrent = |recurrent| Regularize { recurrent, ..Regularize::default() };
+    let cases = [
+        ("words", Regularize { words: 0.4, ..Regularize::default() }),
+        ("input", Regularize { input: 0.4, ..Regularize::default() }),
+        ("output", Regularize { output: 0.4, ..Regularize::default() }),
+        ("weights", recurrent(Dropout { weights: 0.4, ..dropout })),
+        ("between", recurrent(Dropout { between: 0.4, ..dropout })),
+        ("recurrent", recurrent(Dropout { recurrent: 0.4, ..dropout })),
+        ("update", recurrent(Dropout { update: 0.4, ..dropout })),
+        ("zoneout", recurrent(Dropout { zoneout: 0.4, ..dropout })),
+        ("zoneout of c", recurrent(Dropout { zoneout_cell: 0.4, ..dropout })),
+        ("locked", Regularize { output: 0.4, ..recurrent(Dropout { locked: true, ..dropout }) }),
+        ("smoothing", Regularize { label_smoothing: 0.2, ..Regularize::default() }),
+    ];
+    let (inputs, wanted) = shifted(&TARGETS);
+    for (name, regularize) in cases {
+        let config = TranslatorConfig { layers: 2, regularize, ..plain.clone() };
+        let mut model = config.init(&Device::default().autodiff()).unwrap();
+        let still =
+            TranslatorConfig { layers: 2, ..plain.clone() }.init(&Device::default().autodiff()).unwrap();
+        let loss = |model: &Translator, noise| {
+            model.loss(&Sentences::pack(&SOURCES), &inputs.ids, &wanted, &inputs.batch, noise)
+        };
+        let value = |model: &Translator, seed| {
+            f64::from(with_slice(&loss(model, Some(Noise::new(&[seed]))), |loss| loss[0]))
+        };
+        assert_eq!(value(&model, 1), value(&model, 1), "{name}");
+        assert_ne!(value(&model, 1), value(&still, 1), "{name} changes nothing");
+        if name != "smoothing" {
+            assert_ne!(value(&model, 1), value(&model, 2), "{name} is left to chance");
+        }
+        let found = model.take_gradients(&mut loss(&model, Some(Noise::new(&[1]))).backward());
+        for (place, gradient) in found.iter().enumerate() {
+            let gradient = with_slice(gradient, <[f32]>::to_vec);
+            for element in (0..gradient.len()).step_by(gradient.len().div_ceil(3)) {
+                let mut moved = |by: f32| {
+                    model.parameters_mut()[place].1.with_slice_mut(|values| values[element] += by);
+                    let loss = value(&model, 1);
+                    model.parameters_mut()[place].1.with_slice_mut(|values| values[element] -= by);
+                    loss
+                };
+                let step = 4e-3;
+                let expected = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+                let error = (f64::from(gradient[element]) - expected).abs();
+                assert!(error < 1e-3, "{name} {place}[{element}]: {} {expected}", gradient[element]);
             }
         }
     }

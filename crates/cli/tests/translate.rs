@@ -148,6 +148,10 @@ fn every_form_and_kind_of_model_is_learned_from() {
     let sampled = "--set train.sampling=linear --set train.sampling_steps=200 --set train.teacher_forcing=0.5 \
                    --set train.label_smoothing=0.1 --set train.average=exponential --set train.average_decay=0.9";
     check("sampled", &format!("--data pairs.tsv {sampled}"), 0.5);
+    let dropped = "--set model.recurrent_dropout=0.05 --set model.update_dropout=0.05 --set model.zoneout=0.05 \
+                   --set model.zoneout_cell=0.05 --set train.activation_penalty=0.01 \
+                   --set train.temporal_penalty=0.01 --set model.hidden=48 --set train.epochs=50";
+    check("dropped", &format!("--data pairs.tsv {dropped}"), 0.5);
     check(
         "chars",
         "--data pairs.tsv --set data.source_tokens=char --set data.lowercase=true --set train.epochs=50",

@@ -10,7 +10,7 @@ use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
-use crate::recurrent::{ConfigError, Direction, NoisySequences, Recurrent, RecurrentConfig};
+use crate::recurrent::{ConfigError, Direction, NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, masked};
 use crate::state::State;
 use crate::stepper::Stepper;
@@ -149,6 +149,12 @@ impl Reader {
     ) -> Reader {
         let output = recurrent.output_width();
         Reader { embedding: None, recurrent: Some(recurrent), width, output, directions, drop, locked }
+    }
+
+    /// Chooses what the recurrence multiplies.
+    pub(crate) fn with_precision(mut self, precision: Precision) -> Reader {
+        self.recurrent = self.recurrent.map(|recurrent| recurrent.with_precision(precision));
+        self
     }
 
     /// `O`, values a frame has.

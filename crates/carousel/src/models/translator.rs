@@ -21,7 +21,7 @@ use crate::models::reader::Reader;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Batch, Ragged};
-use crate::recurrent::{ConfigError, Direction, Merge, RecurrentConfig};
+use crate::recurrent::{ConfigError, Direction, Merge, Precision, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::{LayerState, State};
 
@@ -216,6 +216,15 @@ pub struct Encoded {
     pub state: State,
 }
 
+/// What the decoder makes of the steps of its targets.
+#[derive(Clone, Debug)]
+pub struct Hidden {
+    /// The last recurrent layer's outputs, `[F, H]`.
+    pub recurrent: Tensor<2>,
+    /// What the output layer reads, `[F, H]`: those after a look at the source and after dropout.
+    pub read: Tensor<2>,
+}
+
 /// What one step of the decoder gives.
 #[derive(Debug)]
 pub struct Decoded {
@@ -270,7 +279,7 @@ impl Translator {
         batch: &Arc<Batch>,
         noise: Option<Noise>,
     ) -> Tensor<1> {
-        self.output().cross_entropy(self.hidden(sources, inputs, batch, noise), targets)
+        self.output().cross_entropy(self.hidden(sources, inputs, batch, noise).read, targets)
     }
 
     /// The loss summed over the targets, and how many of them have the highest score, without a gradient.
@@ -280,28 +289,42 @@ impl Translator {
     #[must_use]
     pub fn measure(&self, sources: &Sentences, inputs: &[u32], targets: &[u32], batch: &Arc<Batch>) -> Loss {
         let model = self.valid();
-        model.output().evaluate(&model.hidden(sources, inputs, batch, None), targets)
+        model.output().evaluate(&model.hidden(sources, inputs, batch, None).read, targets)
     }
 
-    /// What the output layer reads at every step of the targets, `[F, H]`.
-    fn hidden(
+    /// What the decoder makes of every step of the targets. [`output`](Translator::output) makes scores and the loss
+    /// of it.
+    ///
+    /// # Panics
+    /// As [`loss`](Translator::loss).
+    #[must_use]
+    pub fn hidden(
         &self,
         sources: &Sentences,
         inputs: &[u32],
         batch: &Arc<Batch>,
         noise: Option<Noise>,
-    ) -> Tensor<2> {
+    ) -> Hidden {
         assert_eq!(sources.batch.sequences(), batch.sequences(), "a source for every target");
         let Encoded { memory, state } = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
         let noise = noise.map(|noise| noise.part(1));
         let words = self.words(noise);
         let (rows, index) = self.target.distinct_noisy(inputs, words);
-        let y = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
-        let y = self.attend(y, batch, memory.as_ref());
+        let recurrent = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
+        let y = self.attend(recurrent.clone(), batch, memory.as_ref());
         let locked = self.regularize.recurrent.locked;
         let names: Vec<u32> = (0..batch.sequences() as u32).collect();
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
-        masked(y, mask, Sharing::of(locked, batch, &names))
+        Hidden { recurrent, read: masked(y, mask, Sharing::of(locked, batch, &names)) }
+    }
+
+    /// Chooses what the recurrent layers of both sides multiply; see
+    /// [`Recurrent::with_precision`](crate::recurrent::Recurrent::with_precision).
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Translator {
+        let (encoder, decoder) =
+            (self.encoder.with_precision(precision), self.decoder.with_precision(precision));
+        Translator { encoder, decoder, ..self }
     }
 
     fn words(&self, noise: Option<Noise>) -> Option<Mask> {

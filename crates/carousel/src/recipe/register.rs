@@ -175,13 +175,13 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
     key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
     key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
-    key!(model.recurrent_dropout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.recurrent_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
     key!(model.update_dropout, Kind::Below(0.0, 1.0))
-        .only_with("task", &["lm"])
+        .only_with("task", WRITES)
         .and_with("model.cell", &["lstm", "gru"]),
-    key!(model.zoneout, Kind::Below(0.0, 1.0)).only_with("task", &["lm"]),
+    key!(model.zoneout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
     key!(model.zoneout_cell, Kind::Below(0.0, 1.0))
-        .only_with("task", &["lm"])
+        .only_with("task", WRITES)
         .and_with("model.cell", &["lstm"]),
     key!(model.init, Kind::OneOf(names::<InitName>)),
     key!(model.init_range, Kind::Above(0.0, 100.0)).only_with("model.init", &["uniform"]),
@@ -200,7 +200,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
-    key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", &["lm"]),
+    key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", WRITES),
     key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
     key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
     key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", &["momentum"]),
@@ -210,8 +210,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.epsilon, Kind::Above(0.0, 1.0)).only_with("train.optimizer", &["adam", "adamw", "rmsprop"]),
     key!(train.nonmono, Kind::Whole(1, COUNT)).only_with("train.optimizer", &["nt-asgd"]),
     key!(train.weight_decay, Kind::Number(0.0, 1000.0)),
-    key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
-    key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", &["lm"]),
+    key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", WRITES),
+    key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", WRITES),
     key!(train.label_smoothing, Kind::Below(0.0, 1.0))
         .only_with("task", READS)
         .and_with("model.crf", &["false"]),

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Document, EncodedPair, MaxLen, SPECIAL, Side, TooLong, UNK};
 use crate::decode::beam::{Hypothesis, Search, greedy, likeliest};
 use crate::init::Initializer;
 use crate::metrics::{bleu, chrf, exact_matches, token_errors};
-use crate::models::translator::{Sentences, Translator};
-use crate::recipe::{MetricName, Recipe};
-use crate::regularize::Noise;
+use crate::models::translator::{Hidden, Sentences, Translator};
+use crate::recipe::{MetricName, Named, Recipe, TrainRecipe};
+use crate::regularize::{Noise, activation_penalty};
 use crate::run::RunFolder;
 use crate::saved::{
     Known, SavedTranslator, TRANSLATOR, one_line, search_all, side_by_side, translator_config,
@@ -45,6 +45,10 @@ pub fn translate(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
+    let precision = recipe.train.precision;
+    if !precision.is_available() {
+        return Err(TrainError::Precision { name: precision.name() });
+    }
     let prepared = match start {
         Start::New => {
             let prepared = prepare(recipe, sources)?;
@@ -65,7 +69,9 @@ pub fn translate(
         vocabularies: [prepared.sides[0].len(), prepared.sides[1].len()],
     });
     let [train_part, valid, test] = prepared.parts;
-    let model = translator_config(recipe, &prepared.sides).init(&Device::default().autodiff())?;
+    let model = translator_config(recipe, &prepared.sides)
+        .init(&Device::default().autodiff())?
+        .with_precision(precision);
     let tokens = |part: &[EncodedPair]| part.iter().map(places).sum();
     let facts = Facts {
         vocabulary: None,
@@ -389,7 +395,19 @@ impl ExampleTask for Translating<'_> {
         } else {
             inputs.ids
         };
-        Objective::plain(model.loss(&sources, &read, &wanted, &inputs.batch, Some(noise)))
+        let Hidden { recurrent, read } = model.hidden(&sources, &read, &inputs.batch, Some(noise));
+        let TrainRecipe { activation_penalty: activation, temporal_penalty: temporal, .. } =
+            self.recipe.train;
+        let penalty =
+            |y: Tensor<2>, activation, temporal| activation_penalty(y, &inputs.batch, activation, temporal);
+        let mut objective = Objective::plain(model.output().cross_entropy(read.clone(), &wanted));
+        if activation > 0.0 {
+            objective = objective.with(penalty(read, activation, 0.0));
+        }
+        if temporal > 0.0 {
+            objective = objective.with(penalty(recurrent, 0.0, temporal));
+        }
+        objective
     }
 
     fn measure(&self, model: &Translator, examples: &[EncodedPair]) -> Measured {
