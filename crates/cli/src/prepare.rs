@@ -59,7 +59,7 @@ pub(crate) struct PrepareArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
-    /// Show so many sentences, their ids, and how a batch is packed
+    /// Show so many sentences, their ids, and a packed batch
     #[arg(long, value_name = "N")]
     show: Option<usize>,
 

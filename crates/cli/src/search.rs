@@ -12,7 +12,7 @@ pub(crate) struct SearchArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = beam, help_heading = "Search")]
     beam: usize,
 
-    /// For length: average, none or, say, wu:0.6
+    /// Of length: average, none, or wu:0.6
     #[arg(long, value_name = "P", default_value = "average", value_parser = penalty, help_heading = "Search")]
     penalty: LengthPenalty,
 
