@@ -8,12 +8,11 @@ use burn::tensor::Device;
 use carousel::cell::{Activation, Cell, Reset};
 use carousel::init::Initializer;
 use carousel::lens::{
-    Activations, Flow, Hold, Kind, Ngrams, Property, Reading, Search, Start, Text, Unit, compare_errors,
-    follow_gradients, hold, losses, operate, rank, read, search, watch_gates,
+    Activations, Flow, Hold, Kind, Ngrams, Operation, Property, Reading, Search, Start, Text, Unit,
+    compare_errors, follow_gradients, hold, losses, operate, rank, read, search, watch_gates,
 };
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig};
 use carousel::parameters::{NamedParameters, NamedTensor};
-use carousel::record::Keep;
 use support::CELLS;
 
 const VOCABULARY: usize = 128;
@@ -155,7 +154,7 @@ fn built_in(names: &[&str], text: &Text) -> Vec<Property> {
 #[test]
 fn units_that_were_built_to_follow_something_are_found() {
     let (model, text) = (known_model(), Text::of_characters(&text(8_000)));
-    let activations = Activations::record(&model, &text, &["h", "c"], |_| {});
+    let activations = Activations::record(&model, &text, &Reading::of(["h", "c"]), |_| {});
     let properties = built_in(&["double-quotes", "brace-depth"], &text);
     let result = search(&activations, &text, &properties, &Search::default(), |_| {});
     assert_eq!((result.searched, result.findings.len()), (2 * HIDDEN, 2));
@@ -177,7 +176,7 @@ fn units_that_were_built_to_follow_something_are_found() {
 fn on_a_shuffled_text_everything_stays_at_chance() {
     let content = text(12_000);
     let text = Text::of_characters(&content);
-    let activations = Activations::record(&known_model(), &text, &["h", "c"], |_| {});
+    let activations = Activations::record(&known_model(), &text, &Reading::of(["h", "c"]), |_| {});
     // The same characters in another order.
     let mut keys: Vec<(u32, char)> = {
         let draws = Initializer::new(4).uniform(content.len(), 1.0);
@@ -238,11 +237,12 @@ fn surgery_shows_what_a_unit_does() {
     // Only where letters differ does it help the prediction to know of the quotation.
     let content = text_of(6_000, ["abcdefghijklm", "nopqrstuvwxyz"]);
     let (model, text) = (known_model(), Text::of_characters(&content));
-    let activations = Activations::record(&model, &text, &["h"], |_| {});
+    let activations = Activations::record(&model, &text, &Reading::of(["h"]), |_| {});
     let property = Property::built_in("double-quotes", &text).unwrap();
-    let before = losses(&model, &text);
+    let before = losses(&model, &text, &Reading::default());
     let cut = |unit: usize, how: Hold| {
-        operate(&model, &text, &activations, &property, (0, unit), how, (3, 1), &before)
+        let how = Operation { hold: how, others: 3, ..Operation::default() };
+        operate(&model, &text, &activations, &property, (0, unit), &how, &before)
     };
     let quote = cut(QUOTE, Hold::Mean);
     // The output listens to nobody else: the net then knows no more than the letters' shares.
@@ -265,7 +265,7 @@ fn holding_a_unit_is_overwriting_its_output() {
         for layer in [0, 1] {
             let model = config(cell, 2).init(&Device::default()).unwrap();
             let mut held = Vec::new();
-            let keep = Reading { keep: Keep::signals(["h"]), ..Reading::default() };
+            let keep = Reading::of(["h"]);
             read(&hold(&model, layer, 2, value), &text, &keep, |glimpse| {
                 for run in &glimpse.runs {
                     for index in 0..run.tokens.len() {
@@ -365,9 +365,22 @@ fn a_text_read_in_streams_is_the_text_read_in_one() {
 }
 
 #[test]
+fn one_stream_forgets_nothing() {
+    // A brace that stays open, further back than a part reads ahead of itself.
+    let text = Text::of_characters(&format!("{{{}", "a".repeat(9_000)));
+    let counted = |how: Reading| {
+        let activations = Activations::record(&known_model(), &text, &how, |_| {});
+        let counter = Unit { layer: 0, signal: "c".to_owned(), unit: COUNTER };
+        activations.values(activations.index_of(&counter).unwrap(), 8_999..9_000)[0]
+    };
+    assert!((counted(Reading::of(["c"]).with_streams(1)) - 0.1).abs() < 0.01);
+    assert!(counted(Reading::of(["c"])).abs() < 0.01, "two parts: the second has not seen the brace");
+}
+
+#[test]
 fn rankings_name_the_switch() {
     let text = Text::of_characters(&text(6_000));
-    let activations = Activations::record(&known_model(), &text, &["h"], |_| {});
+    let activations = Activations::record(&known_model(), &text, &Reading::of(["h"]), |_| {});
     let rankings = rank(&activations, &text, 2);
     assert_eq!(rankings.bimodal[0].unit, Unit { layer: 0, signal: "h".to_owned(), unit: QUOTE });
     let slow: Vec<usize> = rankings.slowest.iter().map(|ranked| ranked.unit.unit).collect();
@@ -377,7 +390,7 @@ fn rankings_name_the_switch() {
 #[test]
 fn gates_of_the_known_units_stand_where_they_were_put() {
     let text = Text::of_characters(&text(3_000));
-    let report = watch_gates(&known_model(), &text, |_| {});
+    let report = watch_gates(&known_model(), &text, &Reading::default(), |_| {});
     let gate = |name: &str| report.gates.iter().find(|gate| gate.name == name).unwrap();
     let marks = text.characters().iter().filter(|&&c| c == '"').count() as f64 / text.len() as f64;
     assert!((gate("i").right[QUOTE] - marks).abs() < 1e-9);
@@ -392,7 +405,7 @@ fn gates_of_the_known_units_stand_where_they_were_put() {
             parameter.with_slice_mut(|values| values[3 * HIDDEN + 1] = -50.0);
         }
     }
-    assert_eq!(watch_gates(&model, &text, |_| {}).dead, [vec![1]]);
+    assert_eq!(watch_gates(&model, &text, &Reading::default(), |_| {}).dead, [vec![1]]);
 }
 
 #[test]

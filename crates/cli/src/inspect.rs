@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use carousel::lens::Text;
+use carousel::lens::{Reading, Text};
 use carousel::report::thousands;
 use carousel::saved::SavedLanguageModel;
 use clap::{Args, Subcommand};
@@ -58,6 +58,20 @@ struct SubjectArgs {
 
     #[command(flatten)]
     machine: MachineArgs,
+}
+
+/// How views that read the whole text read it.
+#[derive(Args)]
+struct ReadingArgs {
+    /// Parts read at a time; 1 is exact
+    #[arg(long, value_name = "N", default_value_t = Reading::default().streams, value_parser = tokens)]
+    streams: usize,
+}
+
+impl ReadingArgs {
+    fn reading(&self) -> Reading {
+        Reading::default().with_streams(self.streams)
+    }
 }
 
 fn tokens(text: &str) -> Result<usize, String> {

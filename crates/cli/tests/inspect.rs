@@ -59,6 +59,15 @@ fn every_way_to_name_a_property_is_searched() {
     assert_eq!(line["searched"], 16);
     assert_eq!(line["findings"][3]["number"], true);
     assert_eq!(line["findings"][0]["units"][0]["unit"]["signal"], "o");
+    let all = "inspect cells run --data quotes.txt --find newline --shifts 4 --json --signals";
+    assert_eq!(home.carousel(&format!("{all} all")).succeeds().json()["searched"], 6 * 16, "h c i f g o");
+    // A gate is operated on by the h of its unit.
+    let words: String = (1..900).map(|n| "a".repeat(1 + n * n * 7919 % 11) + " ").collect();
+    home.write("words.txt", words);
+    let gates = "inspect cells run --data words.txt --find word-start --shifts 4 --json --signals i f";
+    let line = home.carousel(gates).succeeds().json();
+    assert_eq!((&line["searched"], &line["findings"][0]["found"]), (&32.into(), &true.into()), "{line}");
+    assert_eq!(line["surgery"][0]["effect"]["unit"], line["findings"][0]["units"][0]["unit"]["unit"]);
 }
 
 #[test]
@@ -155,6 +164,7 @@ fn what_cannot_be_meant_is_refused() {
     check("cells run --data quotes.txt --labels x=tiny.toml", 1, &["tiny.toml", "label 1"]);
     check("cells run --data quotes.txt --signals z", 2, &["--signals z", "lstm has h, c, i, f, g, o"]);
     check("cells run --data quotes.txt --hold up", 2, &["mean, zero or a number"]);
+    check("gates run --data quotes.txt --streams 0", 2, &["whole number from 1"]);
     check("cells run --data quotes.txt --tokens 0", 2, &["whole number from 1"]);
     check("cells run --data quotes.txt --tokens 50", 1, &["50 tokens", "at least 200"]);
     check("record run --data quotes.txt --out x.npz --layers 1", 2, &["layers 0 to 0"]);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::read::{Glimpse, Reading, Run, read};
 use super::text::Text;
 use crate::models::language_model::LanguageModel;
-use crate::record::{Keep, Series};
+use crate::record::Series;
 
 /// One signal of one unit. Its text, `c_l1[143]`, is the array and column that it has in a `.npz` recording.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -55,7 +55,7 @@ struct Block {
 /// ```
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
-/// use carousel::lens::{Activations, Text};
+/// use carousel::lens::{Activations, Reading, Text};
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
@@ -64,7 +64,7 @@ struct Block {
 /// }
 /// .init(&Device::default())?;
 /// let text = Text::of_characters("to be or not to be");
-/// let activations = Activations::record(&model, &text, &["h", "c"], |_| {});
+/// let activations = Activations::record(&model, &text, &Reading::of(["h", "c"]), |_| {});
 /// assert_eq!((activations.units(), activations.tokens()), (2 * 2 * 8, text.len()));
 /// assert_eq!(activations.unit(8).to_string(), "c_l0[0]");
 /// let values: Vec<f32> = activations.values(8, 0..text.len());
@@ -182,18 +182,17 @@ impl Scale {
 }
 
 impl Activations {
-    /// Reads a text and keeps these signals of all layers. `progress` is told the share that is done.
+    /// Reads a text and keeps what `how` keeps. `progress` is told the share that is done.
     pub fn record(
         model: &LanguageModel,
         text: &Text,
-        signals: &[&str],
+        how: &Reading,
         mut progress: impl FnMut(f64),
     ) -> Activations {
-        let how = Reading { keep: Keep::signals(signals.iter().copied()), ..Reading::default() };
         let mut all: Option<Activations> = None;
         let mut sample = Rows::default();
         let mut done = 0;
-        read(model, text, &how, |glimpse| {
+        read(model, text, how, |glimpse| {
             done += glimpse.runs.iter().map(|run| run.tokens.len()).sum::<usize>();
             match &mut all {
                 Some(all) => all.take(&Rows::of(glimpse)),
@@ -419,7 +418,7 @@ mod tests {
         let model = config.init(&burn::tensor::Device::default()).expect("the sizes are right");
         // One letter for longer than a window, so that the states come to rest; then others.
         let text = Text::of_characters(&("a".repeat(2_000) + &"xyz".repeat(300)));
-        let all = Activations::record(&model, &text, &["h"], |_| {});
+        let all = Activations::record(&model, &text, &Reading::of(["h"]), |_| {});
         let rows = |glimpse: &Glimpse| glimpse.record.series[0].values.clone();
         let mut exact = Vec::new();
         read(&model, &text, &Reading::default(), |glimpse| exact.extend(rows(glimpse)));

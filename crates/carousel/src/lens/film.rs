@@ -44,12 +44,12 @@ pub struct FilmSignal {
     pub codes: Vec<u8>,
 }
 
-/// Reads a text and keeps all signals of these units (layer, unit). `progress` is told the share that is done.
+/// Reads a text and keeps all signals of these units (layer, unit), whatever `how` keeps. `progress` is told the share that is done.
 ///
 /// ```
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
-/// use carousel::lens::{Text, film};
+/// use carousel::lens::{Reading, Text, film};
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
@@ -58,7 +58,7 @@ pub struct FilmSignal {
 /// }
 /// .init(&Device::default())?;
 /// let text = Text::of_characters("hello, hello");
-/// let film = film(&model, &text, &[(1, 6), (0, 2)], |_| {});
+/// let film = film(&model, &text, &[(1, 6), (0, 2)], &Reading::default(), |_| {});
 /// let names: Vec<&str> = film.units[0].signals.iter().map(|signal| signal.name.as_str()).collect();
 /// assert_eq!(names, ["h", "c", "i", "f", "g", "o"]);
 /// assert_eq!(film.units[0].signals[3].codes.len(), text.len());
@@ -75,14 +75,14 @@ pub fn film(
     model: &LanguageModel,
     text: &Text,
     units: &[(usize, usize)],
+    how: &Reading,
     mut progress: impl FnMut(f64),
 ) -> Film {
     let signals = model.recurrent().cell().signals();
     let mut values: Vec<Vec<Vec<f32>>> = vec![vec![vec![0.0; text.len()]; signals.len()]; units.len()];
     let mut likely = vec![[(0, 0); LIKELY]; text.len()];
     let mut done = 0;
-    let how =
-        Reading { keep: Keep::all().with_layers(units.iter().map(|unit| unit.0)), ..Reading::default() };
+    let how = Reading { keep: Keep::all().with_layers(units.iter().map(|unit| unit.0)), ..how.clone() };
     read(model, text, &how, |glimpse| {
         for (values, &(layer, unit)) in values.iter_mut().zip(units) {
             for (values, &(name, _)) in values.iter_mut().zip(signals) {

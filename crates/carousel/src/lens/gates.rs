@@ -45,12 +45,12 @@ pub struct Gate {
     pub time: Vec<f64>,
 }
 
-/// Reads a text and watches the gates. `progress` is told the share that is done.
+/// Reads a text and watches the gates, whatever `how` keeps. `progress` is told the share that is done.
 ///
 /// ```
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
-/// use carousel::lens::{Text, watch_gates};
+/// use carousel::lens::{Reading, Text, watch_gates};
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
@@ -58,7 +58,7 @@ pub struct Gate {
 ///     init: carousel::init::Init { gates: carousel::init::GateBias::Forget(4.0), ..Default::default() }, residual: false, tied: false, regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
-/// let report = watch_gates(&model, &Text::of_characters("hello, hello"), |_| {});
+/// let report = watch_gates(&model, &Text::of_characters("hello, hello"), &Reading::default(), |_| {});
 /// let forget = report.gates.iter().find(|gate| gate.layer == 1 && gate.name == "f");
 /// let forget = forget.expect("an LSTM has a forget gate");
 /// assert!(forget.right.iter().all(|&share| share > 0.9)); // a forget bias of 4: the gates are open
@@ -66,12 +66,17 @@ pub struct Gate {
 /// # Ok::<(), carousel::recurrent::ConfigError>(())
 /// ```
 #[must_use]
-pub fn watch_gates(model: &LanguageModel, text: &Text, mut progress: impl FnMut(f64)) -> GateReport {
+pub fn watch_gates(
+    model: &LanguageModel,
+    text: &Text,
+    how: &Reading,
+    mut progress: impl FnMut(f64),
+) -> GateReport {
     let cell = model.recurrent().cell();
     let keeps_past = if cell.has_cell_state() { "f" } else { "z" };
     let names = cell.signals().iter().map(|&(name, _)| name);
     let gates: Vec<&str> = names.filter(|name| !["h", "c", "g", "n"].contains(name)).collect();
-    let how = Reading { keep: Keep::signals(gates.iter().copied().chain(["h"])), ..Reading::default() };
+    let how = Reading { keep: Keep::signals(gates.iter().copied().chain(["h"])), ..how.clone() };
     let mut sums: Vec<Vec<Sums>> = Vec::new();
     let mut kinds: Vec<(usize, String)> = Vec::new();
     let mut done = 0;

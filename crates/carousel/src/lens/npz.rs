@@ -13,7 +13,7 @@ use flate2::Crc;
 use super::read::{Reading, read};
 use super::text::Text;
 use crate::models::language_model::LanguageModel;
-use crate::record::{Keep, Series};
+use crate::record::Series;
 
 /// Why a recording could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -34,16 +34,15 @@ pub struct Array {
     pub shape: Vec<usize>,
 }
 
-/// Reads a text and writes what is kept as `.npz`: arrays `h_l0`, `c_l0`, … of 32-bit floats `[tokens, H]`, and
+/// Reads a text and writes what `how` keeps as `.npz`: arrays `h_l0`, `c_l0`, … of 32-bit floats `[tokens, H]`, and
 /// `tokens` with the ids that were read. The file appears whole or not at all. `progress` is told the share that
 /// is done.
 ///
 /// ```
 /// use burn::tensor::Device;
 /// use carousel::cell::{Cell, Reset};
-/// use carousel::lens::{Text, write_npz};
+/// use carousel::lens::{Reading, Text, write_npz};
 /// use carousel::models::language_model::LanguageModelConfig;
-/// use carousel::record::Keep;
 ///
 /// let model = LanguageModelConfig {
 ///     cell: Cell::Gru(Reset::After), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
@@ -53,7 +52,7 @@ pub struct Array {
 /// .init(&Device::default())?;
 /// let folder = tempfile::tempdir()?;
 /// let text = Text::of_characters("hello");
-/// let arrays = write_npz(&model, &text, &Keep::all(), &folder.path().join("states.npz"), |_| {})?;
+/// let arrays = write_npz(&model, &text, &Reading::default(), &folder.path().join("states.npz"), |_| {})?;
 /// let names: Vec<&str> = arrays.iter().map(|array| array.name.as_str()).collect();
 /// assert_eq!(names, ["h_l0", "r_l0", "z_l0", "n_l0", "tokens"]);
 /// assert_eq!(arrays[0].shape, [5, 8]);
@@ -65,18 +64,17 @@ pub struct Array {
 pub fn write_npz(
     model: &LanguageModel,
     text: &Text,
-    keep: &Keep,
+    how: &Reading,
     path: &Path,
     mut progress: impl FnMut(f64),
 ) -> Result<Vec<Array>, NpzError> {
     let folder = Spill::new(path);
     let mut write = || -> io::Result<Vec<Array>> {
         fs::create_dir(&folder.path)?;
-        let how = Reading { keep: keep.clone(), ..Reading::default() };
         let mut columns: Vec<Column> = Vec::new();
         let mut failed = None;
         let mut done = 0;
-        read(model, text, &how, |glimpse| {
+        read(model, text, how, |glimpse| {
             if failed.is_some() {
                 return;
             }

@@ -17,7 +17,7 @@ use crate::state::{Row, State};
 /// It is cut into parts that are read side by side, because that is many times faster than one token after the
 /// other. Each part but the first begins with some tokens of the part before it, which bring the state near to
 /// where it would have been; what a unit remembers for longer is lost at that border. So parts are long, and a
-/// short text is read in one piece.
+/// short text is read in one piece. [`with_streams(1)`](Reading::with_streams) reads any text so.
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// Parts read side by side.
@@ -34,7 +34,22 @@ pub struct Reading {
 
 impl Default for Reading {
     fn default() -> Reading {
-        Reading { streams: 64, window: 64, shortest: 4096, warm_up: 256, keep: Keep::all() }
+        Reading { streams: 64, window: 64, shortest: 4096, warm_up: 1024, keep: Keep::all() }
+    }
+}
+
+impl Reading {
+    /// The usual reading of some signals: see [`Keep::signals`].
+    #[must_use]
+    pub fn of<S: Into<String>>(signals: impl IntoIterator<Item = S>) -> Reading {
+        Reading { keep: Keep::signals(signals), ..Reading::default() }
+    }
+
+    /// The same with at most so many parts side by side. With one the text is read as it stands: exact, and many
+    /// times slower.
+    #[must_use]
+    pub fn with_streams(self, streams: usize) -> Reading {
+        Reading { streams, ..self }
     }
 }
 

@@ -32,6 +32,25 @@ pub enum Hold {
     At(f32),
 }
 
+/// How units are held and what they are compared with.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// What each unit's output is held at.
+    pub hold: Hold,
+    /// Random units of the same activity beside it.
+    pub others: usize,
+    /// Where the random units start.
+    pub seed: u64,
+    /// How the text is read; what it keeps is not looked at.
+    pub reading: Reading,
+}
+
+impl Default for Operation {
+    fn default() -> Operation {
+        Operation { hold: Hold::Mean, others: 4, seed: 1, reading: Reading::default() }
+    }
+}
+
 /// What holding a unit does to the loss.
 #[derive(Clone, Debug, Serialize)]
 pub struct Surgery {
@@ -85,7 +104,7 @@ pub struct Control {
 /// ```
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
-/// use carousel::lens::{Text, hold, losses};
+/// use carousel::lens::{Reading, Text, hold, losses};
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
@@ -95,7 +114,8 @@ pub struct Control {
 /// .init(&Device::default())?;
 /// let text = Text::of_characters("hello, hello");
 /// let held = hold(&model, 0, 3, 0.5);
-/// assert_ne!(losses(&model, &text), losses(&held, &text));
+/// let how = Reading::default();
+/// assert_ne!(losses(&model, &text, &how), losses(&held, &text, &how));
 /// # Ok::<(), carousel::recurrent::ConfigError>(())
 /// ```
 ///
@@ -160,10 +180,11 @@ pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> Lan
 }
 
 /// The loss in nats of predicting what follows each token; not a number where nothing of its document follows.
+/// `how` may keep anything: it is not looked at.
 #[must_use]
-pub fn losses(model: &LanguageModel, text: &Text) -> Vec<f32> {
+pub fn losses(model: &LanguageModel, text: &Text, how: &Reading) -> Vec<f32> {
     let mut losses = vec![f32::NAN; text.len()];
-    let how = Reading { keep: Keep::all().with_layers([]), ..Reading::default() };
+    let how = Reading { keep: Keep::all().with_layers([]), ..how.clone() };
     read(model, text, &how, |glimpse| {
         let scores = model.output().logits(glimpse.output.clone());
         let vocabulary = scores.dims()[1];
@@ -190,20 +211,18 @@ fn nats(scores: &[f32], target: usize) -> f32 {
 }
 
 /// Holds a unit and random others of the same activity, and measures the loss inside and outside a property.
-/// `before` are the [`losses`] of the model as it is.
+/// `before` are the [`losses`] of the model as it is, by the same reading.
 ///
 /// # Panics
 /// When the activations hold no `h` of this layer, or something is of another text.
 #[must_use]
-#[allow(clippy::too_many_arguments)]
 pub fn operate(
     model: &LanguageModel,
     text: &Text,
     activations: &Activations,
     property: &Property,
     (layer, unit): (usize, usize),
-    how: Hold,
-    (others, seed): (usize, u64),
+    how: &Operation,
     before: &[f32],
 ) -> Surgery {
     let index = |unit: usize| {
@@ -211,13 +230,13 @@ pub fn operate(
         activations.index_of(&unit).unwrap_or_else(|| panic!("{unit} was not recorded"))
     };
     let moments = |unit: usize| activations.moments(index(unit), 0..activations.tokens());
-    let value = |unit: usize| match how {
+    let value = |unit: usize| match how.hold {
         Hold::Mean => moments(unit).0,
         Hold::At(value) => value,
     };
     let inside = inside(property);
     let measure = |unit: usize| {
-        let after = losses(&hold(model, layer, unit, value(unit)), text);
+        let after = losses(&hold(model, layer, unit, value(unit)), text, &how.reading);
         [true, false].map(|wanted| effect(before, &after, |token| inside[token] == wanted))
     };
 
@@ -229,9 +248,9 @@ pub fn operate(
         .collect();
     near.sort_by(|a, b| a.0.total_cmp(&b.0));
     near.truncate(NEAREST);
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut random = ChaCha8Rng::seed_from_u64(how.seed);
     let mut controls = Vec::new();
-    while controls.len() < others && !near.is_empty() {
+    while controls.len() < how.others && !near.is_empty() {
         let (_, other) = near.swap_remove((random.next_u64() % near.len() as u64) as usize);
         let [inside, outside] = measure(other);
         controls.push(Control { unit: other, inside: inside.rise(), outside: outside.rise() });

@@ -6,17 +6,18 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use carousel::lens::{
-    Activations, CellSearch, Finding, Hold, Property, Ranked, Rankings, Search, Surgery, Text, Unit, film,
-    losses, operate, passages, rank, search,
+    Activations, CellSearch, Finding, Hold, Operation, Property, Ranked, Rankings, Reading, Search, Surgery,
+    Text, Unit, film, losses, operate, passages, rank, search,
 };
 use carousel::models::language_model::LanguageModel;
+use carousel::record::Keep;
 use carousel::report::{CellsPage, PageUnit, thousands};
 use carousel::saved::SavedLanguageModel;
 use carousel_kernels::Zoneout;
 use clap::Args;
 use serde_json::json;
 
-use super::{SubjectArgs, Working};
+use super::{ReadingArgs, SubjectArgs, Working};
 use crate::BadUsage;
 use crate::output::{self, Form, message};
 
@@ -78,7 +79,7 @@ pub(crate) struct CellsArgs {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Signals to search [default: h and, for an LSTM, c]
+    /// Signals to search, or all [default: the states]
     #[arg(long, value_name = "NAME", num_args = 1..)]
     signals: Vec<String>,
 
@@ -90,13 +91,16 @@ pub(crate) struct CellsArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// Finds to prove by holding the unit, best first
+    /// Finds to prove by holding the unit
     #[arg(long, value_name = "N", default_value_t = 6)]
     operate: usize,
 
-    /// What to hold a unit at: mean, zero or a number
+    /// Hold at mean, zero or a number
     #[arg(long, value_name = "VALUE", default_value = "mean", allow_negative_numbers = true, value_parser = held)]
     hold: Hold,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 fn help() -> String {
@@ -132,13 +136,13 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
     }
 
     let mut working = Working::new();
-    let names: Vec<&str> = signals.iter().map(String::as_str).collect();
-    let activations =
-        Activations::record(&saved.model, &text, &names, |share| working.draw("reading", share));
+    let reading = args.reading.reading();
+    let kept = Reading { keep: Keep::signals(signals), ..reading.clone() };
+    let activations = Activations::record(&saved.model, &text, &kept, |share| working.draw("reading", share));
     let how = Search { shifts: args.shifts, seed: args.seed, ..Search::default() };
     let result = search(&activations, &text, &properties, &how, |share| working.draw("searching", share));
     let rankings = rank(&activations, &text, SHOWN);
-    let operations = operations(args, &saved.model, &text, &activations, &properties, &result, &mut working);
+    let operations = operations(args, &saved.model, &text, &properties, &result, &mut working);
     if let Some(path) = &args.html {
         let page = page(&saved, args, &text, &result, &rankings, &mut working);
         std::fs::write(path, page.to_html())
@@ -174,10 +178,13 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
 }
 
 fn chosen_signals(args: &CellsArgs, saved: &SavedLanguageModel) -> Vec<String> {
+    let cell = saved.recipe.model.recurrence();
+    if args.signals.iter().any(|name| name == "all") {
+        return cell.signals().iter().map(|(name, _)| (*name).to_owned()).collect();
+    }
     if !args.signals.is_empty() {
         return args.signals.clone();
     }
-    let cell = saved.recipe.model.recurrence();
     let states = if cell.has_cell_state() { vec!["h", "c"] } else { vec!["h"] };
     states.into_iter().map(str::to_owned).collect()
 }
@@ -227,7 +234,6 @@ fn operations(
     args: &CellsArgs,
     model: &LanguageModel,
     text: &Text,
-    activations: &Activations,
     properties: &[Property],
     result: &CellSearch,
     working: &mut Working,
@@ -235,32 +241,27 @@ fn operations(
     let mut finds: Vec<&Finding> = result.findings.iter().filter(|finding| finding.found).collect();
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     finds.truncate(args.operate);
-    let hidden = Unit { layer: 0, signal: "h".to_owned(), unit: 0 };
     // Past a residual layer a unit cannot be held alone, and one that zones out not at all.
     let held = !model.recurrent().is_residual() && model.recurrent().zoneout() == Zoneout::NONE;
-    if finds.is_empty() || activations.index_of(&hidden).is_none() || !held {
+    if finds.is_empty() || !held {
         return Vec::new();
     }
     // In the half that did not choose the units.
     let from = text.len() / 2;
     let part = from..text.len().min(from + OPERATED);
     let operated = text.part(part.clone());
-    let before = losses(model, &operated);
+    let how = Operation { hold: args.hold, others: OTHERS, seed: args.seed, reading: args.reading.reading() };
+    let before = losses(model, &operated, &how.reading);
+    // A gate or a c is held by the h of its unit, whatever was searched.
+    let kept = Reading { keep: Keep::signals(["h"]), ..how.reading.clone() };
+    let hidden = Activations::record(model, &operated, &kept, |_| {});
     let total = finds.len();
     let operate_on = |(done, finding): (usize, &Finding)| {
         working.draw("operating", done as f64 / total as f64);
         let property = properties.iter().find(|property| property.name == finding.property)?;
         let Unit { layer, unit, .. } = finding.units[0].unit;
-        let surgery = operate(
-            model,
-            &operated,
-            activations,
-            &property.part(part.clone()),
-            (layer, unit),
-            args.hold,
-            (OTHERS, args.seed),
-            &before,
-        );
+        let surgery =
+            operate(model, &operated, &hidden, &property.part(part.clone()), (layer, unit), &how, &before);
         Some((finding.property.clone(), surgery))
     };
     finds.into_iter().enumerate().filter_map(operate_on).collect()
@@ -328,7 +329,9 @@ fn page(
         if text.len() > 2 * LONGEST_PAGE { text.len() / 2 } else { text.len().saturating_sub(LONGEST_PAGE) };
     let part = text.part(from..text.len().min(from + LONGEST_PAGE));
     let units: Vec<(usize, usize)> = chosen.iter().map(|(unit, _)| (unit.layer, unit.unit)).collect();
-    let film = film(&saved.model, &part, &units, |share| working.draw("filming", share));
+    let film = film(&saved.model, &part, &units, &args.reading.reading(), |share| {
+        working.draw("filming", share);
+    });
     let vocabulary = (0..saved.tokenizer.vocab().len() as u32).map(|id| saved.tokenizer.decode(&[id]));
     let score = |value: f64| format!("{value:.3}");
     CellsPage {

@@ -9,7 +9,7 @@ use carousel::run::RunFolder;
 use clap::Args;
 use serde_json::json;
 
-use super::{SubjectArgs, Working};
+use super::{ReadingArgs, SubjectArgs, Working};
 use crate::output::{self, Form, message};
 use crate::sources::SourceList;
 
@@ -33,9 +33,12 @@ pub(crate) struct ErrorsArgs {
     #[command(flatten)]
     subject: SubjectArgs,
 
-    /// Text to count n-grams on [default: the run's training text]
+    /// Text to count n-grams on [default: the run's text]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     train: Vec<PathBuf>,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
@@ -61,7 +64,7 @@ pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
     working.draw("counting n-grams", 0.0);
     let ngrams = Ngrams::count(counted.tokens(), counted.document_starts(), saved.tokenizer.vocab().len());
     working.draw("measuring", 0.5);
-    let measured = losses(&saved.model, &text);
+    let measured = losses(&saved.model, &text, &args.reading.reading());
     let report = compare_errors(&text, &measured, &ngrams, 12);
     drop(working);
     message(format_args!("n-grams counted on {} tokens", thousands(counted.len() as u64)));

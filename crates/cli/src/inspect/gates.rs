@@ -7,7 +7,7 @@ use carousel::report::thousands;
 use clap::Args;
 use serde_json::json;
 
-use super::{SubjectArgs, Working};
+use super::{ReadingArgs, SubjectArgs, Working};
 use crate::output::{self, Form};
 
 const EXAMPLES: &str = "\
@@ -25,12 +25,17 @@ of its state is left, from the gate that keeps it: f of an LSTM, z of a GRU.";
 pub(crate) struct GatesArgs {
     #[command(flatten)]
     subject: SubjectArgs,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(crate) fn run(args: &GatesArgs) -> anyhow::Result<()> {
     let (saved, text) = args.subject.open(|_| usize::MAX)?;
     let mut working = Working::new();
-    let report = watch_gates(&saved.model, &text, |share| working.draw("reading", share));
+    let report = watch_gates(&saved.model, &text, &args.reading.reading(), |share| {
+        working.draw("reading", share);
+    });
     drop(working);
     match Form::from_flag(args.subject.json) {
         Form::Json => {

@@ -22,7 +22,9 @@ Examples:
 The loss at random places is followed back: the norm of its gradient by the
 state h (of an LSTM c too) so many tokens before. `rate` is the factor a token;
 `radius` the spectral radius of the step's Jacobian, `largest` its largest
-singular value. --compare adds untrained nets of the run's size.";
+singular value. --compare adds untrained nets of the run's size: rnn, lstm, gru,
+their recurrent weights xavier, orthogonal or identity, an rnn's activation tanh
+or relu.";
 
 /// See how error flows back through time
 #[derive(Args)]
@@ -35,35 +37,37 @@ pub(crate) struct GradientsArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = super::tokens)]
     lags: usize,
 
-    /// Places in the text to follow it from
+    /// Places in the text to start from
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = super::tokens)]
     places: usize,
 
     /// Untrained cells to put beside the run
-    #[arg(long, value_name = "CELL,CELL", value_delimiter = ',')]
+    #[arg(long, value_name = "CELL,CELL", value_delimiter = ',', hide_possible_values = true)]
     compare: Vec<Kind>,
 
-    /// Recurrent weights of the untrained cells
+    /// Their recurrent weights
     #[arg(
         long,
         value_name = "INIT,INIT",
         value_delimiter = ',',
         default_value = "orthogonal",
+        hide_possible_values = true,
         requires = "compare"
     )]
     init: Vec<Weights>,
 
-    /// Non-linearities of an untrained rnn
+    /// Activations of an untrained rnn
     #[arg(
         long,
         value_name = "NAME,NAME",
         value_delimiter = ',',
         default_value = "tanh",
+        hide_possible_values = true,
         requires = "compare"
     )]
     activation: Vec<Nonlinearity>,
 
-    /// Where the random places and weights start
+    /// Where places and weights start
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 }

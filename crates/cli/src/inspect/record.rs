@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use carousel::lens::write_npz;
+use carousel::lens::{Reading, write_npz};
 use carousel::record::Keep;
 use clap::Args;
 use serde_json::json;
 
-use super::{SubjectArgs, Working};
+use super::{ReadingArgs, SubjectArgs, Working};
 use crate::BadUsage;
 use crate::output::{self, Form};
 
@@ -39,6 +39,9 @@ pub(crate) struct RecordArgs {
     /// Layers to keep, from 0 [default: all]
     #[arg(long, value_name = "N", num_args = 1..)]
     layers: Vec<usize>,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
 }
 
 pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<()> {
@@ -55,7 +58,8 @@ pub(crate) fn run(args: &RecordArgs) -> anyhow::Result<()> {
         if args.signals.is_empty() { Keep::all() } else { Keep::signals(args.signals.iter().cloned()) };
     let keep = if args.layers.is_empty() { keep } else { keep.with_layers(args.layers.iter().copied()) };
     let mut working = Working::new();
-    let arrays = write_npz(&saved.model, &text, &keep, &args.out, |share| working.draw("recording", share))?;
+    let how = Reading { keep, ..args.reading.reading() };
+    let arrays = write_npz(&saved.model, &text, &how, &args.out, |share| working.draw("recording", share))?;
     drop(working);
     match Form::from_flag(args.subject.json) {
         Form::Json => output::json(&json!({
