@@ -1,16 +1,18 @@
-//! How good answers are, counted: the confusion of classes, the spans that tags mark, and translations against
-//! references.
+//! How good answers are, counted: the confusion of classes, the spans that tags mark, translations against
+//! references, and how far forecasts are off.
 
 mod bleu;
 mod chrf;
 mod confusion;
 mod edits;
+mod forecast;
 mod spans;
 
 pub use bleu::{Bleu, BleuTokens, bleu};
 pub use chrf::{Chrf, chrf};
 pub use confusion::{ClassScores, Confusion};
 pub use edits::{TokenErrors, edits, exact_matches, token_errors};
+pub use forecast::{ErrorSums, ForecastErrors};
 pub use spans::{SpanCounts, SpanScores, marks_spans, spans};
 
 /// What the texts that Python calls blank have in common, so that scores agree with tools written in it.

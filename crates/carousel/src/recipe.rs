@@ -15,7 +15,7 @@ use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use crate::data::{MaxLen, NormalForm, PairFormat, Tokens, TooLong, Truncation};
+use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
 use crate::metrics::{BleuTokens, edits};
 use crate::models::attention::Score;
@@ -63,6 +63,24 @@ pub struct DataRecipe {
     pub quoting: bool,
     /// Longer sequences are cut off after so many steps.
     pub max_length: Option<usize>,
+    /// The columns to forecast; unset: all but those of time, series and `features`. [`Task::Forecast`].
+    pub targets: Option<Vec<String>>,
+    /// Columns that are read too, but not forecast. [`Task::Forecast`].
+    pub features: Option<Vec<String>>,
+    /// The column of the time; unset: rows are steps in their order. [`Task::Forecast`].
+    pub time: Option<String>,
+    /// What becomes of missing steps. [`Task::Forecast`].
+    pub gaps: Gaps,
+    /// Steps that a forecast looks back at. [`Task::Forecast`].
+    pub window: usize,
+    /// Steps that are forecast. [`Task::Forecast`].
+    pub horizon: usize,
+    /// Steps after which things come again; 1: none. [`Task::Forecast`].
+    pub season: usize,
+    /// Steps between two windows. [`Task::Forecast`].
+    pub stride: usize,
+    /// What values are scaled by. [`Task::Forecast`].
+    pub scaling: SeriesScaling,
     /// How pairs stand in files. [`Task::Translate`].
     pub format: PairFormat,
     /// The column of the source, counted from 1. [`Task::Translate`].
@@ -142,6 +160,10 @@ pub struct ModelRecipe {
     pub characters: Option<usize>,
     /// Whether tags are decided together. [`Task::Tag`] only.
     pub crf: bool,
+    /// What a forecast is added to. [`Task::Forecast`] only.
+    pub base: Base,
+    /// Levels of the quantiles that are forecast, ascending; unset: one value. [`Task::Forecast`] only.
+    pub quantiles: Option<Vec<f64>>,
     /// The non-linearity of feed-forward layers. [`CellName::None`] only.
     pub dense_activation: DenseActivation,
     /// What feed-forward layers are normalised by. [`CellName::None`] only.
@@ -296,6 +318,8 @@ pub struct TrainRecipe {
     pub decode_sentences: usize,
     /// What BLEU counts. [`Task::Translate`] only.
     pub bleu_tokens: BleuTokens,
+    /// What is to become small, without quantiles. [`Task::Forecast`] only.
+    pub loss: LossName,
     /// How much the classes count in the loss. [`Task::Classify`] only.
     pub class_weights: ClassWeights,
     /// What the best checkpoint is chosen by; unset: what the task is measured by.
@@ -391,6 +415,8 @@ pub enum Task {
     Tag,
     /// From one sequence to another of a length of its own.
     Translate,
+    /// From a window of a series to the steps behind it.
+    Forecast,
 }
 
 impl Task {
@@ -403,7 +429,7 @@ impl Task {
 
 impl Named for Task {
     const ALL: &'static [Task] =
-        &[Task::Lm, Task::Adding, Task::Copy, Task::Classify, Task::Tag, Task::Translate];
+        &[Task::Lm, Task::Adding, Task::Copy, Task::Classify, Task::Tag, Task::Translate, Task::Forecast];
 
     fn name(self) -> &'static str {
         match self {
@@ -413,6 +439,7 @@ impl Named for Task {
             Task::Classify => "classify",
             Task::Tag => "tag",
             Task::Translate => "translate",
+            Task::Forecast => "forecast",
         }
     }
 }
@@ -482,6 +509,66 @@ impl Named for ClassWeights {
         match self {
             ClassWeights::None => "none",
             ClassWeights::Balanced => "balanced",
+        }
+    }
+}
+
+/// What a forecaster makes small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossName {
+    /// The mean squared error.
+    Mse,
+    /// The mean absolute error.
+    Mae,
+    /// Squared errors below one deviation, absolute ones above (Huber 1964).
+    Huber,
+}
+
+impl Named for LossName {
+    const ALL: &'static [LossName] = &[LossName::Mse, LossName::Mae, LossName::Huber];
+
+    fn name(self) -> &'static str {
+        match self {
+            LossName::Mse => "mse",
+            LossName::Mae => "mae",
+            LossName::Huber => "huber",
+        }
+    }
+}
+
+impl Named for Gaps {
+    const ALL: &'static [Gaps] = &[Gaps::Refuse, Gaps::Ignore];
+
+    fn name(self) -> &'static str {
+        match self {
+            Gaps::Refuse => "refuse",
+            Gaps::Ignore => "ignore",
+        }
+    }
+}
+
+impl Named for SeriesScaling {
+    const ALL: &'static [SeriesScaling] =
+        &[SeriesScaling::Series, SeriesScaling::Global, SeriesScaling::Window, SeriesScaling::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            SeriesScaling::Series => "series",
+            SeriesScaling::Global => "global",
+            SeriesScaling::Window => "window",
+            SeriesScaling::None => "none",
+        }
+    }
+}
+
+impl Named for Base {
+    const ALL: &'static [Base] = &[Base::Last, Base::Season, Base::None];
+
+    fn name(self) -> &'static str {
+        match self {
+            Base::Last => "last",
+            Base::Season => "season",
+            Base::None => "none",
         }
     }
 }
@@ -1050,6 +1137,15 @@ impl Recipe {
                 file_label: None,
                 quoting: true,
                 max_length: None,
+                targets: None,
+                features: None,
+                time: None,
+                gaps: Gaps::Refuse,
+                window: 48,
+                horizon: 12,
+                season: 1,
+                stride: 1,
+                scaling: SeriesScaling::Series,
                 format: PairFormat::Auto,
                 source: 1,
                 target: 2,
@@ -1084,6 +1180,8 @@ impl Recipe {
                 share_embeddings: false,
                 characters: None,
                 crf: false,
+                base: Base::Last,
+                quantiles: None,
                 dense_activation: DenseActivation::Relu,
                 norm: Norm::None,
                 residual: false,
@@ -1135,6 +1233,7 @@ impl Recipe {
                 sampling_steps: 1000,
                 decode_sentences: 500,
                 bleu_tokens: BleuTokens::V13a,
+                loss: LossName::Mse,
                 class_weights: ClassWeights::None,
                 metric: None,
                 schedule: ScheduleName::Constant,
@@ -1157,8 +1256,13 @@ impl Recipe {
                 log_every: 10,
             },
         };
-        if matches!(task, Task::Classify | Task::Tag | Task::Translate) {
+        if matches!(task, Task::Classify | Task::Tag | Task::Translate | Task::Forecast) {
             recipe.model.layers = 1;
+        }
+        if task == Task::Forecast {
+            recipe.data.split = [0.7, 0.15, 0.15];
+            recipe.model.direction = Direction::Forward;
+            recipe.model.hidden = 64;
         }
         if matches!(task, Task::Tag | Task::Translate) {
             recipe.data.tokens = Tokens::Word;
@@ -1460,6 +1564,15 @@ mod tests {
             ("data.file_label", "(.)_", "task=classify data.input=audio"),
             ("data.quoting", "false", "task=classify"),
             ("data.max_length", "200", "task=classify"),
+            ("data.targets", "a, b", "task=forecast"),
+            ("data.features", "[\"a,b\"]", "task=forecast"),
+            ("data.time", "hour", "task=forecast"),
+            ("data.gaps", "ignore", "task=forecast"),
+            ("data.window", "24", "task=forecast"),
+            ("data.horizon", "1", "task=forecast"),
+            ("data.season", "7", "task=forecast"),
+            ("data.stride", "5", "task=forecast"),
+            ("data.scaling", "window", "task=forecast"),
             ("data.format", "files", "task=translate"),
             ("data.source", "2", "task=translate"),
             ("data.target", "1", "task=translate"),
@@ -1492,6 +1605,8 @@ mod tests {
             ("model.share_embeddings", "true", "task=translate data.joint_vocab=true"),
             ("model.characters", "25", "task=tag data.tokens=word"),
             ("model.crf", "true", "task=tag data.tokens=word"),
+            ("model.base", "season", "task=forecast data.season=7"),
+            ("model.quantiles", "[0.25, 0.5]", "task=forecast"),
             ("model.dense_activation", "gelu", "task=classify model.cell=none"),
             ("model.norm", "layer", "task=classify model.cell=none"),
             ("model.residual", "true", ""),
@@ -1541,6 +1656,7 @@ mod tests {
             ("train.sampling_steps", "500", "task=translate train.sampling=linear"),
             ("train.decode_sentences", "50", "task=translate"),
             ("train.bleu_tokens", "char", "task=translate"),
+            ("train.loss", "mae", "task=forecast"),
             ("train.class_weights", "balanced", "task=classify"),
             ("train.metric", "accuracy", "task=classify"),
             ("train.schedule", "cosine", ""),
@@ -1611,18 +1727,20 @@ mod tests {
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
-             data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
-             data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
+             data.file_label, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+             data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
+             data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
+             data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
              data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
         );
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
-             data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
-             data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
+             data.file_label, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+             data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
+             data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
+             data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
              data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
         );
         check("[seeds]", "a.toml:2: seeds is not a known key; did you mean seed?");
@@ -1755,15 +1873,15 @@ mod tests {
         };
         check(
             "[model]\nhidden = 3",
-            "a.toml: task is missing, expected one of lm, adding, copy, classify, tag, translate",
+            "a.toml: task is missing, expected one of lm, adding, copy, classify, tag, translate, forecast",
         );
         check(
             "task = 'lms'",
-            "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag, translate",
+            "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag, translate, forecast",
         );
         check(
             "task = 'adding'\ntrain.epochs = 3",
-            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or translate only",
+            "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or translate or forecast only",
         );
         check(
             "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",
@@ -1794,6 +1912,18 @@ mod tests {
         check(
             "task = 'tag'\ndata.group = 'author'",
             "a.toml:2: data.group has no effect with task = \"tag\"; it is read with classify only",
+        );
+        check(
+            "task = 'forecast'\nmodel.quantiles = [0.1, 0.9]",
+            "a.toml:2: model.quantiles is [0.1, 0.9], expected ascending numbers above 0 and below 1 with 0.5 among them",
+        );
+        check(
+            "task = 'forecast'\nmodel.quantiles = [0.5]\ntrain.loss = 'mae'",
+            "a.toml:3: train.loss has no effect with model.quantiles = [0.5]; it is read with unset only",
+        );
+        check(
+            "task = 'forecast'\nmodel.base = 'season'",
+            "a.toml:2: model.base = \"season\" needs data.season above 1",
         );
         check(
             "task = 'adding'\ndata.symbols = 3",

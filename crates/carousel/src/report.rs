@@ -7,12 +7,14 @@
 mod attention;
 mod cells;
 mod classes;
+mod forecast;
 
 use std::fmt::Write;
 
 pub use attention::{AttendedSentence, AttentionPage, TranslationsSection};
 pub use cells::{CellsPage, PageUnit};
 pub use classes::{ClassesSection, MistakenExample};
+pub use forecast::{ErrorRow, ForecastChart, ForecastCurve, ForecastSection, step_label};
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/hover.js");
@@ -101,6 +103,8 @@ pub struct TrainingReport {
     pub classes: Option<ClassesSection>,
     /// What was translated, where a model translates.
     pub translations: Option<TranslationsSection>,
+    /// What was forecast, where a model forecasts.
+    pub forecasts: Option<ForecastSection>,
     /// The configuration as (dotted key, value).
     pub config: Vec<(String, String)>,
 }
@@ -128,6 +132,9 @@ impl TrainingReport {
         }
         if let Some(translations) = &self.translations {
             translations.write(&mut page);
+        }
+        if let Some(forecasts) = &self.forecasts {
+            forecasts.write(&mut page);
         }
         self.write_config(&mut page);
         let _ = write!(page, "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n");
@@ -526,6 +533,7 @@ mod tests {
             samples: vec![Sample { step: 250, text: "fn main".into() }],
             classes: None,
             translations: None,
+            forecasts: None,
             config: vec![("seed".into(), "1".into()), ("model.hidden".into(), "128".into())],
         }
     }

@@ -1,6 +1,7 @@
 //! Opens what a run saved: its recipe, its tokens and its best weights, ready to be used.
 
 mod classifier;
+mod forecaster;
 mod tagger;
 mod translator;
 
@@ -12,6 +13,8 @@ pub(crate) use classifier::{
     Encoder, LABELS, Labels, classifier_config, highest, number_columns, probabilities, read_json, steps,
 };
 pub use classifier::{Prediction, SavedClassifier};
+pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};
+pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing, point, series_columns};
 pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
 pub use tagger::{SavedTagger, TaggedSentence};
 pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side, translator_config};

@@ -6,12 +6,13 @@ use carousel::recipe::Task;
 use carousel::report::thousands;
 use carousel::run::RunFolder;
 use carousel::train::{
-    ClassEvaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier, evaluate_stepwise,
-    evaluate_tagger, evaluate_translator,
+    ClassEvaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier, evaluate_forecaster,
+    evaluate_stepwise, evaluate_tagger, evaluate_translator,
 };
 use clap::Args;
 use serde_json::json;
 
+use crate::forecast;
 use crate::output::{self, Form, visible};
 use crate::search::SearchArgs;
 use crate::{BadUsage, MachineArgs, Precision};
@@ -25,7 +26,8 @@ Examples:
   carousel eval runs/translate-001 --data test.de test.en --beam 10
 
 The run's best checkpoint is measured: over every token of a text, or over
-every example of a table, or every pair of texts, translated with a beam.";
+every example of a table, or every pair of texts, translated with a beam, or
+every place of a series from which it can be forecast.";
 
 /// Measure a saved run on text
 #[derive(Args)]
@@ -66,6 +68,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     if task == Task::Tag {
         return tags(args, &evaluate_tagger(&args.run, &documents)?);
+    }
+    if task == Task::Forecast {
+        return forecast::tell(&args.run, &evaluate_forecaster(&args.run, &documents)?, args.json);
     }
     if task == Task::Translate {
         return translations(args, &evaluate_translator(&args.run, &documents, &args.search.search(1))?);

@@ -4,6 +4,7 @@
 
 mod bench;
 mod eval;
+mod forecast;
 mod inspect;
 mod output;
 mod predict;
@@ -34,6 +35,7 @@ Examples:
   carousel predict runs/classify-001 < lines the classes of lines of text
   carousel train translate --data pairs.tsv  from one language into another
   carousel translate runs/translate-001 < in translate lines
+  carousel train forecast --data load.csv    the next steps of series
   carousel inspect cells runs/lm-001 --data other.txt
                                              see what its units follow
   carousel bench layer --shape 64,32,256     time this machine

@@ -8,11 +8,13 @@ use anyhow::{Context, bail};
 use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
 use carousel::saved::{
-    Prediction, SavedClassifier, SavedTagger, SavedTranslator, TaggedSentence, Translated, Wanted,
+    Prediction, SavedClassifier, SavedForecaster, SavedTagger, SavedTranslator, TaggedSentence, Translated,
+    Wanted,
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::forecast;
 use crate::output::{self, Form};
 use crate::translate::answer_lines;
 use crate::{BadUsage, MachineArgs};
@@ -30,7 +32,9 @@ Examples:
 A line of text in, a line out: the likeliest class and its probability, with a
 tab between; of a tagger the tags of the words, apart by blanks, and before them
 the class of the sentence where it has learned some; of a translator what
-`carousel translate` says. Every line is answered as soon as it is there.";
+`carousel translate` says. Every line is answered as soon as it is there. Of a
+forecaster tables in, with the columns it was trained on, and the steps behind
+their ends out, as a table.";
 
 /// Answer lines of text, as they come
 #[derive(Args)]
@@ -73,10 +77,12 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
             };
             answer_lines(&saved, &args.files, &Wanted::default(), &shown)
         }
+        Task::Forecast => forecast::predict(&SavedForecaster::open(&args.run)?, &args.files, args.json),
         other => {
             let (run, other) = (args.run.display(), other.name());
-            let message =
-                format!("{run} is a run of the task {other}; predict takes classify, tag and translate");
+            let message = format!(
+                "{run} is a run of the task {other}; predict takes classify, tag, translate and forecast"
+            );
             Err(BadUsage(message).into())
         }
     }

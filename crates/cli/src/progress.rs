@@ -208,7 +208,8 @@ impl Progress {
         {
             last.push_str(&format!(", {more} more"));
         }
-        lines.iter().for_each(|line| self.line(&format!("           {line}")));
+        let lines = lines.iter().filter(|line| !line.is_empty());
+        lines.for_each(|line| self.line(&format!("           {line}")));
     }
 
     /// Takes the lines in place away, so that something else can be printed.

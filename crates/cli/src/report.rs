@@ -19,6 +19,7 @@ use carousel::train::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::forecast::{self, digits};
 use crate::progress::rounded;
 
 /// What the loss of a run is.
@@ -44,7 +45,9 @@ impl Measure {
         match (recipe.task, recipe.data.tokens) {
             (Task::Adding, _) => Measure::SquaredError,
             (Task::Copy, _) => Measure::Recall,
-            (task @ (Task::Classify | Task::Tag), _) => Measure::Scores { task, steps: steps(recipe) },
+            (task @ (Task::Classify | Task::Tag | Task::Forecast), _) => {
+                Measure::Scores { task, steps: steps(recipe) }
+            }
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
             (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Translate, _) => {
@@ -76,6 +79,7 @@ impl Measure {
             Measure::SquaredError => "mean squared error",
             Measure::Recall => "nats per step",
             Measure::Scores { task: Task::Classify, .. } => "nats per example",
+            Measure::Scores { task: Task::Forecast, .. } => "scaled error",
             Measure::Scores { .. } => "nats per label",
         }
     }
@@ -84,6 +88,7 @@ impl Measure {
 /// What the steps of labelled sequences are.
 fn steps(recipe: &Recipe) -> &'static str {
     match (recipe.data.input, recipe.data.tokens) {
+        _ if recipe.task == Task::Forecast => "steps",
         (InputName::Numbers | InputName::Audio, _) => "steps",
         (InputName::Text, Tokens::Byte) => "bytes",
         (InputName::Text, Tokens::Char) => "characters",
@@ -102,6 +107,7 @@ pub(crate) fn write(
     let mut report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
     report.classes = classes(run, summary)?;
     report.translations = translations(run, summary)?;
+    report.forecasts = forecast::section(run, summary)?;
     Ok(run.write("report.html", report.to_html())?)
 }
 
@@ -137,6 +143,7 @@ fn build(
         (Task::Classify, _) => "A classifier",
         (Task::Tag, _) => "A tagger",
         (Task::Translate, _) => "A translator",
+        (Task::Forecast, _) => "A forecaster",
         (Task::Lm, Tokens::Byte) => "A byte model",
         (Task::Lm, Tokens::Char) => "A character model",
         (Task::Lm, Tokens::Word) => "A word model",
@@ -184,6 +191,7 @@ fn build(
         samples,
         classes: None,
         translations: None,
+        forecasts: None,
         config: dotted(&recipe.to_toml()),
     }
 }
@@ -201,6 +209,8 @@ fn named(score: &str) -> String {
     match score {
         "bleu" => "BLEU".to_owned(),
         "chrf" => "chrF".to_owned(),
+        "smape" => "sMAPE".to_owned(),
+        "mae" | "rmse" | "mase" => score.to_uppercase(),
         other => other.replace('_', " ").replace("f1", "F1"),
     }
 }
@@ -209,6 +219,7 @@ fn named(score: &str) -> String {
 fn value(score: &Score) -> String {
     match score.name.as_str() {
         "bleu" | "chrf" => format!("{:.2}", score.value),
+        "mae" | "rmse" | "mase" | "pinball" => digits(score.value),
         _ => percent(score.value),
     }
 }

@@ -18,7 +18,7 @@ use crate::output::{self, Form, message};
 use crate::progress::{Progress, duration, rounded};
 use crate::report::Measure;
 use crate::sources::SourceList;
-use crate::{BadUsage, MachineArgs, report};
+use crate::{BadUsage, MachineArgs, forecast, report};
 
 /// What `train` does when it is told nothing: about three minutes on two cores.
 const DEFAULT_RECIPE: &str = include_str!("../../../recipes/default.toml");
@@ -36,6 +36,7 @@ Examples:
   carousel train tag --data train.conll       a label for every word
   carousel train translate --data pairs.tsv   source, tab, target
   carousel train translate --data a.de a.en   two files side by side
+  carousel train forecast --data load.csv     the next steps of series
   carousel train adding --set data.length=200 a test of memory, without data
   carousel train --resume --out runs/lm-001   continue where it stopped
 
@@ -156,6 +157,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
 
     report::write(folder, recipe, &summary, learned_from)?;
     describe(args, path, recipe, &summary, began.elapsed().as_secs_f64());
+    if recipe.task == Task::Forecast {
+        message(format_args!("\n{}", forecast::beside(path)?.trim_end()));
+    }
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json_summary(path, recipe, &summary)),
         Form::Text if summary.stopped || recipe.task != Task::Lm => Ok(()),
@@ -184,7 +188,9 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = recipe_of(args)?;
     let path = args.out.clone().unwrap_or_else(|| next_free_run(recipe.task));
-    if matches!(recipe.task, Task::Classify | Task::Tag | Task::Translate) && args.data.is_empty() {
+    if matches!(recipe.task, Task::Classify | Task::Tag | Task::Translate | Task::Forecast)
+        && args.data.is_empty()
+    {
         let task = recipe.task.name();
         let message =
             format!("the task {task} needs --data: files with examples; see `carousel train --help`");

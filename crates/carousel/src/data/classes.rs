@@ -94,7 +94,7 @@ impl Classes {
 }
 
 /// How many examples there are of each class.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Names and numbers of examples, the most frequent first.
     pub by_class: Vec<(String, usize)>,

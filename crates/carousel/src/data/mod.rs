@@ -11,6 +11,7 @@ mod numbers;
 mod order;
 mod pack;
 mod pairs;
+mod series;
 mod sound;
 mod table;
 mod tagged;
@@ -29,6 +30,10 @@ pub use pack::{Packed, Sequence, pack, pack_sequences};
 pub use pairs::{
     EOS, EncodedPair, JOINER, MOST_PLACES, MaxLen, NormalForm, PAD, PairColumns, PairCounts, PairFormat, SOS,
     SPECIAL, Side, Splitting, TextPair, TooLong, UNK, Uniform, cut, encode_pairs, read_pairs,
+};
+pub use series::{
+    Base, Framing, Gaps, Origin, Series, SeriesColumns, SeriesNames, SeriesScaling, SeriesSet, Spread,
+    Spreads, naive, read_series, seasonal_naive, split_steps,
 };
 pub use sound::{BANDS, log_mel, read_wav};
 pub use table::{Quoting, Row, Table, read_table};

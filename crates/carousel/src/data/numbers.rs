@@ -204,15 +204,15 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
     Ok((values, width))
 }
 
-/// A number of a table.
-fn number(text: &str, name: &str, line: usize, column: &str) -> Result<f32, DataError> {
+/// A number of a table, which a model's precision can hold.
+pub(super) fn number(text: &str, name: &str, line: usize, column: &str) -> Result<f64, DataError> {
     let wrong = |what: &str| DataError::Line {
         name: name.to_owned(),
         line,
         reason: format!("column {column:?} is {text:?}, {what}"),
     };
-    match text.trim().parse::<f32>() {
-        Ok(value) if value.is_finite() => Ok(value),
+    match text.trim().parse::<f64>() {
+        Ok(value) if (value as f32).is_finite() => Ok(value),
         Ok(_) => Err(wrong("expected a finite number; fill the hole, or leave the step out")),
         Err(_) => Err(wrong("expected a number")),
     }
@@ -223,7 +223,7 @@ fn read_steps(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
     let mut values = Vec::with_capacity(table.rows.len() * table.columns.len());
     for row in &table.rows {
         for (text, column) in row.fields.iter().zip(&table.columns) {
-            values.push(number(text, &table.name, row.line, column)?);
+            values.push(number(text, &table.name, row.line, column)? as f32);
         }
     }
     Ok((values, table.columns.len()))
@@ -272,7 +272,7 @@ fn read_long(
         }
         for &column in &own {
             let value = number(&row.fields[column], &table.name, row.line, &table.columns[column])?;
-            examples[place].values.push(value);
+            examples[place].values.push(value as f32);
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ fn shuffle<T>(items: &mut [T], numbers: &[u64]) {
 }
 
 /// How many of `count` examples each share takes; the first takes what rounding leaves.
-fn sizes(count: usize, shares: [f64; 3]) -> [usize; 3] {
+pub(super) fn sizes(count: usize, shares: [f64; 3]) -> [usize; 3] {
     let part = |share: f64| (count as f64 * share).round() as usize;
     let valid = part(shares[1]).min(count);
     let test = part(shares[2]).min(count - valid);

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod classifier;
 pub mod crf;
 pub mod dense;
+pub mod forecaster;
 pub mod language_model;
 pub mod pool;
 pub mod reader;

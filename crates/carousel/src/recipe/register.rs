@@ -6,10 +6,10 @@ use carousel_kernels::{Activation, Precision, Reset};
 use toml::Value;
 
 use super::{
-    AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, MetricName, Named, Optimizer,
-    Place, Recipe, RecipeError, SamplingName, ScheduleName, Task,
+    AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, LossName, MetricName, Named,
+    Optimizer, Place, Recipe, RecipeError, SamplingName, ScheduleName, Task,
 };
-use crate::data::{MaxLen, NormalForm, PairFormat, Tokens, TooLong, Truncation};
+use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
 use crate::models::dense::{DenseActivation, Norm};
@@ -98,7 +98,12 @@ macro_rules! key {
 }
 
 /// The tasks that read data, in passes.
-const READS: &[&str] = &["lm", "classify", "tag", "translate"];
+const READS: &[&str] = &["lm", "classify", "tag", "translate", "forecast"];
+/// The tasks whose data can be text.
+const TEXTS: &[&str] = &["lm", "classify", "tag", "translate"];
+/// The tasks that read a sequence before they answer.
+const READERS: &[&str] = &["classify", "tag", "translate", "forecast"];
+const FORECAST: &[&str] = &["forecast"];
 /// The tasks that read labelled examples.
 const LABELLED: &[&str] = &["classify", "tag"];
 /// The tasks that read separate examples.
@@ -125,10 +130,21 @@ pub(super) const KEYS: &[Key] = &[
         .only_with("task", &["classify"])
         .and_with("data.input", &["text", "numbers"]),
     key!(data.group, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
-    key!(data.id, Kind::Text).only_with("data.input", &["numbers"]),
+    key!(data.id, Kind::Text)
+        .only_with("task", &["classify", "tag", "forecast"])
+        .and_with("data.input", &["numbers"]),
     key!(data.file_label, Kind::Text).only_with("data.input", &["numbers", "audio"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
+    key!(data.targets, Kind::Names).only_with("task", FORECAST),
+    key!(data.features, Kind::Names).only_with("task", FORECAST),
+    key!(data.time, Kind::Text).only_with("task", FORECAST),
+    key!(data.gaps, Kind::OneOf(names::<Gaps>)).only_with("task", FORECAST),
+    key!(data.window, Kind::Whole(1, SIZE)).only_with("task", FORECAST),
+    key!(data.horizon, Kind::Whole(1, SIZE)).only_with("task", FORECAST),
+    key!(data.season, Kind::Whole(1, SIZE)).only_with("task", FORECAST),
+    key!(data.stride, Kind::Whole(1, SIZE)).only_with("task", FORECAST),
+    key!(data.scaling, Kind::OneOf(names::<SeriesScaling>)).only_with("task", FORECAST),
     key!(data.format, Kind::OneOf(names::<PairFormat>)).only_with("task", TRANSLATE),
     key!(data.source, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
     key!(data.target, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
@@ -136,7 +152,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.unicode, Kind::OneOf(names::<NormalForm>)).only_with("task", TRANSLATE),
     key!(data.lowercase, Kind::Flag).only_with("task", TRANSLATE),
     key!(data.tokens, Kind::OneOf(names::<Tokens>))
-        .only_with("task", READS)
+        .only_with("task", TEXTS)
         .and_with("data.input", &["text"]),
     key!(data.source_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
     key!(data.target_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
@@ -158,13 +174,15 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.embedding, Kind::Whole(1, SIZE))
         .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
         .and_with("data.input", &["text"]),
-    key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", EXAMPLES),
+    key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", READERS),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
     key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
     key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
     key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
+    key!(model.base, Kind::OneOf(names::<Base>)).only_with("task", FORECAST),
+    key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
     key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["none"]),
     key!(model.residual, Kind::Flag).only_with("task", WRITES),
@@ -213,7 +231,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", WRITES),
     key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", WRITES),
     key!(train.label_smoothing, Kind::Below(0.0, 1.0))
-        .only_with("task", READS)
+        .only_with("task", TEXTS)
         .and_with("model.crf", &["false"]),
     key!(train.teacher_forcing, Kind::Number(0.0, 1.0)).only_with("task", TRANSLATE),
     key!(train.sampling, Kind::OneOf(names::<SamplingName>)).only_with("task", TRANSLATE),
@@ -221,6 +239,9 @@ pub(super) const KEYS: &[Key] = &[
         .only_with("train.sampling", &["linear", "exponential", "inverse-sigmoid"]),
     key!(train.decode_sentences, Kind::Whole(0, COUNT)).only_with("task", TRANSLATE),
     key!(train.bleu_tokens, Kind::OneOf(names::<BleuTokens>)).only_with("task", TRANSLATE),
+    key!(train.loss, Kind::OneOf(names::<LossName>))
+        .only_with("task", FORECAST)
+        .and_with("model.quantiles", &["unset"]),
     key!(train.class_weights, Kind::OneOf(names::<ClassWeights>)).only_with("task", &["classify"]),
     key!(train.metric, Kind::OneOf(names::<MetricName>)).only_with("task", EXAMPLES),
     key!(train.schedule, Kind::OneOf(names::<ScheduleName>)),
@@ -289,10 +310,11 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         keys: &["model.cell", "task"],
         broken: |recipe| {
-            let labelled = matches!(recipe.task, Task::Classify | Task::Tag);
-            (recipe.model.cell == CellName::None && !labelled).then(|| {
+            let can = matches!(recipe.task, Task::Classify | Task::Tag | Task::Forecast);
+            (recipe.model.cell == CellName::None && !can).then(|| {
                 let found = recipe.task.name();
-                needs("model.cell = \"none\"", &format!("task = \"classify\" or \"tag\", found \"{found}\""))
+                let wanted = format!("task = \"classify\", \"tag\" or \"forecast\", found \"{found}\"");
+                needs("model.cell = \"none\"", &wanted)
             })
         },
     },
@@ -364,6 +386,14 @@ pub(super) const RULES: &[Rule] = &[
                 };
             }
             translates.then(|| needs(&given, "task = \"translate\""))
+        },
+    },
+    Rule {
+        keys: &["model.base", "data.season", "task"],
+        broken: |recipe| {
+            let seasonal = recipe.task == Task::Forecast && recipe.model.base == Base::Season;
+            let broken = seasonal && recipe.data.season == 1;
+            broken.then(|| needs("model.base = \"season\"", "data.season above 1"))
         },
     },
     Rule {
@@ -539,6 +569,10 @@ pub(super) enum Kind {
     Shares,
     /// A name that is not empty.
     Text,
+    /// Names, none of them empty.
+    Names,
+    /// Levels of quantiles.
+    Quantiles,
     /// Places of a sentence.
     MaxLen,
 }
@@ -555,6 +589,12 @@ impl Kind {
             Kind::Flag => value.is_bool(),
             Kind::OneOf(names) => value.as_str().is_some_and(|name| names().contains(&name)),
             Kind::Text => value.as_str().is_some_and(|text| !text.is_empty()),
+            Kind::Names => Vec::<String>::read(value)
+                .is_some_and(|names| !names.is_empty() && names.iter().all(|name| !name.is_empty())),
+            Kind::Quantiles => Vec::<f64>::read(value).is_some_and(|levels| {
+                let inside = levels.iter().all(|&level| level > 0.0 && level < 1.0);
+                inside && levels.windows(2).all(|pair| pair[0] < pair[1]) && levels.contains(&0.5)
+            }),
             Kind::MaxLen => MaxLen::read(value).is_some(),
             Kind::Shares => <[f64; 3]>::read(value).is_some_and(|shares| {
                 let in_range = shares.iter().all(|share| (0.0..=1.0).contains(share)) && shares[0] > 0.0;
@@ -575,6 +615,8 @@ impl fmt::Display for Kind {
             Kind::Flag => f.write_str("true or false"),
             Kind::OneOf(names) => write!(f, "one of {}", names().join(", ")),
             Kind::Text => f.write_str("text"),
+            Kind::Names => f.write_str("text, or a list of texts"),
+            Kind::Quantiles => f.write_str("ascending numbers above 0 and below 1 with 0.5 among them"),
             Kind::MaxLen => f.write_str("auto, a whole number from 3, or a share above 0 and below 1"),
             Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
         }
@@ -671,6 +713,30 @@ impl Setting for [f64; 3] {
 
     fn write(&self) -> Option<Value> {
         Some(Value::Array(self.iter().copied().map(Value::Float).collect()))
+    }
+}
+
+impl Setting for Vec<f64> {
+    fn read(value: &Value) -> Option<Vec<f64>> {
+        value.as_array()?.iter().map(number).collect()
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().copied().map(Value::Float).collect()))
+    }
+}
+
+/// A text is a list with commas between.
+impl Setting for Vec<String> {
+    fn read(value: &Value) -> Option<Vec<String>> {
+        match value {
+            Value::String(text) => Some(text.split(',').map(|name| name.trim().to_owned()).collect()),
+            other => other.as_array()?.iter().map(String::read).collect(),
+        }
+    }
+
+    fn write(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().cloned().map(Value::String).collect()))
     }
 }
 

@@ -9,6 +9,7 @@ mod classify;
 mod diagnose;
 mod evaluate;
 mod examples;
+mod forecast;
 mod language_model;
 mod optimizer;
 mod prepare;
@@ -27,6 +28,7 @@ pub use average::{Average, Averaging};
 pub use classify::{ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier};
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate, evaluate_stepwise};
+pub use forecast::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, evaluate_forecaster, forecast};
 pub use language_model::language_model;
 pub use optimizer::{Clip, Optimizer, Update};
 pub use prepare::{Prepared, prepare};
@@ -48,7 +50,8 @@ use crate::train::checkpoint::CheckpointError;
 /// Trains what a recipe describes, whatever its task. `sources` are read by the tasks that learn from text.
 ///
 /// # Errors
-/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`], [`tag`] or [`translate`].
+/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`], [`tag`], [`translate`] or
+/// [`forecast`].
 pub fn train(
     run: &RunFolder,
     recipe: &Recipe,
@@ -63,16 +66,18 @@ pub fn train(
         Task::Classify => classify(run, recipe, sources, start, on_event),
         Task::Tag => tag(run, recipe, sources, start, on_event),
         Task::Translate => translate(run, recipe, sources, start, on_event),
+        Task::Forecast => forecast(run, recipe, sources, start, on_event),
     }
 }
 
 /// A measure of a model by name: `accuracy`, `macro_f1`, `span_f1`, `bleu`. Higher is better, but for
-/// `token_error_rate`.
+/// `token_error_rate` and the errors of forecasts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Its name.
     pub name: String,
-    /// Its value, a share from 0 to 1; of `bleu` and `chrf` from 0 to 100.
+    /// Its value, a share from 0 to 1; of `bleu` and `chrf` from 0 to 100, of `mae`, `rmse` and `pinball` in the units
+    /// of the data.
     pub value: f64,
 }
 

@@ -1,0 +1,235 @@
+//! Reads a window of a series and answers with the next steps of it, all at once: a reader, its last state, an output
+//! layer.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use crate::init::Initializer;
+use crate::models::classifier::Body;
+use crate::models::dense::{Dense, DenseConfig};
+use crate::models::pool::{Pool, Pooling};
+use crate::models::reader::{Reader, Reading, StepKind, Steps};
+use crate::output::Output;
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::ragged::Batch;
+use crate::recurrent::ConfigError;
+use crate::regularize::{Noise, Purpose, Sharing, masked};
+
+/// Sizes of a [`Forecaster`].
+#[derive(Clone, Debug)]
+pub struct ForecasterConfig {
+    /// `T`, steps of a window.
+    pub window: usize,
+    /// `C`, values of a step.
+    pub input: usize,
+    /// `K`, values that are forecast: steps times columns.
+    pub outputs: usize,
+    /// `Q`, answers to each of them: one, or one a quantile.
+    pub levels: usize,
+    /// What reads the window. Feed-forward layers read all of it at once.
+    pub body: Body,
+    /// Probability to drop out of what is read first.
+    pub input_dropout: f64,
+    /// Probability to drop out of what the output layer reads.
+    pub output_dropout: f64,
+    /// The seed all weights are drawn from.
+    pub seed: u64,
+}
+
+impl ForecasterConfig {
+    /// One answer a value; nothing drops out.
+    #[must_use]
+    pub fn new(window: usize, input: usize, outputs: usize, body: impl Into<Body>) -> ForecasterConfig {
+        let body = body.into();
+        ForecasterConfig {
+            window,
+            input,
+            outputs,
+            levels: 1,
+            body,
+            input_dropout: 0.0,
+            output_dropout: 0.0,
+            seed: 0,
+        }
+    }
+
+    /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
+    pub fn init(&self, device: &Device) -> Result<Forecaster, ConfigError> {
+        let random = &mut Initializer::new(self.seed);
+        let recurrence = match self.body {
+            Body::Recurrent(recurrence) => Some(recurrence),
+            Body::Dense(_) => None,
+        };
+        let steps = StepKind::Numbers(self.input);
+        let reader = Reader::init(steps, recurrence, self.input_dropout, random, device)?;
+        let (dense, hidden) = match self.body {
+            Body::Recurrent(_) => (None, reader.output_width()),
+            Body::Dense(config) => {
+                let config = DenseConfig { input: self.window * self.input, ..config };
+                (Some(config.init(random, device)?), config.hidden)
+            }
+        };
+        Ok(Forecaster {
+            pool: Pool::init(Pooling::Last, hidden, random, device),
+            output: Output::init(hidden, self.outputs * self.levels, random, device)?,
+            reader,
+            dense,
+            window: self.window,
+            levels: self.levels,
+            drop: self.output_dropout,
+        })
+    }
+}
+
+/// What an answer is to become.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Criterion {
+    /// Small squared errors: the mean.
+    Squared,
+    /// Small absolute errors: the median.
+    Absolute,
+    /// Squared errors below 1, absolute ones above (Huber 1964).
+    Huber,
+    /// Quantiles of what may come, at these levels (pinball loss, Koenker and Bassett 1978).
+    Quantiles(Vec<f32>),
+}
+
+/// A net that forecasts the steps behind a window.
+#[derive(Module, Debug)]
+pub struct Forecaster {
+    reader: Reader,
+    pool: Pool,
+    dense: Option<Dense>,
+    output: Output,
+    #[module(skip)]
+    window: usize,
+    #[module(skip)]
+    levels: usize,
+    #[module(skip)]
+    drop: f64,
+}
+
+impl Forecaster {
+    /// The answers `[B, K Q]`, a value's `Q` beside each other, to windows `[T, B, C]`: all first steps, then all
+    /// second steps. With `noise` the model learns, and values drop out.
+    ///
+    /// # Panics
+    /// When the windows are not `sequences` of the model's length and width.
+    #[must_use]
+    pub fn forward(&self, windows: &[f32], sequences: usize, noise: Option<Noise>) -> Tensor<2> {
+        let batch = Arc::new(Batch::full(sequences, self.window));
+        let device = self.output.weight.device();
+        let Reading { frames, state } =
+            self.reader.forward(Steps::Numbers(windows), &batch, None, noise, &device);
+        let hidden = match &self.dense {
+            None => {
+                let state = state.as_ref().map(|state| (state, self.reader.directions()));
+                self.pool.forward(frames, &batch, state)
+            }
+            Some(dense) => {
+                let width = frames.dims()[1];
+                let beside = frames.reshape([self.window, sequences, width]).swap_dims(0, 1);
+                dense.forward(beside.reshape([sequences, self.window * width]))
+            }
+        };
+        let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
+        self.output.logits(masked(hidden, mask, Sharing::None))
+    }
+
+    /// The mean loss `[1]` of answers to windows whose next values are `wanted` `[B, K]`.
+    ///
+    /// # Panics
+    /// When there is not one wanted value an answer, or not one answer a quantile.
+    #[must_use]
+    pub fn loss(
+        &self,
+        windows: &[f32],
+        wanted: &[f32],
+        sequences: usize,
+        criterion: &Criterion,
+        noise: Option<Noise>,
+    ) -> Tensor<1> {
+        let answers = self.forward(windows, sequences, noise).reshape([wanted.len(), self.levels]);
+        let wanted = TensorData::new(wanted.to_vec(), [wanted.len(), 1]);
+        let errors = Tensor::<2>::from_data(wanted, &answers.device()) - answers;
+        match criterion {
+            Criterion::Squared => errors.powi_scalar(2).mean(),
+            Criterion::Absolute => errors.abs().mean(),
+            Criterion::Huber => {
+                let size = errors.abs();
+                let inner = size.clone().clamp_max(1.0);
+                (inner.clone() * (size - inner * 0.5)).mean()
+            }
+            Criterion::Quantiles(levels) => {
+                assert_eq!(levels.len(), self.levels, "one answer a quantile");
+                // max(q e, (q - 1) e) = q e + max(0, -e).
+                let levels = TensorData::new(levels.clone(), [1, levels.len()]);
+                let levels = Tensor::<2>::from_data(levels, &errors.device());
+                (errors.clone() * levels + activation::relu(-errors)).mean()
+            }
+        }
+    }
+}
+
+/// `recurrent.…`, `dense.…`, `output.weight`, `output.bias`.
+impl NamedParameters for Forecaster {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        let mut all = self.reader.parameters();
+        if let Some(dense) = &self.dense {
+            all.extend(prefixed("dense", dense.parameters()));
+        }
+        all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
+        all.push(("output.bias".to_owned(), Parameter::Vector(&self.output.bias)));
+        all
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        let mut all = self.reader.parameters_mut();
+        if let Some(dense) = &mut self.dense {
+            all.extend(prefixed("dense", dense.parameters_mut()));
+        }
+        all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
+        all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
+        all
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cell::Cell;
+    use crate::fused::with_slice;
+    use crate::models::reader::RecurrenceConfig;
+
+    #[test]
+    fn losses_are_what_they_say() {
+        let recurrence = RecurrenceConfig::new(Cell::Lstm, 3);
+        let config = ForecasterConfig { levels: 2, ..ForecasterConfig::new(2, 1, 2, recurrence) };
+        let model = config.init(&Device::default()).unwrap();
+        let windows = [0.5, -1.0, 1.5, 2.0];
+        let wanted = [0.1, 2.0, -3.0, 0.2];
+        let answers = with_slice(&model.forward(&windows, 2, None), <[f32]>::to_vec);
+        let errors: Vec<f32> =
+            answers.iter().enumerate().map(|(place, answer)| wanted[place / 2] - answer).collect();
+        let levels = [0.2, 0.9];
+        let check = |criterion: &Criterion, each: &dyn Fn(usize, f32) -> f32| {
+            let loss = model.loss(&windows, &wanted, 2, criterion, None);
+            let found = with_slice(&loss, |loss| loss[0]);
+            let expected = errors.iter().enumerate().map(|(place, &error)| each(place, error)).sum::<f32>();
+            assert!((found - expected / 8.0).abs() < 1e-6, "{criterion:?}: {found}");
+        };
+        check(&Criterion::Squared, &|_, e| e * e);
+        check(&Criterion::Absolute, &|_, e| e.abs());
+        check(&Criterion::Huber, &|_, e| if e.abs() < 1.0 { e * e / 2.0 } else { e.abs() - 0.5 });
+        check(&Criterion::Quantiles(levels.to_vec()), &|place, e| {
+            let q = levels[place % 2];
+            if e >= 0.0 { q * e } else { (q - 1.0) * e }
+        });
+    }
+}
