@@ -10,7 +10,7 @@ mod register;
 
 use std::fmt;
 
-use carousel_kernels::{Activation, Cell, Precision, Reset};
+use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -120,8 +120,12 @@ pub struct ModelRecipe {
     pub cell: CellName,
     /// The vanilla cell's non-linearity. `rnn` only.
     pub activation: Activation,
+    /// The gates' non-linearity. `lstm` and `gru` only.
+    pub gate_activation: GateActivation,
     /// Where the reset gate acts. `gru` only.
     pub reset: Reset,
+    /// Whether i, f and o see `c`. `lstm` only.
+    pub peephole: bool,
     /// Recurrent layers on top of each other.
     pub layers: usize,
     /// `H`, units of a layer.
@@ -144,7 +148,7 @@ pub struct ModelRecipe {
     pub crf: bool,
     /// The non-linearity of feed-forward layers. [`CellName::None`] only.
     pub dense_activation: DenseActivation,
-    /// What feed-forward layers are normalised by. [`CellName::None`] only.
+    /// What sums are normalised by, in feed-forward layers and in cells.
     pub norm: Norm,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
@@ -207,6 +211,17 @@ impl ModelRecipe {
             CellName::Gru => Some(Cell::Gru(self.reset)),
             CellName::None => None,
         }
+    }
+
+    /// What the cells have beside their equations.
+    #[must_use]
+    pub fn options(&self) -> CellOptions {
+        let gate = match self.cell {
+            CellName::Lstm | CellName::Gru => self.gate_activation,
+            CellName::Rnn | CellName::None => GateActivation::Sigmoid,
+        };
+        let peephole = self.peephole && self.cell == CellName::Lstm;
+        CellOptions { norm: self.norm == Norm::Layer, peephole, gate }
     }
 
     /// How the recurrent stack's weights are drawn.
@@ -889,12 +904,27 @@ impl Named for Tokens {
 }
 
 impl Named for Activation {
-    const ALL: &'static [Activation] = &[Activation::Tanh, Activation::Relu];
+    const ALL: &'static [Activation] = &Activation::ALL;
 
     fn name(self) -> &'static str {
         match self {
             Activation::Tanh => "tanh",
             Activation::Relu => "relu",
+            Activation::LeakyRelu => "leaky-relu",
+            Activation::Elu => "elu",
+            Activation::Silu => "silu",
+            Activation::HardTanh => "hard-tanh",
+        }
+    }
+}
+
+impl Named for GateActivation {
+    const ALL: &'static [GateActivation] = &[GateActivation::Sigmoid, GateActivation::HardSigmoid];
+
+    fn name(self) -> &'static str {
+        match self {
+            GateActivation::Sigmoid => "sigmoid",
+            GateActivation::HardSigmoid => "hard-sigmoid",
         }
     }
 }
@@ -1073,7 +1103,9 @@ impl Recipe {
             model: ModelRecipe {
                 cell: CellName::Lstm,
                 activation: Activation::Tanh,
+                gate_activation: GateActivation::Sigmoid,
                 reset: Reset::After,
+                peephole: false,
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
@@ -1481,7 +1513,9 @@ mod tests {
             ("data.memorize", "5", "task=copy train.steps=9"),
             ("model.cell", "rnn", ""),
             ("model.activation", "relu", "model.cell=rnn"),
+            ("model.gate_activation", "hard-sigmoid", ""),
             ("model.reset", "before", "model.cell=gru"),
+            ("model.peephole", "true", ""),
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
@@ -1493,7 +1527,7 @@ mod tests {
             ("model.characters", "25", "task=tag data.tokens=word"),
             ("model.crf", "true", "task=tag data.tokens=word"),
             ("model.dense_activation", "gelu", "task=classify model.cell=none"),
-            ("model.norm", "layer", "task=classify model.cell=none"),
+            ("model.norm", "layer", ""),
             ("model.residual", "true", ""),
             ("model.tie_embeddings", "true", ""),
             ("model.dropout", "0.5", ""),

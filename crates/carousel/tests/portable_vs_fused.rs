@@ -200,6 +200,7 @@ fn model_run(path: Path, targets: &[u32]) -> Found {
         init: Init::default(),
         residual: false,
         tied: false,
+        options: Default::default(),
         regularize: Regularize::default(),
         seed: 3,
     };

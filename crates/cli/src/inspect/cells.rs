@@ -236,8 +236,9 @@ fn operations(
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     finds.truncate(args.operate);
     let hidden = Unit { layer: 0, signal: "h".to_owned(), unit: 0 };
-    // Past a residual layer a unit cannot be held alone, and one that zones out not at all.
-    let held = !model.recurrent().is_residual() && model.recurrent().zoneout() == Zoneout::NONE;
+    // Past a residual layer a unit cannot be held alone, and one that zones out or is normalised not at all.
+    let recurrent = model.recurrent();
+    let held = !recurrent.is_residual() && recurrent.zoneout() == Zoneout::NONE && !recurrent.options().norm;
     if finds.is_empty() || activations.index_of(&hidden).is_none() || !held {
         return Vec::new();
     }
