@@ -1,6 +1,7 @@
 //! What each regulariser costs: a training step of a language model, T 64, B 32, H 256, with and without it.
 //!
 //!     cargo run --release --example option_cost
+//!     cargo run --release --example option_cost normalisation     # rows with that in their name
 //!
 //! A step is forward, loss and backward of two layers over 1,000 words; the update is the same for all and left
 //! out. Plain and regularised steps take turns, and the medians are compared.
@@ -65,9 +66,13 @@ fn main() {
         ),
     ];
     println!("{:<26}{:>12}{:>12}{:>8}", "", "plain ms", "with ms", "ratio");
+    let wanted = std::env::args().nth(1).unwrap_or_default();
     for (name, cell) in [("LSTM", Cell::Lstm), ("GRU", Cell::Gru(Reset::After))] {
         println!("{name}");
         for (option, choice) in choices {
+            if !option.contains(&wanted) {
+                continue;
+            }
             if OF_C.contains(&option) && !cell.has_cell_state() {
                 continue;
             }

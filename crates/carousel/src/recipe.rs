@@ -1752,6 +1752,19 @@ mod tests {
             "a.toml:3: train.accumulate above 1 needs train.k1 and train.k2 to be equal, found 20 and 50",
         );
         check(
+            "[model]\ncell = 'gru'\npeephole = true",
+            "a.toml:4: model.peephole has no effect with model.cell = \"gru\"; it is read with lstm only",
+        );
+        check(
+            "[model]\ncell = 'rnn'\ngate_activation = 'hard-sigmoid'",
+            "a.toml:4: model.gate_activation has no effect with model.cell = \"rnn\"; it is read with lstm or gru only",
+        );
+        check(
+            "[model]\nnorm = 'layer'\n[train]\nprecision = 'bf16'",
+            "a.toml:5: train.precision = \"bf16\" needs a cell without options: model.norm, model.peephole, \
+             model.gate_activation and model.activation (but relu) multiply 32-bit floats",
+        );
+        check(
             "[model]\ncell = 'gru'\nzoneout_cell = 0.5",
             "a.toml:4: model.zoneout_cell has no effect with model.cell = \"gru\"; it is read with lstm only",
         );
