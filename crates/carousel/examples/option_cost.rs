@@ -1,6 +1,7 @@
 //! What each regulariser costs: a training step of a language model, T 64, B 32, H 256, with and without it.
 //!
 //!     cargo run --release --example option_cost
+//!     cargo run --release --example option_cost normalisation     # rows with that in their name
 //!
 //! A step is forward, loss and backward of two layers over 1,000 words; the update is the same for all and left
 //! out. Plain and regularised steps take turns, and the medians are compared.
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use carousel::cell::{Cell, Reset};
+use carousel::cell::{Cell, CellOptions, GateActivation, Reset};
 use carousel::init::{Init, Initializer};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
 use carousel::parameters::NamedParameters;
@@ -23,7 +24,7 @@ const HIDDEN: usize = 256;
 const VOCABULARY: usize = 1000;
 const ROUNDS: u64 = 9;
 /// Of an LSTM alone.
-const OF_C: &str = "zoneout of h and c";
+const OF_C: [&str; 2] = ["zoneout of h and c", "peepholes"];
 
 #[derive(Clone, Copy, Default)]
 struct Choice {
@@ -31,6 +32,7 @@ struct Choice {
     penalty: (f64, f64),
     residual: bool,
     tied: bool,
+    options: CellOptions,
 }
 
 fn main() {
@@ -39,6 +41,7 @@ fn main() {
     let recurrent = |recurrent| with(Regularize { recurrent, ..Regularize::default() });
     let (off, locked) = (Dropout::default(), Dropout { locked: true, ..Dropout::default() });
     let plain = Regularize::default();
+    let cells = |options| Choice { options, ..none };
     let choices = [
         ("dropout between layers", recurrent(Dropout { between: 0.5, ..off })),
         ("the same, locked", recurrent(Dropout { between: 0.5, ..locked })),
@@ -49,18 +52,28 @@ fn main() {
         ("recurrent dropout", recurrent(Dropout { recurrent: 0.3, ..off })),
         ("dropout of the update", recurrent(Dropout { update: 0.3, ..off })),
         ("zoneout of h", recurrent(Dropout { zoneout: 0.15, ..off })),
-        (OF_C, recurrent(Dropout { zoneout: 0.15, zoneout_cell: 0.5, ..off })),
+        (OF_C[0], recurrent(Dropout { zoneout: 0.15, zoneout_cell: 0.5, ..off })),
         ("AR", Choice { penalty: (2.0, 0.0), ..none }),
         ("AR and TAR", Choice { penalty: (2.0, 1.0), ..none }),
         ("label smoothing", with(Regularize { label_smoothing: 0.1, ..plain })),
         ("residual layers", Choice { residual: true, ..none }),
         ("tied embedding", Choice { tied: true, ..none }),
+        ("layer normalisation", cells(CellOptions { norm: true, ..CellOptions::PLAIN })),
+        (OF_C[1], cells(CellOptions { peephole: true, ..CellOptions::PLAIN })),
+        (
+            "hard sigmoid gates",
+            cells(CellOptions { gate: GateActivation::HardSigmoid, ..CellOptions::PLAIN }),
+        ),
     ];
     println!("{:<26}{:>12}{:>12}{:>8}", "", "plain ms", "with ms", "ratio");
+    let wanted = std::env::args().nth(1).unwrap_or_default();
     for (name, cell) in [("LSTM", Cell::Lstm), ("GRU", Cell::Gru(Reset::After))] {
         println!("{name}");
         for (option, choice) in choices {
-            if option == OF_C && !cell.has_cell_state() {
+            if !option.contains(&wanted) {
+                continue;
+            }
+            if OF_C.contains(&option) && !cell.has_cell_state() {
                 continue;
             }
             let (before, after) = compare(cell, choice);
@@ -100,6 +113,7 @@ fn model(cell: Cell, choice: Choice) -> LanguageModel {
         init: Init::default(),
         residual: choice.residual,
         tied: choice.tied,
+        options: choice.options,
         regularize: choice.regularize,
         seed: 1,
     };

@@ -1,7 +1,7 @@
 //! The cells, and one step of each in plain Burn operations. No time loop here.
 
 use burn::tensor::{Tensor, activation};
-pub use carousel_kernels::{Activation, Cell, Reset};
+pub use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Reset};
 
 /// What a step multiplies the previous hidden value with.
 pub(crate) struct Recurrence {
@@ -38,6 +38,71 @@ impl Factors {
     }
 }
 
+/// A cell's options and their weights.
+pub(crate) struct Options {
+    pub(crate) own: CellOptions,
+    /// `[O, H]`, as the kernels have them.
+    pub(crate) weights: Option<Tensor<2>>,
+    /// `[1, G·H]`: what is added to sums once they are normalised.
+    pub(crate) bias: Option<Tensor<2>>,
+}
+
+/// What keeps a small variance from magnifying rounding.
+const EPSILON: f64 = 1e-5;
+
+/// Mean 0 and variance 1 over the units of each row.
+fn normalise(values: Tensor<2>) -> Tensor<2> {
+    let centred = values.clone() - values.mean_dim(1);
+    let variance = (centred.clone() * centred.clone()).mean_dim(1);
+    centred / (variance + EPSILON).sqrt()
+}
+
+impl Options {
+    /// Row `index` of the weights, from the first or (`Err`) from the last on.
+    fn row(&self, index: Result<usize, usize>) -> Tensor<2> {
+        let weights = self.weights.clone().expect("the options have weights");
+        let [rows, hidden] = weights.dims();
+        let row = index.unwrap_or_else(|last| rows - 1 - last);
+        weights.slice([row..row + 1, 0..hidden])
+    }
+
+    /// What a gate's non-linearity is given, from its sums.
+    fn given(&self, gate: usize, sums: Tensor<2>) -> Tensor<2> {
+        let Some(bias) = &self.bias else { return sums };
+        let hidden = sums.dims()[1];
+        let bias = bias.clone().slice([0..1, gate * hidden..(gate + 1) * hidden]);
+        normalise(sums) * self.row(Ok(gate)) + bias
+    }
+
+    /// Adds what gate i, f or o (0 to 2) sees of `c`.
+    fn peep(&self, which: usize, sums: Tensor<2>, c: &Tensor<2>) -> Tensor<2> {
+        if self.own.peephole { sums + c.clone() * self.row(Err(2 - which)) } else { sums }
+    }
+
+    /// What `h` sees of `c`.
+    fn seen(&self, c: Tensor<2>) -> Tensor<2> {
+        if self.own.norm { normalise(c) * self.row(Ok(4)) + self.row(Ok(5)) } else { c }
+    }
+
+    fn open(&self, sums: Tensor<2>) -> Tensor<2> {
+        match self.own.gate {
+            GateActivation::Sigmoid => activation::sigmoid(sums),
+            GateActivation::HardSigmoid => (sums / 6.0 + 0.5).clamp(0.0, 1.0),
+        }
+    }
+}
+
+fn activate(nonlinearity: Activation, a: Tensor<2>) -> Tensor<2> {
+    match nonlinearity {
+        Activation::Tanh => a.tanh(),
+        Activation::Relu => activation::relu(a),
+        Activation::LeakyRelu => activation::leaky_relu(a, 0.01),
+        Activation::Elu => activation::relu(a.clone()) + a.clamp_max(0.0).exp() - 1.0,
+        Activation::Silu => activation::silu(a),
+        Activation::HardTanh => a.clamp(-1.0, 1.0),
+    }
+}
+
 /// One step of `cell` for `B` sequences. `projected` `[B, G·H]` is `W x + b`; `h` and, for an LSTM, `c` are
 /// `[B, H]`. Returns the next `h` and `c`.
 pub(crate) fn step(
@@ -47,44 +112,39 @@ pub(crate) fn step(
     h: Tensor<2>,
     c: Option<Tensor<2>>,
     factors: &Factors,
+    options: &Options,
 ) -> (Tensor<2>, Option<Tensor<2>>) {
     let [sequences, hidden] = h.dims();
     let seen = Factors::times(&factors.recurrent, h.clone());
     let gate = |all: &Tensor<2>, index: usize| {
         all.clone().slice([0..sequences, index * hidden..(index + 1) * hidden])
     };
+    let open = |gate: usize, sums: Tensor<2>| options.open(options.given(gate, sums));
     match cell {
         Cell::Rnn(nonlinearity) => {
             let a = projected + recurrence.project(seen, 0, 1, hidden);
-            let h = match nonlinearity {
-                Activation::Tanh => a.tanh(),
-                Activation::Relu => activation::relu(a),
-            };
-            (h, None)
+            (activate(nonlinearity, options.given(0, a)), None)
         }
         Cell::Lstm => {
             let a = projected + recurrence.project(seen, 0, 4, hidden);
-            let input = activation::sigmoid(gate(&a, 0));
-            let forget = activation::sigmoid(gate(&a, 1));
-            let candidate = gate(&a, 2).tanh();
-            let output = activation::sigmoid(gate(&a, 3));
             let c = c.expect("the driver gives an LSTM its cell value");
+            let input = open(0, options.peep(0, gate(&a, 0), &c));
+            let forget = open(1, options.peep(1, gate(&a, 1), &c));
+            let candidate = options.given(2, gate(&a, 2)).tanh();
             let c = forget * c + input * Factors::times(&factors.update, candidate);
-            (output * c.clone().tanh(), Some(c))
+            let output = open(3, options.peep(2, gate(&a, 3), &c));
+            (output * options.seen(c.clone()).tanh(), Some(c))
         }
-        Cell::Gru(Reset::After) => {
-            let u = recurrence.project(seen, 0, 3, hidden);
-            let reset = activation::sigmoid(gate(&projected, 0) + gate(&u, 0));
-            let update = activation::sigmoid(gate(&projected, 1) + gate(&u, 1));
-            let candidate = (gate(&projected, 2) + reset * gate(&u, 2)).tanh();
-            (blend(update, Factors::times(&factors.update, candidate), h), None)
-        }
-        Cell::Gru(Reset::Before) => {
-            let u = recurrence.project(seen.clone(), 0, 2, hidden);
-            let reset = activation::sigmoid(gate(&projected, 0) + gate(&u, 0));
-            let update = activation::sigmoid(gate(&projected, 1) + gate(&u, 1));
-            let u = recurrence.project(reset * seen, 2, 3, hidden);
-            let candidate = (gate(&projected, 2) + u).tanh();
+        Cell::Gru(reset_place) => {
+            let gates = if reset_place == Reset::After { 3 } else { 2 };
+            let u = recurrence.project(seen.clone(), 0, gates, hidden);
+            let reset = open(0, gate(&projected, 0) + gate(&u, 0));
+            let update = open(1, gate(&projected, 1) + gate(&u, 1));
+            let u = match reset_place {
+                Reset::After => reset * gate(&u, 2),
+                Reset::Before => recurrence.project(reset * seen, 2, 3, hidden),
+            };
+            let candidate = options.given(2, gate(&projected, 2) + u).tanh();
             (blend(update, Factors::times(&factors.update, candidate), h), None)
         }
     }

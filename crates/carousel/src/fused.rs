@@ -198,6 +198,7 @@ struct DirectionInputs {
     weight_hh: FlexTensor,
     bias_ih: FlexTensor,
     bias_hh: FlexTensor,
+    options: Option<FlexTensor>,
     h: Option<FlexTensor>,
     c: Option<FlexTensor>,
 }
@@ -209,6 +210,7 @@ impl DirectionInputs {
             weight_hh: dense(primitive(weights.weight_hh.val())),
             bias_ih: dense(primitive(weights.bias_ih.val())),
             bias_hh: dense(primitive(weights.bias_hh.val())),
+            options: weights.options().map(|options| dense(primitive(options))),
             h: initial.map(|state| dense(primitive(state.h.clone()))),
             c: initial.and_then(|state| state.c.clone()).map(|c| dense(primitive(c))),
         }
@@ -220,6 +222,7 @@ impl DirectionInputs {
             recurrent: slice(&self.weight_hh),
             bias_input: slice(&self.bias_ih),
             bias_recurrent: slice(&self.bias_hh),
+            options: self.options.as_ref().map_or(&[], slice),
         }
     }
 
@@ -327,8 +330,9 @@ impl Backward<Flex, 1> for OutputBackward {
     }
 }
 
-/// Parents of a layer's handle: x, then six a direction (weight_ih, weight_hh, bias_ih, bias_hh, h, c).
-const PARENTS_A_DIRECTION: usize = 6;
+/// Parents of a layer's handle: x, then seven a direction (weight_ih, weight_hh, bias_ih, bias_hh, weights of the
+/// cell's options, h, c).
+const PARENTS_A_DIRECTION: usize = 7;
 
 /// Backward of the handle: one call of the kernel a direction.
 #[derive(Debug)]
@@ -349,11 +353,11 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
         for (index, (layer, inputs)) in run.layers.iter().zip(&run.directions).enumerate() {
             let first = 1 + PARENTS_A_DIRECTION * index;
             let (input, recurrent, bias) = layer.weight_lengths();
-            let mut weights = [input, recurrent, bias, bias].map(buffer);
-            let [d_input, d_recurrent, d_bias_input, d_bias_recurrent] = &mut weights;
+            let mut weights = [input, recurrent, bias, bias, layer.option_length()].map(buffer);
+            let [d_input, d_recurrent, d_bias_input, d_bias_recurrent, d_options] = &mut weights;
             let state = [run.batch.sequences(), layer.hidden];
-            let mut dh = parent(first + 4).map(|_| buffer(state[0] * state[1]));
-            let mut dc = parent(first + 5).map(|_| buffer(state[0] * state[1]));
+            let mut dh = parent(first + 5).map(|_| buffer(state[0] * state[1]));
+            let mut dc = parent(first + 6).map(|_| buffer(state[0] * state[1]));
             kernels::backward(
                 layer,
                 &run.batch,
@@ -391,20 +395,26 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
                     recurrent: d_recurrent,
                     bias_input: d_bias_input,
                     bias_recurrent: d_bias_recurrent,
+                    options: d_options,
                 },
             )
             .expect("shapes were checked by the forward pass");
             offset += layer.hidden;
 
             let rows = bias;
-            let shapes: [Shape; 4] =
-                [[rows, layer.input].into(), [rows, layer.hidden].into(), [rows].into(), [rows].into()];
+            let shapes: [Shape; 5] = [
+                [rows, layer.input].into(),
+                [rows, layer.hidden].into(),
+                [rows].into(),
+                [rows].into(),
+                [layer.option_length() / layer.hidden, layer.hidden].into(),
+            ];
             for (place, (values, shape)) in weights.into_iter().zip(shapes).enumerate() {
                 if let Some(id) = parent(first + place) {
                     gradients.register::<Flex>(id, values.into_tensor(shape));
                 }
             }
-            for (place, values) in [(4, dh), (5, dc)] {
+            for (place, values) in [(5, dh), (6, dc)] {
                 if let (Some(id), Some(values)) = (parent(first + place), values) {
                     gradients.register::<Flex>(id, values.into_tensor(state));
                 }
@@ -446,6 +456,7 @@ pub(crate) fn layer(
         parents.push(operands.add(weights.weight_hh.val()));
         parents.push(operands.add(weights.bias_ih.val()));
         parents.push(operands.add(weights.bias_hh.val()));
+        parents.push(operands.add_optional(weights.options()));
         let state = initial(index);
         parents.push(operands.add_optional(state.map(|state| state.h.clone())));
         parents.push(operands.add_optional(state.and_then(|state| state.c.clone())));
@@ -485,7 +496,7 @@ pub(crate) fn layer(
 fn handle<const N: usize>(parents: Vec<Tracked>, shared: Shared) -> Tracked {
     let nodes: Vec<_> = parents.iter().map(Tracked::node).collect();
     let nodes: [_; N] =
-        nodes.try_into().unwrap_or_else(|_| unreachable!("six parents a direction and x were listed"));
+        nodes.try_into().unwrap_or_else(|_| unreachable!("seven parents a direction and x were listed"));
     record(LayerBackward, nodes, shared, flex(vec![0.0], [1]))
 }
 

@@ -164,19 +164,23 @@ impl Nonlinearity {
 fn nonlinearities(cell: Cell) -> &'static [Nonlinearity] {
     use Nonlinearity::{Relu, Sigmoid, Tanh};
     match cell {
-        Cell::Rnn(Activation::Tanh) => &[Tanh],
-        Cell::Rnn(Activation::Relu) => &[Relu],
+        Cell::Rnn(Activation::Tanh | Activation::HardTanh) => &[Tanh],
+        // Those that are the identity above zero are taken for rectifiers.
+        Cell::Rnn(_) => &[Relu],
         Cell::Lstm => &[Sigmoid, Sigmoid, Tanh, Sigmoid],
         Cell::Gru(_) => &[Sigmoid, Sigmoid, Tanh],
     }
 }
 
-/// Values of a layer's four parameters, in PyTorch's layout.
+/// Values of a layer's parameters, in PyTorch's layout.
 pub(crate) struct LayerValues {
     pub(crate) weight_ih: Vec<f32>,
     pub(crate) weight_hh: Vec<f32>,
     pub(crate) bias_ih: Vec<f32>,
     pub(crate) bias_hh: Vec<f32>,
+    /// Those of the cell's options; empty where it has none.
+    pub(crate) norm: Vec<f32>,
+    pub(crate) peephole: Vec<f32>,
 }
 
 /// Draws the parameters of one layer in one direction.
@@ -208,7 +212,18 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
         (GateBias::Chrono { longest }, Cell::Gru(_)) => write(1, random.log_times(hidden, longest)),
         (_, Cell::Rnn(_)) | (GateBias::Forget(_), Cell::Gru(_)) => {}
     }
-    LayerValues { weight_ih, weight_hh, bias_ih, bias_hh }
+    // Gains of one, a bias of zero; peepholes as a recurrent weight is drawn by default.
+    let (mut norm, mut peephole) = (Vec::new(), Vec::new());
+    if layer.options.norm {
+        norm = vec![1.0; rows];
+        if layer.cell.has_cell_state() {
+            norm.extend((0..2 * hidden).map(|k| if k < hidden { 1.0 } else { 0.0 }));
+        }
+    }
+    if layer.options.peephole {
+        peephole = random.uniform(3 * hidden, 1.0 / (hidden as f64).sqrt());
+    }
+    LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole }
 }
 
 /// Draws initial values from a seed.
@@ -336,6 +351,7 @@ mod tests {
             hidden,
             precision: Precision::F32,
             zoneout: carousel_kernels::Zoneout::NONE,
+            options: carousel_kernels::CellOptions::PLAIN,
         }
     }
 

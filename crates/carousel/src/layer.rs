@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use carousel_kernels::{Batch, Layout, StepNoise, Tape};
 
+use crate::fused::with_slice;
 use crate::regularize::Dropout;
 use crate::state::LayerState;
 
@@ -21,8 +22,25 @@ pub struct RecurrentWeights {
     pub bias_ih: Param<Tensor<1>>,
     /// `[G·H]`.
     pub bias_hh: Param<Tensor<1>>,
+    /// `[N, H]` of a cell that normalises: the gain of each gate, then gain and bias of an LSTM's `c`.
+    pub norm: Option<Param<Tensor<2>>>,
+    /// `[3, H]` of an LSTM with peepholes: those of i, f and o.
+    pub peephole: Option<Param<Tensor<2>>>,
     #[module(skip)]
     pub(crate) tapes: TapePool,
+}
+
+impl RecurrentWeights {
+    /// Those of the cell's options, in the order of the kernels; `None` where it has none.
+    pub(crate) fn options(&self) -> Option<Tensor<2>> {
+        let both: Vec<_> = [&self.norm, &self.peephole].into_iter().flatten().map(Param::val).collect();
+        (!both.is_empty()).then(|| Tensor::cat(both, 0))
+    }
+
+    /// Copies of them.
+    pub(crate) fn option_values(&self) -> Vec<f32> {
+        self.options().map_or_else(Vec::new, |options| with_slice(&options, <[f32]>::to_vec))
+    }
 }
 
 /// What a layer computes on.

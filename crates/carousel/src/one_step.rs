@@ -16,6 +16,7 @@ pub(crate) struct OwnWeights {
     pub(crate) recurrent: Vec<f32>,
     pub(crate) bias_input: Vec<f32>,
     pub(crate) bias_recurrent: Vec<f32>,
+    pub(crate) options: Vec<f32>,
 }
 
 impl OwnWeights {
@@ -25,6 +26,7 @@ impl OwnWeights {
             recurrent: &self.recurrent,
             bias_input: &self.bias_input,
             bias_recurrent: &self.bias_recurrent,
+            options: &self.options,
         }
     }
 }
@@ -78,7 +80,7 @@ pub(crate) struct Pulled {
 pub(crate) struct Step {
     pub(crate) layer: Layer,
     pub(crate) sequences: usize,
-    x: Vec<f32>,
+    pub(crate) x: Vec<f32>,
     pub(crate) before: Pair,
     /// The state after it.
     pub(crate) after: Pair,
@@ -130,8 +132,9 @@ impl Step {
         let mut dx = vec![0.0; self.x.len()];
         let mut before = Pair::zeros(&self.layer, self.sequences);
         let (input, recurrent, bias) = self.layer.weight_lengths();
-        let mut scratch = [input, recurrent, bias, bias].map(|length| vec![0.0; length]);
-        let [input, recurrent, bias_input, bias_recurrent] = &mut scratch;
+        let lengths = [input, recurrent, bias, bias, self.layer.option_length()];
+        let mut scratch = lengths.map(|length| vec![0.0; length]);
+        let [input, recurrent, bias_input, bias_recurrent, options] = &mut scratch;
         let mut tape = std::mem::take(&mut self.tape);
         backward(
             &self.layer,
@@ -148,11 +151,11 @@ impl Step {
                 offset: 0,
             }),
             before.lend_mut(),
-            WeightGradients { input, recurrent, bias_input, bias_recurrent },
+            WeightGradients { input, recurrent, bias_input, bias_recurrent, options },
         )
         .expect("the step was just taken with the same sizes");
         self.tape = tape;
-        let [_, _, gates, _] = scratch;
+        let [_, _, gates, ..] = scratch;
         Pulled { before, x: dx, gates }
     }
 
@@ -183,7 +186,7 @@ pub(crate) struct Net {
 impl Net {
     pub(crate) fn new(model: &LanguageModel) -> Net {
         let cell = model.recurrent().cell();
-        let zoneout = model.recurrent().zoneout();
+        let (zoneout, options) = (model.recurrent().zoneout(), model.recurrent().options());
         let layers = model.recurrent().weights().iter().map(|weights| {
             let input = weights.weight_ih.dims()[1];
             let hidden = weights.weight_hh.dims()[1];
@@ -193,8 +196,9 @@ impl Net {
                 recurrent: with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
                 bias_input: with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
                 bias_recurrent: with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
+                options: weights.option_values(),
             };
-            (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout }, own)
+            (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout, options }, own)
         });
         let (embedding, output) = (model.embedding(), model.output());
         Net {

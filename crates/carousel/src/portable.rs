@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use carousel_kernels::{Batch, Direction, Layer, Layout, StepMask, StepNoise};
 
-use crate::cell::{self, Factors, Recurrence};
+use crate::cell::{self, Cell, Factors, Options, Recurrence, Reset};
 use crate::layer::{LayerInput, LayerOutput, RecurrentWeights};
 use crate::regularize::{Sharing, factors_like};
 use crate::state::{LayerState, index_tensor};
@@ -115,12 +115,23 @@ fn direction(
         Some(factors_like(&x, mask, &Sharing::Rows(names), [sequences, hidden]))
     });
 
-    let projected =
-        turn(x).matmul(weights.weight_ih.val().transpose()) + weights.bias_ih.val().unsqueeze_dim::<2>(0);
-    let recurrence = Recurrence {
-        weight: weights.weight_hh.val().transpose(),
-        bias: weights.bias_hh.val().unsqueeze_dim(0),
+    let [bias_ih, bias_hh] =
+        [&weights.bias_ih, &weights.bias_hh].map(|bias| bias.val().unsqueeze_dim::<2>(0));
+    let projected = turn(x).matmul(weights.weight_ih.val().transpose());
+    // Where sums are normalised biases come after, but for one inside the reset gate's reach.
+    let inside = if layer.cell == Cell::Gru(Reset::After) { hidden } else { 0 };
+    let (projected, bias, after) = if layer.options.norm {
+        let width = bias_hh.dims()[1];
+        let (outside, inside) = (0..width - inside, width - inside..width);
+        let zeros = |columns: &std::ops::Range<usize>| Tensor::zeros([1, columns.len()], &device);
+        let columns = |bias: &Tensor<2>, columns| bias.clone().slice([0..1, columns]);
+        let after = bias_ih + Tensor::cat(vec![columns(&bias_hh, outside.clone()), zeros(&inside)], 1);
+        (projected, Tensor::cat(vec![zeros(&outside), columns(&bias_hh, inside)], 1), Some(after))
+    } else {
+        (projected + bias_ih, bias_hh, None)
     };
+    let recurrence = Recurrence { weight: weights.weight_hh.val().transpose(), bias };
+    let options = Options { own: layer.options, weights: weights.options(), bias: after };
     let ranked = |values: Tensor<2>| {
         let order = batch.order().iter().map(|&sequence| sequence as i64).collect();
         values.select(0, index_tensor(order, &device))
@@ -151,7 +162,7 @@ fn direction(
             update: rows(&update),
         };
         let past = (h.clone(), c.clone());
-        (h, c) = cell::step(layer.cell, projected, &recurrence, h, c, &factors);
+        (h, c) = cell::step(layer.cell, projected, &recurrence, h, c, &factors, &options);
         h = zone_out(h, past.0, rows(&shares[0]), means[0]);
         c = c.zip(past.1).map(|(c, past)| zone_out(c, past, rows(&shares[1]), means[1]));
         outputs.push(h.clone());

@@ -10,7 +10,7 @@ mod register;
 
 use std::fmt;
 
-use carousel_kernels::{Activation, Cell, Precision, Reset};
+use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -138,8 +138,12 @@ pub struct ModelRecipe {
     pub cell: CellName,
     /// The vanilla cell's non-linearity. `rnn` only.
     pub activation: Activation,
+    /// The gates' non-linearity. `lstm` and `gru` only.
+    pub gate_activation: GateActivation,
     /// Where the reset gate acts. `gru` only.
     pub reset: Reset,
+    /// Whether i, f and o see `c`. `lstm` only.
+    pub peephole: bool,
     /// Recurrent layers on top of each other.
     pub layers: usize,
     /// `H`, units of a layer.
@@ -166,7 +170,7 @@ pub struct ModelRecipe {
     pub quantiles: Option<Vec<f64>>,
     /// The non-linearity of feed-forward layers. [`CellName::None`] only.
     pub dense_activation: DenseActivation,
-    /// What feed-forward layers are normalised by. [`CellName::None`] only.
+    /// What sums are normalised by, in feed-forward layers and in cells.
     pub norm: Norm,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
@@ -229,6 +233,17 @@ impl ModelRecipe {
             CellName::Gru => Some(Cell::Gru(self.reset)),
             CellName::None => None,
         }
+    }
+
+    /// What the cells have beside their equations.
+    #[must_use]
+    pub fn options(&self) -> CellOptions {
+        let gate = match self.cell {
+            CellName::Lstm | CellName::Gru => self.gate_activation,
+            CellName::Rnn | CellName::None => GateActivation::Sigmoid,
+        };
+        let peephole = self.peephole && self.cell == CellName::Lstm;
+        CellOptions { norm: self.norm == Norm::Layer, peephole, gate }
     }
 
     /// How the recurrent stack's weights are drawn.
@@ -976,12 +991,27 @@ impl Named for Tokens {
 }
 
 impl Named for Activation {
-    const ALL: &'static [Activation] = &[Activation::Tanh, Activation::Relu];
+    const ALL: &'static [Activation] = &Activation::ALL;
 
     fn name(self) -> &'static str {
         match self {
             Activation::Tanh => "tanh",
             Activation::Relu => "relu",
+            Activation::LeakyRelu => "leaky-relu",
+            Activation::Elu => "elu",
+            Activation::Silu => "silu",
+            Activation::HardTanh => "hard-tanh",
+        }
+    }
+}
+
+impl Named for GateActivation {
+    const ALL: &'static [GateActivation] = &[GateActivation::Sigmoid, GateActivation::HardSigmoid];
+
+    fn name(self) -> &'static str {
+        match self {
+            GateActivation::Sigmoid => "sigmoid",
+            GateActivation::HardSigmoid => "hard-sigmoid",
         }
     }
 }
@@ -1169,7 +1199,9 @@ impl Recipe {
             model: ModelRecipe {
                 cell: CellName::Lstm,
                 activation: Activation::Tanh,
+                gate_activation: GateActivation::Sigmoid,
                 reset: Reset::After,
+                peephole: false,
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
@@ -1594,7 +1626,9 @@ mod tests {
             ("data.memorize", "5", "task=copy train.steps=9"),
             ("model.cell", "rnn", ""),
             ("model.activation", "relu", "model.cell=rnn"),
+            ("model.gate_activation", "hard-sigmoid", ""),
             ("model.reset", "before", "model.cell=gru"),
+            ("model.peephole", "true", ""),
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
@@ -1608,7 +1642,7 @@ mod tests {
             ("model.base", "season", "task=forecast data.season=7"),
             ("model.quantiles", "[0.25, 0.5]", "task=forecast"),
             ("model.dense_activation", "gelu", "task=classify model.cell=none"),
-            ("model.norm", "layer", "task=classify model.cell=none"),
+            ("model.norm", "layer", ""),
             ("model.residual", "true", ""),
             ("model.tie_embeddings", "true", ""),
             ("model.dropout", "0.5", ""),
@@ -1834,6 +1868,19 @@ mod tests {
         check(
             "[train]\naccumulate = 2\nk1 = 20",
             "a.toml:3: train.accumulate above 1 needs train.k1 and train.k2 to be equal, found 20 and 50",
+        );
+        check(
+            "[model]\ncell = 'gru'\npeephole = true",
+            "a.toml:4: model.peephole has no effect with model.cell = \"gru\"; it is read with lstm only",
+        );
+        check(
+            "[model]\ncell = 'rnn'\ngate_activation = 'hard-sigmoid'",
+            "a.toml:4: model.gate_activation has no effect with model.cell = \"rnn\"; it is read with lstm or gru only",
+        );
+        check(
+            "[model]\nnorm = 'layer'\n[train]\nprecision = 'bf16'",
+            "a.toml:5: train.precision = \"bf16\" needs a cell without options: model.norm, model.peephole, \
+             model.gate_activation and model.activation (but relu) multiply 32-bit floats",
         );
         check(
             "[model]\ncell = 'gru'\nzoneout_cell = 0.5",

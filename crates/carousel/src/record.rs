@@ -206,7 +206,8 @@ pub(crate) fn with_weights<R>(weights: &RecurrentWeights, f: impl FnOnce(Weights
         with_slice(&weights.weight_hh.val(), |recurrent| {
             with_slice(&weights.bias_ih.val(), |bias_input| {
                 with_slice(&weights.bias_hh.val(), |bias_recurrent| {
-                    f(Weights { input, recurrent, bias_input, bias_recurrent })
+                    let options = &weights.option_values();
+                    f(Weights { input, recurrent, bias_input, bias_recurrent, options })
                 })
             })
         })

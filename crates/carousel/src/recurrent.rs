@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub use carousel_kernels::Precision;
 use carousel_kernels::{Batch, Layer, Layout, Zoneout};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, CellOptions, GateActivation};
 use crate::fused::{self, with_slice};
 use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
@@ -170,6 +170,7 @@ pub struct RecurrentConfig {
     dropout: Dropout,
     residual: bool,
     merge: Merge,
+    options: CellOptions,
     seed: u64,
 }
 
@@ -186,6 +187,7 @@ impl RecurrentConfig {
             dropout: Dropout::default(),
             residual: false,
             merge: Merge::default(),
+            options: CellOptions::PLAIN,
             seed: 0,
         }
     }
@@ -227,6 +229,24 @@ impl RecurrentConfig {
         RecurrentConfig { merge, ..self }
     }
 
+    /// What the cells have beside their equations. Default: nothing.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use carousel::cell::{Cell, CellOptions};
+    /// use carousel::recurrent::RecurrentConfig;
+    ///
+    /// let options = CellOptions { norm: true, ..CellOptions::PLAIN };
+    /// let stack = RecurrentConfig::new(Cell::Lstm, 3, 8).with_options(options).init(&Device::default())?;
+    /// assert_eq!(stack.weights()[0].norm.as_ref().expect("it normalises").dims(), [6, 8]);
+    /// let (y, _) = stack.forward(Tensor::<3>::ones([4, 5, 3], &Device::default()), None);
+    /// assert_eq!(y.dims(), [4, 5, 8]);
+    /// # Ok::<(), carousel::recurrent::ConfigError>(())
+    /// ```
+    pub fn with_options(self, options: CellOptions) -> RecurrentConfig {
+        RecurrentConfig { options, ..self }
+    }
+
     /// The seed the weights are drawn from. Default 0.
     pub fn with_seed(self, seed: u64) -> RecurrentConfig {
         RecurrentConfig { seed, ..self }
@@ -252,6 +272,12 @@ impl RecurrentConfig {
         }
         self.init.check(self.cell)?;
         self.dropout.check(self.cell)?;
+        if self.options.peephole && self.cell != Cell::Lstm {
+            return Err(ConfigError::NotOf { what: "a peephole", cell: self.cell.name() });
+        }
+        if self.options.gate != GateActivation::Sigmoid && matches!(self.cell, Cell::Rnn(_)) {
+            return Err(ConfigError::NotOf { what: "a gate's non-linearity", cell: self.cell.name() });
+        }
         let recurrent = |weights| Recurrent {
             weights,
             cell: self.cell,
@@ -262,6 +288,7 @@ impl RecurrentConfig {
             dropout: self.dropout,
             residual: self.residual,
             merge: self.merge,
+            options: self.options,
             path: Path::Auto,
             precision: Precision::F32,
         };
@@ -274,13 +301,20 @@ impl RecurrentConfig {
     }
 
     fn draw(&self, layer: &Layer, random: &mut Initializer, device: &Device) -> RecurrentWeights {
-        let LayerValues { weight_ih, weight_hh, bias_ih, bias_hh } = draw_layer(layer, &self.init, random);
+        let LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole } =
+            draw_layer(layer, &self.init, random);
         let rows = bias_ih.len();
+        let by_unit = |values: Vec<f32>| {
+            let shape = [values.len() / layer.hidden, layer.hidden];
+            (!values.is_empty()).then(|| parameter(values, shape, device))
+        };
         RecurrentWeights {
             weight_ih: parameter(weight_ih, [rows, layer.input], device),
             weight_hh: parameter(weight_hh, [rows, layer.hidden], device),
             bias_ih: parameter(bias_ih, [rows], device),
             bias_hh: parameter(bias_hh, [rows], device),
+            norm: by_unit(norm),
+            peephole: by_unit(peephole),
             tapes: TapePool::default(),
         }
     }
@@ -351,6 +385,8 @@ pub struct Recurrent {
     residual: bool,
     #[module(skip)]
     merge: Merge,
+    #[module(skip)]
+    options: CellOptions,
     #[module(skip)]
     path: Path,
     #[module(skip)]
@@ -562,9 +598,18 @@ impl Recurrent {
     /// The sizes of a layer, one entry a direction.
     fn kernel_layers(&self, layer: usize) -> impl Iterator<Item = Layer> + use<> {
         let directions = self.direction.kernels();
-        let (cell, hidden, precision, zoneout) = (self.cell, self.hidden, self.precision, self.zoneout());
+        let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
+        let (zoneout, options) = (self.zoneout(), self.options);
         let input = if layer == 0 { self.input } else { self.output_width() };
-        directions.iter().map(move |&direction| Layer { cell, direction, input, hidden, precision, zoneout })
+        directions.iter().map(move |&direction| Layer {
+            cell,
+            direction,
+            input,
+            hidden,
+            precision,
+            zoneout,
+            options,
+        })
     }
 
     /// Chooses the implementation.
@@ -614,6 +659,12 @@ impl Recurrent {
         self.dropout.zones()
     }
 
+    /// What the cells have beside their equations.
+    #[must_use]
+    pub fn options(&self) -> CellOptions {
+        self.options
+    }
+
     /// Whether each layer but the first adds what it reads to what it gives.
     #[must_use]
     pub fn is_residual(&self) -> bool {
@@ -651,18 +702,25 @@ impl Recurrent {
 }
 
 /// Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …
+/// Those of the cell's options follow as `norm_l0` and `peephole_l0`.
 impl NamedParameters for Recurrent {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         self.endings()
             .into_iter()
             .zip(&self.weights)
             .flat_map(|(ending, weights)| {
+                let option = |name: &str, own| Some((format!("{name}{ending}"), Parameter::Matrix(own)));
                 [
-                    (format!("weight_ih{ending}"), Parameter::Matrix(&weights.weight_ih)),
-                    (format!("weight_hh{ending}"), Parameter::Matrix(&weights.weight_hh)),
-                    (format!("bias_ih{ending}"), Parameter::Vector(&weights.bias_ih)),
-                    (format!("bias_hh{ending}"), Parameter::Vector(&weights.bias_hh)),
+                    Some((format!("weight_ih{ending}"), Parameter::Matrix(&weights.weight_ih))),
+                    Some((format!("weight_hh{ending}"), Parameter::Matrix(&weights.weight_hh))),
+                    Some((format!("bias_ih{ending}"), Parameter::Vector(&weights.bias_ih))),
+                    Some((format!("bias_hh{ending}"), Parameter::Vector(&weights.bias_hh))),
+                    weights.norm.as_ref().and_then(|own| option("norm", own)),
+                    weights.peephole.as_ref().and_then(|own| option("peephole", own)),
                 ]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
             })
             .collect()
     }
@@ -672,12 +730,18 @@ impl NamedParameters for Recurrent {
             .into_iter()
             .zip(&mut self.weights)
             .flat_map(|(ending, weights)| {
+                let option = |name: &str, own| Some((format!("{name}{ending}"), ParameterMut::Matrix(own)));
                 [
-                    (format!("weight_ih{ending}"), ParameterMut::Matrix(&mut weights.weight_ih)),
-                    (format!("weight_hh{ending}"), ParameterMut::Matrix(&mut weights.weight_hh)),
-                    (format!("bias_ih{ending}"), ParameterMut::Vector(&mut weights.bias_ih)),
-                    (format!("bias_hh{ending}"), ParameterMut::Vector(&mut weights.bias_hh)),
+                    Some((format!("weight_ih{ending}"), ParameterMut::Matrix(&mut weights.weight_ih))),
+                    Some((format!("weight_hh{ending}"), ParameterMut::Matrix(&mut weights.weight_hh))),
+                    Some((format!("bias_ih{ending}"), ParameterMut::Vector(&mut weights.bias_ih))),
+                    Some((format!("bias_hh{ending}"), ParameterMut::Vector(&mut weights.bias_hh))),
+                    weights.norm.as_mut().and_then(|own| option("norm", own)),
+                    weights.peephole.as_mut().and_then(|own| option("peephole", own)),
                 ]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
             })
             .collect()
     }

@@ -116,6 +116,7 @@ fn load_weights(run: &RunFolder, model: &mut impl NamedParameters) -> Result<(),
 pub fn config(recipe: &Recipe, vocabulary: usize) -> LanguageModelConfig {
     LanguageModelConfig {
         cell: recipe.model.recurrence(),
+        options: recipe.model.options(),
         vocabulary,
         embedding: recipe.model.embedding,
         hidden: recipe.model.hidden,

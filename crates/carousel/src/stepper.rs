@@ -66,7 +66,7 @@ impl Stepper {
         residual: bool,
         precision: StepPrecision,
     ) -> Stepper {
-        let copies: Vec<[Vec<f32>; 4]> = weights
+        let copies: Vec<[Vec<f32>; 5]> = weights
             .iter()
             .map(|weights| {
                 [
@@ -74,14 +74,15 @@ impl Stepper {
                     with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
                     with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
                     with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
+                    weights.option_values(),
                 ]
             })
             .collect();
         let layers: Vec<_> = layers
             .iter()
             .zip(&copies)
-            .map(|(&layer, [input, recurrent, bias_input, bias_recurrent])| {
-                (layer, kernels::Weights { input, recurrent, bias_input, bias_recurrent })
+            .map(|(&layer, [input, recurrent, bias_input, bias_recurrent, options])| {
+                (layer, kernels::Weights { input, recurrent, bias_input, bias_recurrent, options })
             })
             .collect();
         let together = if residual { 1 } else { layers.len() };

@@ -30,6 +30,7 @@ fn model(device: &Device) -> LanguageModel {
         init: Init::default(),
         residual: false,
         tied: false,
+        options: Default::default(),
         regularize: Regularize::default(),
         seed: 1,
     };
@@ -177,6 +178,7 @@ fn a_uniform_range_holds_for_the_whole_model() {
             init,
             residual: false,
             tied: false,
+            options: Default::default(),
             regularize: Regularize::default(),
             seed: 1,
         };

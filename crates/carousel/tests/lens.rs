@@ -31,6 +31,7 @@ fn config(cell: Cell, layers: usize) -> LanguageModelConfig {
         init: Default::default(),
         residual: false,
         tied: false,
+        options: Default::default(),
         regularize: Default::default(),
         seed: 5,
     }
@@ -301,12 +302,14 @@ fn overwritten(model: &LanguageModel, text: &Text, layer: usize, unit: usize, va
                 hidden: HIDDEN,
                 precision: Precision::F32,
                 zoneout: carousel_kernels::Zoneout::NONE,
+                options: carousel_kernels::CellOptions::PLAIN,
             };
             let weights = Weights {
                 input: of(&format!("recurrent.weight_ih_l{index}")),
                 recurrent: of(&format!("recurrent.weight_hh_l{index}")),
                 bias_input: of(&format!("recurrent.bias_ih_l{index}")),
                 bias_recurrent: of(&format!("recurrent.bias_hh_l{index}")),
+                options: &[],
             };
             Stepper::new(&[(sizes, weights)], 1).unwrap()
         })
@@ -493,6 +496,7 @@ fn the_gradient_at_every_lag_is_pytorchs() {
             init: Default::default(),
             residual: false,
             tied: false,
+            options: Default::default(),
             regularize: Default::default(),
             seed: 0,
         }

@@ -5,7 +5,7 @@
 mod support;
 
 use burn::tensor::{Device, Gradients, Tensor};
-use carousel::cell::Cell;
+use carousel::cell::{Activation, Cell, CellOptions, GateActivation, Reset};
 use carousel::init::Init;
 use carousel::models::language_model::{LanguageModelConfig, Regularize};
 use carousel::output::IGNORE;
@@ -108,10 +108,14 @@ fn parameter_gradients(model: &impl NamedParameters, gradients: &mut Gradients) 
 }
 
 fn compare(what: &str, found: Found, expected: Found) {
+    compare_within(TOLERANCE, what, found, expected);
+}
+
+fn compare_within(tolerance: f32, what: &str, found: Found, expected: Found) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for ((name, found), (other, expected)) in found.iter().zip(&expected) {
         assert_eq!(name, other, "{what}");
-        close(&format!("{what}: {name}"), found, expected, TOLERANCE);
+        close(&format!("{what}: {name}"), found, expected, tolerance);
     }
 }
 
@@ -147,6 +151,40 @@ fn equal_lengths_agree() {
 #[test]
 fn ragged_lengths_agree() {
     check_all::<Ragged>();
+}
+
+#[test]
+fn cells_with_options_agree() {
+    let vanilla = Activation::ALL.map(Cell::Rnn);
+    for cell in vanilla.into_iter().chain([Cell::Lstm, Cell::Gru(Reset::After), Cell::Gru(Reset::Before)]) {
+        let lstm = cell == Cell::Lstm;
+        let gate = match cell {
+            Cell::Rnn(_) => GateActivation::Sigmoid,
+            _ => GateActivation::HardSigmoid,
+        };
+        for (norm, peephole, gate) in [
+            (false, lstm, GateActivation::Sigmoid),
+            (false, false, gate),
+            (true, false, GateActivation::Sigmoid),
+            (true, lstm, gate),
+        ] {
+            for direction in [Direction::Forward, Direction::Reverse, Direction::Both] {
+                let options = CellOptions { norm, peephole, gate };
+                let stack = RecurrentConfig::new(cell, INPUT, HIDDEN)
+                    .with_layers(2)
+                    .with_direction(direction)
+                    .with_options(options)
+                    .with_seed(9)
+                    .init(&autodiff())
+                    .unwrap();
+                let what = format!("{cell:?} {options:?} {direction:?}");
+                let fused = run::<Ragged>(&stack, true, Wanted::All);
+                let portable = run::<Ragged>(&stack.with_path(Path::Portable), true, Wanted::All);
+                // Five units may lie close together, and what divides by their deviation magnifies rounding.
+                compare_within(if norm { 2e-4 } else { TOLERANCE }, &what, fused, portable);
+            }
+        }
+    }
 }
 
 /// The outputs of a layer are operations of their own: any of them may be left out of the loss.
@@ -200,6 +238,7 @@ fn model_run(path: Path, targets: &[u32]) -> Found {
         init: Init::default(),
         residual: false,
         tied: false,
+        options: Default::default(),
         regularize: Regularize::default(),
         seed: 3,
     };

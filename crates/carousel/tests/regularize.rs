@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use carousel::cell::{Cell, Reset};
+use carousel::cell::{Cell, CellOptions, GateActivation, Reset};
 use carousel::init::{Init, Initializer};
 use carousel::lens::{Flow, Text, follow_gradients};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
@@ -23,7 +23,7 @@ use support::{CELLS, autodiff, close, random, values};
 const HIDDEN: usize = 6;
 
 /// The options of a language model that can be combined at will.
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 18] = [
     "words",
     "input",
     "between",
@@ -39,6 +39,9 @@ const OPTIONS: [&str; 15] = [
     "tied",
     "activation",
     "temporal",
+    "norm",
+    "peephole",
+    "hard gates",
 ];
 
 struct Case {
@@ -59,6 +62,14 @@ fn case(cell: Cell, options: &[&str], path: Path) -> Case {
         init: Init::default(),
         residual: on("residual"),
         tied: on("tied"),
+        options: CellOptions {
+            norm: on("norm"),
+            peephole: on("peephole") && cell == Cell::Lstm,
+            gate: match cell {
+                Cell::Lstm | Cell::Gru(_) if on("hard gates") => GateActivation::HardSigmoid,
+                _ => GateActivation::Sigmoid,
+            },
+        },
         regularize: Regularize {
             words: drop("words", 0.3),
             input: drop("input", 0.3),
@@ -168,7 +179,8 @@ fn each_option_changes_the_loss_and_noise_repeats_it() {
             let loss = case.value(Noise::new(&[1]));
             assert!((loss - plain).abs() > 1e-4, "{option} {path:?}: {loss} as without");
             assert_eq!(case.value(Noise::new(&[1])), loss, "{option} {path:?}");
-            let certain = ["smoothing", "residual", "tied", "activation", "temporal"];
+            let certain =
+                ["smoothing", "residual", "tied", "activation", "temporal", "norm", "peephole", "hard gates"];
             let noisy = !certain.contains(option);
             assert_eq!(case.value(Noise::new(&[2])) != loss, noisy, "{option} {path:?}");
         }

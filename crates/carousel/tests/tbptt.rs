@@ -31,6 +31,7 @@ fn model(cell: Cell) -> LanguageModel {
         init,
         residual,
         tied,
+        options: Default::default(),
         regularize,
         seed,
     }

@@ -162,6 +162,9 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["model.zoneout=0.2", "model.zoneout_cell=0.4", "model.recurrent_dropout=0.3", "train.k1=5"],
         &["train.activation_penalty=2", "train.temporal_penalty=1", "train.label_smoothing=0.1"],
         &["model.tie_embeddings=true", "model.embedding=12", "model.layers=2", "model.residual=true"],
+        &["model.norm=layer", "model.peephole=true", "model.zoneout=0.2", "train.k1=5"],
+        &["model.cell=gru", "model.norm=layer", "model.gate_activation=hard-sigmoid"],
+        &["model.cell=rnn", "model.norm=layer", "model.activation=elu"],
     ];
     for case in cases {
         check_resume(case);
@@ -290,6 +293,9 @@ fn every_regulariser_changes_training_and_it_still_learns() {
         "train.temporal_penalty=1",
         "train.label_smoothing=0.1",
         "train.weight_decay=0.001",
+        "model.norm=layer",
+        "model.peephole=true",
+        "model.gate_activation=hard-sigmoid",
     ] {
         let loss = train(&[&two[..], &[key]].concat()).curve("loss");
         assert_ne!(loss, plain, "{key}");

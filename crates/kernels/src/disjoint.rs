@@ -7,7 +7,8 @@
 //!
 //! What others wrote can be read only from *closed* steps of a [`Part::published`] matrix: a worker writes
 //! the open step alone, and [`Part::publish`] closes it behind a barrier. Where ranks are dealt, nobody
-//! reads another's row, and no barrier is needed.
+//! reads another's row, and no barrier is needed; where rows are dealt that everyone reads, each worker writes its
+//! ranks' rows of the open step.
 
 use crate::shape::{Batch, Direction, Layout};
 use crate::team::{Worker, share};
@@ -86,6 +87,9 @@ pub(crate) enum Split {
     Ranks,
     /// Every worker has all ranks and a share of the unit groups.
     Units,
+    /// Ranks are dealt as under `Ranks`, but their closed rows are everyone's to read: what follows the products of
+    /// units that are dealt.
+    Rows,
 }
 
 /// `M` rows to read, at any places, all of one width.
@@ -203,7 +207,7 @@ impl Geometry<'_> {
     /// The unit groups a worker computes.
     pub(crate) fn own_groups(&self, worker: &Worker<'_>) -> Range<usize> {
         match self.split {
-            Split::Ranks => 0..self.groups,
+            Split::Ranks | Split::Rows => 0..self.groups,
             Split::Units => share(self.groups, worker.index(), self.workers),
         }
     }
@@ -225,7 +229,7 @@ impl Geometry<'_> {
     /// The first rank a worker computes, and the distance to its next.
     pub(crate) fn own_ranks(&self, worker: &Worker<'_>) -> (usize, usize) {
         match self.split {
-            Split::Ranks => (worker.index(), self.workers),
+            Split::Ranks | Split::Rows => (worker.index(), self.workers),
             Split::Units => (0, 1),
         }
     }
@@ -491,6 +495,10 @@ impl<'a> Part<'a> {
         if let Some((_, open)) = self.open {
             assert!(step.is_some_and(|step| step as isize == open), "only the open step is written");
         }
+        if ranks.split == Split::Rows {
+            let dealt = ranks.first % ranks.workers == self.worker && ranks.gap.is_multiple_of(ranks.workers);
+            assert!(dealt, "another worker's rows");
+        }
         (columns, self.starts(step, ranks))
     }
 
@@ -556,9 +564,38 @@ impl<'a> Part<'a> {
         Tile { rows, width: columns.len(), lifetime: PhantomData }
     }
 
+    /// The same ranks, to read rows that are everyone's to read.
+    ///
+    /// # Panics
+    /// When this matrix is [`Split::Ranks`], where nobody reads another's row, and the ranks are not.
+    #[inline(always)]
+    pub(crate) fn readers<const M: usize>(&self, ranks: Ranks<M>) -> Ranks<M> {
+        let split = self.matrix.geometry.split;
+        assert!(split != Split::Ranks || ranks.split == Split::Ranks, "rows of another worker");
+        Ranks { split, ..ranks }
+    }
+
+    /// Whole rows of the step that was closed last, whoever wrote them. Under `Split::Ranks` of own ranks only.
+    ///
+    /// Where two steps are kept, the next but one overwrites them; before it is opened all workers close the one
+    /// between, which this borrow forbids.
+    #[inline(always)]
+    pub(crate) fn last_closed<const M: usize>(&self, step: Option<usize>, ranks: Ranks<M>) -> Tile<'_, M> {
+        let place = step.map_or(-1, |step| step as isize);
+        let last = match self.open {
+            Some((Walk::Up, open)) => place == open - 1,
+            Some((Walk::Down, open)) => step.is_some() && place == open + 1,
+            None => false,
+        };
+        assert!(last, "the step was not closed last");
+        let columns = 0..self.matrix.rows.columns;
+        let rows = self.pointers(&self.starts(step, ranks), &columns).map(<*mut f32>::cast_const);
+        Tile { rows, width: columns.len(), lifetime: PhantomData }
+    }
+
     /// Closes the open step and opens the next. All workers must do so together.
     pub(crate) fn publish(&mut self, worker: &Worker<'_>) {
-        if self.matrix.geometry.split == Split::Units {
+        if self.matrix.geometry.split != Split::Ranks {
             worker.barrier();
         }
         if let Some((walk, open)) = &mut self.open {

@@ -77,7 +77,11 @@ pub(crate) fn geometry<'a>(batch: &'a Batch, sizes: &Sizes, groups: usize) -> Ge
 }
 
 /// Own ranks of a worker among the first `limit`: first, gap, count.
-fn own_ranks(geometry: &Geometry<'_>, worker: &Worker<'_>, range: Range<usize>) -> (usize, usize, usize) {
+pub(crate) fn own_ranks(
+    geometry: &Geometry<'_>,
+    worker: &Worker<'_>,
+    range: Range<usize>,
+) -> (usize, usize, usize) {
     let (first, gap) = geometry.own_ranks(worker);
     let skip = range.start.saturating_sub(first).div_ceil(gap);
     let first = first + skip * gap;
@@ -159,8 +163,8 @@ pub(crate) fn fuses_input<K: Kernel>(batch: &Batch, sizes: &Sizes, input: usize)
     let weights = sizes.gates * sizes.units() * (input + sizes.units());
     let rows = batch.frames() / batch.steps().max(1);
     let (rows, weights) = match geometry.split {
-        Split::Ranks => (rows / geometry.workers, weights),
         Split::Units => (rows, weights / geometry.workers),
+        Split::Ranks | Split::Rows => (rows / geometry.workers, weights),
     };
     K::TRAITS.phases == 1 && (rows >= FUSED_ROWS || weights <= 2 * CACHED_WEIGHTS)
 }
@@ -866,6 +870,8 @@ pub(crate) struct RowProduct<'a> {
     /// Rows of `width` floats.
     pub(crate) rows: &'a [f32],
     pub(crate) width: usize,
+    /// Where each starts, if they do not follow each other.
+    pub(crate) starts: Option<&'a [usize]>,
     pub(crate) weights: Packed<'a>,
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) out: &'a mut [f32],
@@ -875,7 +881,8 @@ impl RowProduct<'_> {
     /// Overwrites rows of `stride` floats, as many as there are `rows`, or adds to them.
     pub(crate) fn run<S: Lanes>(self, simd: S, stride: usize, add: bool) {
         let panels = self.weights.panels;
-        let count = self.rows.len() / self.width;
+        let count = self.starts.map_or(self.rows.len() / self.width, <[usize]>::len);
+        let start = |row: usize| self.starts.map_or(row * self.width, |starts| starts[row]);
         let work = count * panels.floats();
         let workers = team::workers(work, WORK_PER_WORKER);
         // Small pieces, so that even a short table is shared out.
@@ -892,7 +899,7 @@ impl RowProduct<'_> {
                     let columns = column..(column + nv * panels.lanes).min(stride);
                     for (row, m) in tiles(count, S::tile_rows(nv)) {
                         with_rows!(m, M => with_vectors!(nv, NV => {
-                            let starts: [usize; M] = std::array::from_fn(|i| (first + row + i) * self.width);
+                            let starts: [usize; M] = std::array::from_fn(|i| start(first + row + i));
                             simd.call(Product::<M, NV> {
                                 a: Tile::of(self.rows, &starts, panels.depth),
                                 depth: panels.depth,

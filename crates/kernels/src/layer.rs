@@ -1,5 +1,6 @@
 //! The entry points: one layer in one direction over a whole batch, forward and backward.
 
+use crate::cell::rowwise::Terms;
 use crate::cell::{Kernel, gru, lstm, rnn};
 use crate::chance::{Chance, StepMask, StepNoise};
 use crate::disjoint::{Buffer, Pieces, kept_row};
@@ -10,7 +11,10 @@ use crate::grid::{
     BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
 };
 use crate::pack::{self, Panels};
-use crate::shape::{Activation, Batch, Cell, Layer, Layout, Precision, Reset, ShapeError, Zoneout, expect};
+use crate::rowwise::{RowBuffers, RowPass, RowPassBack, share_out};
+use crate::shape::{
+    Activation, Batch, Cell, GateActivation, Layer, Layout, Reset, ShapeError, Zoneout, expect,
+};
 use crate::simd::{Dispatch, Lanes, Level, pair};
 use crate::tape::{Pass, Sizes, Tape};
 use crate::team;
@@ -28,6 +32,8 @@ pub struct Weights<'a> {
     pub bias_input: &'a [f32],
     /// `bias_hh`, `[G·H]`.
     pub bias_recurrent: &'a [f32],
+    /// Those of the layer's [`CellOptions`](crate::CellOptions), `[O, H]`: see [`Layer::option_length`].
+    pub options: &'a [f32],
 }
 
 /// Gradients of a layer's weights, in the same layout. Overwritten.
@@ -41,6 +47,8 @@ pub struct WeightGradients<'a> {
     pub bias_input: &'a mut [f32],
     /// `[G·H]`
     pub bias_recurrent: &'a mut [f32],
+    /// `[O, H]`
+    pub options: &'a mut [f32],
 }
 
 /// A state (or its gradient) to read, `[B, H]` each, in the caller's order. `None` stands for zeros.
@@ -187,6 +195,15 @@ pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), Sh
     expect("recurrent weight", weights.recurrent.len(), recurrent)?;
     expect("input bias", weights.bias_input.len(), bias)?;
     expect("recurrent bias", weights.bias_recurrent.len(), bias)?;
+    expect("weights of the cell's options", weights.options.len(), layer.option_length())?;
+    if layer.options.peephole && layer.cell != Cell::Lstm {
+        return Err(ShapeError::State { what: "peepholes were asked for, but only an LSTM has them" });
+    }
+    if layer.options.gate != GateActivation::Sigmoid && matches!(layer.cell, Cell::Rnn(_)) {
+        return Err(ShapeError::State {
+            what: "a gate's non-linearity was given, but a vanilla cell has none",
+        });
+    }
     let Zoneout { hidden, cell } = layer.zoneout;
     if !((0.0..1.0).contains(&hidden) && (0.0..1.0).contains(&cell)) {
         return Err(ShapeError::State { what: "the probability to zone out must be from 0 and below 1" });
@@ -233,11 +250,11 @@ static SPARE: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
 /// ```
 /// use carousel_kernels::*;
 ///
-/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE };
+/// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE, options: CellOptions::PLAIN };
 /// let batch = Batch::ragged(&[1, 4], 4)?; // two sequences, padded to four steps
 /// let (w, u, b) = layer.weight_lengths();
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
-/// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
+/// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b, options: &[] };
 /// let x = vec![1.0; 2 * 4 * 2];
 /// let mut y = vec![f32::NAN; 2 * 4 * 3];
 /// let mut h = vec![0.0; 2 * 3];
@@ -346,11 +363,11 @@ fn run_forward(
     tape.places.y.set(batch, layer.direction, (y.layout, y.stride, y.offset), layer.hidden);
     clear_padding(batch, layer.hidden, y.data, (y.layout, y.stride, y.offset));
     let job = ForwardJob { layer, batch, weights, x, initial, y: y.data, last, tape: &mut *tape, taped };
-    // A GRU that resets before its product has no kernel over pairs.
-    let precision = if layer.cell == Cell::Gru(Reset::Before) { Precision::F32 } else { layer.precision };
+    let precision = layer.product_precision();
     match layer.cell {
-        Cell::Rnn(Activation::Tanh) => level.dispatch_at(precision, job.with::<rnn::Tanh>()),
         Cell::Rnn(Activation::Relu) => level.dispatch_at(precision, job.with::<rnn::Relu>()),
+        // All others but tanh go by rows.
+        Cell::Rnn(_) => level.dispatch_at(precision, job.with::<rnn::Tanh>()),
         Cell::Lstm => level.dispatch_at(precision, job.with::<lstm::Lstm>()),
         Cell::Gru(Reset::After) => level.dispatch_at(precision, job.with::<gru::After>()),
         Cell::Gru(Reset::Before) => level.dispatch_at(precision, job.with::<gru::Before>()),
@@ -432,13 +449,15 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         let (b, f) = (batch.sequences(), batch.frames());
 
         let rows = x.data().len() / layer.input;
+        let rowwise = layer.is_rowwise();
         let source = match x {
             // Projecting a row costs as much as projecting a frame; reading it from a table costs little.
-            Inputs::Rows { .. } if traits.phases == 1 && 4 * rows <= 3 * f => Source::Table,
-            _ if fuses_input::<K>(batch, &sizes, layer.input) => Source::Fused,
+            Inputs::Rows { .. } if (rowwise || traits.phases == 1) && 4 * rows <= 3 * f => Source::Table,
+            _ if !rowwise && fuses_input::<K>(batch, &sizes, layer.input) => Source::Fused,
             _ => Source::Ahead,
         };
-        let gate_floats = if taped || source == Source::Ahead { f * sizes.gate_stride } else { 0 };
+        let has_gates = taped || rowwise || source == Source::Ahead;
+        let gate_floats = if has_gates { f * sizes.gate_stride } else { 0 };
         let extra_floats =
             if traits.extra && (taped || traits.phases == 2) { f * sizes.unit_stride } else { 0 };
 
@@ -499,39 +518,73 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         }
         if source == Source::Table {
             let table = tape.table.ensure(rows * sizes.gate_stride);
-            RowProduct { rows: x, width, weights: input, bias: Some(input_bias), out: table }.run(
-                simd,
-                sizes.gate_stride,
-                false,
-            );
+            // Normalisation comes ahead of the bias.
+            let bias = (!rowwise).then_some(input_bias);
+            let product = RowProduct { rows: x, width, starts: None, weights: input, bias, out: table };
+            product.run(simd, sizes.gate_stride, false);
             x = table;
             starts.iter_mut().for_each(|start| *start *= sizes.gate_stride);
         }
-        ForwardPass::<K> {
-            batch,
-            sizes,
-            hidden,
-            x,
-            x_starts: &tape.places.x,
-            source,
-            input,
-            recurrent: [
-                Packed { panels: panels[1], data: first.as_ref() },
-                Packed { panels: panels[2], data: second.as_ref() },
-            ],
-            bias: (input_bias, recurrent_bias),
-            gates: tape.gates.ensure(gate_floats),
-            h,
-            seen,
-            chance: &tape.chance,
-            c,
-            extra: tape.extra.ensure(extra_floats),
-            y,
-            y_map: &tape.places.y,
-            taped,
-            kernel: PhantomData,
+        let recurrent = [
+            Packed { panels: panels[1], data: first.as_ref() },
+            Packed { panels: panels[2], data: second.as_ref() },
+        ];
+        let bias = (input_bias, recurrent_bias);
+        if rowwise {
+            let gates = tape.gates.ensure(gate_floats);
+            if source == Source::Ahead {
+                let starts = Some(&tape.places.x[..]);
+                let product = RowProduct { rows: x, width, starts, weights: input, bias: None, out: gates };
+                product.run(simd, sizes.gate_stride, false);
+            }
+            let RowBuffers { terms, kept, sums, late, .. } = &mut tape.rows;
+            let terms = terms.ensure(Terms::floats(&sizes));
+            Terms::pack(layer, &sizes, weights.options, terms);
+            RowPass {
+                layer,
+                batch,
+                sizes,
+                table: (source == Source::Table).then_some((x, &tape.places.x[..])),
+                recurrent,
+                terms: Terms::of(layer, &sizes, terms, bias),
+                gates,
+                h,
+                seen,
+                chance: &tape.chance,
+                c,
+                extra: tape.extra.ensure(extra_floats),
+                kept,
+                sums,
+                late,
+                y,
+                y_map: &tape.places.y,
+                taped,
+            }
+            .run(simd);
+        } else {
+            ForwardPass::<K> {
+                batch,
+                sizes,
+                hidden,
+                x,
+                x_starts: &tape.places.x,
+                source,
+                input,
+                recurrent,
+                bias,
+                gates: tape.gates.ensure(gate_floats),
+                h,
+                seen,
+                chance: &tape.chance,
+                c,
+                extra: tape.extra.ensure(extra_floats),
+                y,
+                y_map: &tape.places.y,
+                taped,
+                kernel: PhantomData,
+            }
+            .run(simd);
         }
-        .run(simd);
 
         for (from, to) in [(&tape.h, last.h), (&tape.c, last.c)] {
             let Some(to) = to else { continue };
@@ -728,6 +781,7 @@ fn backward_on(
     expect("gradient of the recurrent weight", gradients.recurrent.len(), weights.recurrent.len())?;
     expect("gradient of the input bias", gradients.bias_input.len(), weights.bias_input.len())?;
     expect("gradient of the recurrent bias", gradients.bias_recurrent.len(), weights.bias_recurrent.len())?;
+    expect("gradient of the options' weights", gradients.options.len(), weights.options.len())?;
     x.check(batch, layer.input)?;
     if let Some(dy) = &dy {
         let place = (dy.data.len(), dy.layout, dy.stride, dy.offset);
@@ -765,15 +819,12 @@ fn backward_on(
     }
     let job =
         BackwardJob { layer, batch, weights, x, dy: dy.map(|dy| dy.data), dlast, dinitial, gradients, tape };
-    // A GRU that resets before its product has no kernel over pairs.
-    let precision = if layer.cell == Cell::Gru(Reset::Before) { Precision::F32 } else { layer.precision };
+    let precision = layer.product_precision();
     match layer.cell {
-        Cell::Rnn(Activation::Tanh) => {
-            pass.level.dispatch_at(precision, job.with::<rnn::Tanh>(dx, accumulate))
-        }
         Cell::Rnn(Activation::Relu) => {
             pass.level.dispatch_at(precision, job.with::<rnn::Relu>(dx, accumulate))
         }
+        Cell::Rnn(_) => pass.level.dispatch_at(precision, job.with::<rnn::Tanh>(dx, accumulate)),
         Cell::Lstm => pass.level.dispatch_at(precision, job.with::<lstm::Lstm>(dx, accumulate)),
         Cell::Gru(Reset::After) => pass.level.dispatch_at(precision, job.with::<gru::After>(dx, accumulate)),
         Cell::Gru(Reset::Before) => {
@@ -844,28 +895,71 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let own_stride = if traits.recurrent_gates == 1 { sizes.unit_stride } else { sizes.gate_stride };
         let recurrent_floats = if traits.recurrent_gates > 0 { f * own_stride } else { 0 };
         let [first, second, input] = &tape.packed;
-        BackwardPass::<K> {
-            batch,
-            sizes,
-            hidden,
-            recurrent_weights: [
-                Packed { panels: panels[0], data: first.as_ref() },
-                Packed { panels: panels[1], data: second.as_ref() },
-            ],
-            dy,
-            dy_starts: tape.places.y.starts(),
-            h: tape.h.as_ref(),
-            c: tape.c.as_ref(),
-            extra: tape.extra.as_ref(),
-            gates: tape.gates.ensure(f * sizes.gate_stride),
-            recurrent: tape.recurrent.ensure(recurrent_floats),
-            narrow: tape.narrow.recurrent.ensure(if S::PAIRS { f * sizes.gate_stride / 2 } else { 0 }),
-            carry_h,
-            carry_c,
-            chance: &tape.chance,
-            kernel: PhantomData,
+        let recurrent_weights = [
+            Packed { panels: panels[0], data: first.as_ref() },
+            Packed { panels: panels[1], data: second.as_ref() },
+        ];
+        let rowwise = layer.is_rowwise();
+        if rowwise {
+            let columns = gates * sizes.units();
+            let RowBuffers { terms, kept, sums, late, shared, initial } = &mut tape.rows;
+            RowPassBack {
+                layer,
+                batch,
+                sizes,
+                recurrent_weights,
+                terms: Terms::of(
+                    layer,
+                    &sizes,
+                    terms.as_ref(),
+                    tape.bias.as_ref()[..2 * columns].split_at(columns),
+                ),
+                dy,
+                dy_starts: tape.places.y.starts(),
+                h: tape.h.as_ref(),
+                c: tape.c.as_ref(),
+                extra: tape.extra.as_ref(),
+                kept,
+                gates: tape.gates.ensure(f * sizes.gate_stride),
+                recurrent: tape.recurrent.ensure(recurrent_floats),
+                carry_h: &mut *carry_h,
+                carry_c,
+                chance: &tape.chance,
+                through: sums,
+                late,
+                shared,
+                initial,
+            }
+            .run(simd);
+            let rows = carry_h
+                .chunks_exact_mut(sizes.unit_stride)
+                .zip(initial.as_ref().chunks_exact(sizes.unit_stride));
+            for (rank, (carry, through)) in rows.enumerate().take(batch.alive(0)) {
+                for (unit, (carry, through)) in carry[..hidden].iter_mut().zip(through).enumerate() {
+                    *carry += through * recurrent_factor(&tape.chance, rank, unit);
+                }
+            }
+        } else {
+            BackwardPass::<K> {
+                batch,
+                sizes,
+                hidden,
+                recurrent_weights,
+                dy,
+                dy_starts: tape.places.y.starts(),
+                h: tape.h.as_ref(),
+                c: tape.c.as_ref(),
+                extra: tape.extra.as_ref(),
+                gates: tape.gates.ensure(f * sizes.gate_stride),
+                recurrent: tape.recurrent.ensure(recurrent_floats),
+                narrow: tape.narrow.recurrent.ensure(if S::PAIRS { f * sizes.gate_stride / 2 } else { 0 }),
+                carry_h,
+                carry_c,
+                chance: &tape.chance,
+                kernel: PhantomData,
+            }
+            .run(simd);
         }
-        .run(simd);
 
         for (from, to) in [(&tape.carry_h, dinitial.h), (&tape.carry_c, dinitial.c)] {
             let Some(to) = to else { continue };
@@ -913,12 +1007,14 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         // With the reset before the product, the candidate's weights saw `r * h`.
         let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
 
+        let WeightGradients { input: d_weight, recurrent: d_recurrent, .. } = gradients;
+        let (bias_ih, bias_hh) = (gradients.bias_input, gradients.bias_recurrent);
         let work = f * deep * (layer.input + hidden);
         let workers = team::workers(work, 200_000);
-        let input_pieces = per_gate(gradients.input, gates, (sizes.lanes, layer.input), workers);
-        let recurrent_pieces = per_gate(gradients.recurrent, gates, (sizes.lanes, hidden), workers);
-        let bias_input = per_gate(gradients.bias_input, gates, (sizes.lanes, 1), workers);
-        let bias_recurrent = per_gate(gradients.bias_recurrent, gates, (sizes.lanes, 1), workers);
+        let input_pieces = per_gate(d_weight, gates, (sizes.lanes, layer.input), workers);
+        let recurrent_pieces = per_gate(d_recurrent, gates, (sizes.lanes, hidden), workers);
+        let bias_input = per_gate(&mut *bias_ih, gates, (sizes.lanes, 1), workers);
+        let bias_recurrent = per_gate(&mut *bias_hh, gates, (sizes.lanes, 1), workers);
         team::run_on(workers, |worker| {
             let all = gate_gradients(&input_pieces, &bias_input);
             weight_gradients(simd, d_input, 0, by_input, &all[..gates], false, worker);
@@ -929,6 +1025,10 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
                 weight_gradients(simd, seen_by_recurrent, split, reset, &all[split..gates], false, worker);
             }
         });
+
+        if rowwise {
+            share_out(layer, batch, &sizes, tape.rows.shared.as_ref(), gradients.options, (bias_ih, bias_hh));
+        }
 
         let weights = Packed { panels: panels[2], data: input.as_ref() };
         let mut d = &d_input.data[..d_input.frames * sizes.gate_stride];
@@ -949,11 +1049,9 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         match (dx, x) {
             (None, _) => {}
             (Some(dx), Inputs::Rows { .. }) => {
-                RowProduct { rows: d, width: stride, weights, bias: None, out: dx.data }.run(
-                    simd,
-                    layer.input,
-                    accumulate,
-                );
+                let product =
+                    RowProduct { rows: d, width: stride, starts: None, weights, bias: None, out: dx.data };
+                product.run(simd, layer.input, accumulate);
             }
             (Some(dx), Inputs::Frames(_)) => {
                 let place = (dx.layout, dx.stride, dx.offset);

@@ -35,6 +35,7 @@ pub mod penalty;
 mod quant;
 mod record;
 pub mod reference;
+mod rowwise;
 mod shape;
 #[allow(unsafe_code)]
 mod simd;
@@ -50,7 +51,10 @@ pub use layer::{
 };
 pub use peak::fma_peak;
 pub use record::Signal;
-pub use shape::{Activation, Batch, Cell, Direction, Layer, Layout, Precision, Reset, ShapeError, Zoneout};
+pub use shape::{
+    Activation, Batch, Cell, CellOptions, Direction, GateActivation, Layer, Layout, Precision, Reset,
+    ShapeError, Zoneout,
+};
 pub use simd::Level;
 pub use step::{StepPrecision, Stepper};
 pub use tape::Tape;

@@ -61,11 +61,11 @@ impl Tape {
     /// ```
     /// use carousel_kernels::*;
     ///
-    /// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE };
+    /// let layer = Layer { cell: Cell::Lstm, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE, options: CellOptions::PLAIN };
     /// let batch = Batch::full(1, 4);
     /// let (w, u, b) = layer.weight_lengths();
     /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
-    /// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
+    /// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b, options: &[] };
     /// let x = [1.0; 4 * 2];
     /// let (mut y, mut tape) = ([0.0; 4 * 3], Tape::default());
     /// let frames = Frames { data: &x, layout: Layout::Packed, stride: 2, offset: 0 };

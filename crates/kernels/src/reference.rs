@@ -5,8 +5,8 @@
 //! zeros.
 
 use crate::chance::{StepMask, StepNoise};
-use crate::shape::{Activation, Batch, Cell, Direction, Layer, Reset};
-use std::ops::{Add, AddAssign, Mul, Neg, Sub};
+use crate::shape::{Activation, Batch, Cell, Direction, GateActivation, LEAK, Layer, Reset};
+use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 /// A float the reference can calculate with.
 pub trait Real:
@@ -16,6 +16,7 @@ pub trait Real:
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
+    + Div<Output = Self>
     + Neg<Output = Self>
     + AddAssign
     + From<f32>
@@ -24,6 +25,10 @@ pub trait Real:
     fn tanh(self) -> Self;
     /// `1 / (1 + e^-self)`
     fn sigmoid(self) -> Self;
+    /// `e^self`
+    fn exp(self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
 }
 
 impl Real for f32 {
@@ -33,6 +38,12 @@ impl Real for f32 {
     fn sigmoid(self) -> f32 {
         1.0 / (1.0 + (-self).exp())
     }
+    fn exp(self) -> f32 {
+        f32::exp(self)
+    }
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
 }
 
 impl Real for f64 {
@@ -41,6 +52,12 @@ impl Real for f64 {
     }
     fn sigmoid(self) -> f64 {
         1.0 / (1.0 + (-self).exp())
+    }
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
     }
 }
 
@@ -55,6 +72,8 @@ pub struct Weights<R> {
     pub bias_input: Vec<R>,
     /// `[G·H]`
     pub bias_recurrent: Vec<R>,
+    /// `[O, H]`; see [`Layer::option_length`].
+    pub options: Vec<R>,
 }
 
 /// A state (or its gradient), `[B, H]` each; `c` is zeros for cells without one.
@@ -79,15 +98,114 @@ pub struct Gradients<R> {
 
 /// What one step of one sequence leaves for backward.
 struct Step<R> {
-    /// Gate values after their non-linearities, `[G·H]`.
+    /// Gate values after their non-linearities, `[G·H]`; of a vanilla cell what its non-linearity is given.
     gates: Vec<R>,
     /// GRU, reset after: `Un h + cn`, `[H]`.
     candidate: Vec<R>,
+    /// Of each gate's sum, where they are normalised.
+    normal: Vec<Normal<R>>,
+    /// Of `c`.
+    normal_c: Normal<R>,
+    /// LSTM: what its tanh is given on the way to `h`.
+    seen_c: Vec<R>,
     /// The new values, before zoneout.
     new_h: Vec<R>,
     new_c: Vec<R>,
     h: Vec<R>,
     c: Vec<R>,
+}
+
+/// What layer normalisation makes of values.
+#[derive(Clone, Default)]
+struct Normal<R> {
+    /// Mean 0, variance 1.
+    values: Vec<R>,
+    /// One over the deviation.
+    inverse: R,
+}
+
+/// Added to a variance before its root.
+const EPSILON: f32 = 1e-5;
+
+fn mean<R: Real>(values: impl Iterator<Item = R>, count: usize) -> R {
+    let mut sum = R::default();
+    values.for_each(|value| sum += value);
+    sum / R::from(count as f32)
+}
+
+impl<R: Real> Normal<R> {
+    fn of(values: &[R]) -> Normal<R> {
+        let n = values.len();
+        let middle = mean(values.iter().copied(), n);
+        let variance = mean(values.iter().map(|&v| (v - middle) * (v - middle)), n);
+        let inverse = one::<R>() / (variance + R::from(EPSILON)).sqrt();
+        Normal { values: values.iter().map(|&v| (v - middle) * inverse).collect(), inverse }
+    }
+
+    /// The gradient of what was normalised, from that of the values.
+    fn back(&self, d: &[R]) -> Vec<R> {
+        let n = d.len();
+        let middle = mean(d.iter().copied(), n);
+        let along = mean(d.iter().zip(&self.values).map(|(&d, &v)| d * v), n);
+        d.iter().zip(&self.values).map(|(&d, &v)| self.inverse * (d - middle - v * along)).collect()
+    }
+}
+
+fn act<R: Real>(activation: Activation, a: R) -> R {
+    let zero = R::default();
+    match activation {
+        Activation::Tanh => a.tanh(),
+        Activation::Relu if a > zero => a,
+        Activation::Relu => zero,
+        Activation::LeakyRelu if a > zero => a,
+        Activation::LeakyRelu => R::from(LEAK) * a,
+        Activation::Elu if a > zero => a,
+        Activation::Elu => a.exp() - one(),
+        Activation::Silu => a * a.sigmoid(),
+        Activation::HardTanh if a > one() => one(),
+        Activation::HardTanh if a < -one::<R>() => -one::<R>(),
+        Activation::HardTanh => a,
+    }
+}
+
+/// The slope at `a`.
+fn slope<R: Real>(activation: Activation, a: R) -> R {
+    let zero = R::default();
+    match activation {
+        Activation::Tanh => one::<R>() - a.tanh() * a.tanh(),
+        Activation::Relu | Activation::LeakyRelu | Activation::Elu if a > zero => one(),
+        Activation::Relu => zero,
+        Activation::LeakyRelu => R::from(LEAK),
+        Activation::Elu => a.exp(),
+        Activation::Silu => a.sigmoid() * (one::<R>() + a * (one::<R>() - a.sigmoid())),
+        Activation::HardTanh if a < one() && a > -one::<R>() => one(),
+        Activation::HardTanh => zero,
+    }
+}
+
+fn open<R: Real>(gate: GateActivation, a: R) -> R {
+    match gate {
+        GateActivation::Sigmoid => a.sigmoid(),
+        GateActivation::HardSigmoid => {
+            let line = a / R::from(6.0) + R::from(0.5);
+            if line > one() {
+                one()
+            } else if line < R::default() {
+                R::default()
+            } else {
+                line
+            }
+        }
+    }
+}
+
+/// A gate's slope, from its value.
+fn gate_slope<R: Real>(gate: GateActivation, value: R) -> R {
+    match gate {
+        GateActivation::Sigmoid => value * (one::<R>() - value),
+        GateActivation::HardSigmoid if value > R::default() && value < one() => one::<R>() / R::from(6.0),
+        GateActivation::HardSigmoid => R::default(),
+    }
 }
 
 /// What chance does to one step of one sequence: what multiplies each unit.
@@ -160,14 +278,15 @@ fn step<R: Real>(
     c: &[R],
     factors: &Factors<R>,
 ) -> Step<R> {
-    let from_x = |row: usize| dot(&weights.input, row, x) + weights.bias_input[row];
-    let from_h = |row: usize, h: &[R]| dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
-    step_of(layer, from_x, from_h, h, c, factors)
+    let from_x = |row: usize| dot(&weights.input, row, x);
+    let from_h = |row: usize, h: &[R]| dot(&weights.recurrent, row, h);
+    step_of(layer, weights, from_x, from_h, h, c, factors)
 }
 
-/// A step, given what a row of each weight makes of the input and of a state, biases included.
+/// A step, given what a row of each weight makes of the input and of a state.
 fn step_of<R: Real>(
     layer: &Layer,
+    weights: &Weights<R>,
     from_x: impl Fn(usize) -> R,
     from_h: impl Fn(usize, &[R]) -> R,
     h: &[R],
@@ -175,54 +294,94 @@ fn step_of<R: Real>(
     factors: &Factors<R>,
 ) -> Step<R> {
     let n = layer.hidden;
+    let gates = layer.cell.gates();
+    let options = layer.options;
+    let Weights { bias_input, bias_recurrent, .. } = weights;
     let seen = product(h, &factors.recurrent);
     let mut s = Step {
-        gates: vec![R::default(); layer.cell.gates() * n],
+        gates: vec![R::default(); gates * n],
         candidate: vec![R::default(); n],
+        normal: vec![Normal::default(); gates],
+        normal_c: Normal::default(),
+        seen_c: Vec::new(),
         new_h: Vec::new(),
         new_c: Vec::new(),
         h: vec![R::default(); n],
         c: c.to_vec(),
     };
+    // A gate's sum with what is added to it apart, before its non-linearity.
+    let given = |normal: &mut Normal<R>, gate: usize, sums: Vec<R>, apart: bool| -> Vec<R> {
+        let bias = |u: usize| {
+            let row = gate * n + u;
+            if apart { bias_input[row] } else { bias_input[row] + bias_recurrent[row] }
+        };
+        if !options.norm {
+            return (0..n).map(|u| sums[u] + bias(u)).collect();
+        }
+        *normal = Normal::of(&sums);
+        (0..n).map(|u| weights.options[gate * n + u] * normal.values[u] + bias(u)).collect()
+    };
+    let sums = |gate: usize, h: &[R]| -> Vec<R> {
+        (0..n).map(|u| from_x(gate * n + u) + from_h(gate * n + u, h)).collect()
+    };
     match layer.cell {
         Cell::Rnn(activation) => {
-            for u in 0..n {
-                let sum = from_x(u) + from_h(u, &seen);
-                s.h[u] = match activation {
-                    Activation::Tanh => sum.tanh(),
-                    Activation::Relu if sum > R::default() => sum,
-                    Activation::Relu => R::default(),
-                };
-            }
+            s.gates = given(&mut s.normal[0], 0, sums(0, &seen), false);
+            s.h = s.gates.iter().map(|&a| act(activation, a)).collect();
         }
         Cell::Lstm => {
-            for u in 0..n {
-                let gate = |g: usize| from_x(g * n + u) + from_h(g * n + u, &seen);
-                let (i, f) = (gate(0).sigmoid(), gate(1).sigmoid());
-                let (g, o) = (gate(2).tanh(), gate(3).sigmoid());
-                s.c[u] = f * c[u] + i * (factors.update[u] * g);
-                s.h[u] = o * s.c[u].tanh();
-                for (k, value) in [i, f, g, o].into_iter().enumerate() {
-                    s.gates[k * n + u] = value;
+            let gate = |s: &mut Step<R>, k: usize, peephole: Option<(usize, &[R])>| {
+                let mut sums = sums(k, &seen);
+                if let Some((which, c)) = peephole.filter(|_| options.peephole) {
+                    let first = layer.option_length() - (3 - which) * n;
+                    for u in 0..n {
+                        sums[u] += weights.options[first + u] * c[u];
+                    }
                 }
+                for (u, a) in given(&mut s.normal[k], k, sums, false).into_iter().enumerate() {
+                    s.gates[k * n + u] = if k == 2 { a.tanh() } else { open(options.gate, a) };
+                }
+            };
+            gate(&mut s, 0, Some((0, c)));
+            gate(&mut s, 1, Some((1, c)));
+            gate(&mut s, 2, None);
+            for u in 0..n {
+                let (i, f, g) = (s.gates[u], s.gates[n + u], s.gates[2 * n + u]);
+                s.c[u] = f * c[u] + i * (factors.update[u] * g);
+            }
+            let new_c = s.c.clone();
+            gate(&mut s, 3, Some((2, &new_c)));
+            s.seen_c = new_c;
+            if options.norm {
+                s.normal_c = Normal::of(&s.c);
+                let (gain, bias) = (&weights.options[4 * n..], &weights.options[5 * n..]);
+                s.seen_c = (0..n).map(|u| gain[u] * s.normal_c.values[u] + bias[u]).collect();
+            }
+            for u in 0..n {
+                s.h[u] = s.gates[3 * n + u] * s.seen_c[u].tanh();
             }
         }
         Cell::Gru(reset) => {
-            for u in 0..2 * n {
-                s.gates[u] = (from_x(u) + from_h(u, &seen)).sigmoid();
+            for k in 0..2 {
+                let given = given(&mut s.normal[k], k, sums(k, &seen), false);
+                for (u, a) in given.into_iter().enumerate() {
+                    s.gates[k * n + u] = open(options.gate, a);
+                }
             }
             let reset_h: Vec<R> = (0..n).map(|u| s.gates[u] * seen[u]).collect();
-            for u in 0..n {
-                let row = 2 * n + u;
-                let (r, z) = (s.gates[u], s.gates[n + u]);
-                let candidate = match reset {
-                    Reset::After => {
-                        s.candidate[u] = from_h(row, &seen);
-                        (from_x(row) + r * s.candidate[u]).tanh()
-                    }
-                    Reset::Before => (from_x(row) + from_h(row, &reset_h)).tanh(),
-                };
-                s.gates[row] = candidate;
+            let candidate = match reset {
+                Reset::After => {
+                    s.candidate =
+                        (0..n).map(|u| from_h(2 * n + u, &seen) + bias_recurrent[2 * n + u]).collect();
+                    let sums = (0..n).map(|u| from_x(2 * n + u) + s.gates[u] * s.candidate[u]).collect();
+                    given(&mut s.normal[2], 2, sums, true)
+                }
+                Reset::Before => given(&mut s.normal[2], 2, sums(2, &reset_h), false),
+            };
+            for (u, a) in candidate.into_iter().enumerate() {
+                let z = s.gates[n + u];
+                let candidate = a.tanh();
+                s.gates[2 * n + u] = candidate;
                 s.h[u] = (one::<R>() - z) * (factors.update[u] * candidate) + z * h[u];
             }
         }
@@ -268,11 +427,10 @@ fn quantized_dot(weight: &[f32], row: usize, v: &[f32]) -> f32 {
 /// When a buffer is too short.
 #[must_use]
 pub fn quantized_step(layer: &Layer, weights: &Weights<f32>, x: &[f32], state: &State<f32>) -> State<f32> {
-    let from_x = |row: usize| quantized_dot(&weights.input, row, x) + weights.bias_input[row];
-    let from_h =
-        |row: usize, h: &[f32]| quantized_dot(&weights.recurrent, row, h) + weights.bias_recurrent[row];
+    let from_x = |row: usize| quantized_dot(&weights.input, row, x);
+    let from_h = |row: usize, h: &[f32]| quantized_dot(&weights.recurrent, row, h);
     let factors = Factors::of(layer, &Batch::full(1, 1), None, 0, 0);
-    let step = step_of(layer, from_x, from_h, &state.h, &state.c, &factors);
+    let step = step_of(layer, weights, from_x, from_h, &state.h, &state.c, &factors);
     State { h: step.h, c: step.c }
 }
 
@@ -356,8 +514,10 @@ pub fn backward<R: Real>(
             recurrent: zeros(&weights.recurrent),
             bias_input: zeros(&weights.bias_input),
             bias_recurrent: zeros(&weights.bias_recurrent),
+            options: zeros(&weights.options),
         },
     };
+    let options = layer.options;
     for b in 0..batch.sequences() {
         let steps = walk(layer, batch, weights, x, initial, noise, b);
         for s in (0..steps.len()).rev() {
@@ -383,68 +543,107 @@ pub fn backward<R: Real>(
                 (dnew_c[u], dpast_c[u]) = (dc * share, dc * (one::<R>() - share));
             }
             let past_seen = product(past_h, &factors.recurrent);
-            // Gradients of each gate's two sums, as the input and as the recurrent weights see them, and
-            // what the recurrent weights multiplied.
+            // Gradients of what each gate's non-linearity is given, those of its two sums, as the input and as the
+            // recurrent weights see them, and what the recurrent weights multiplied.
             let rows = layer.cell.gates() * n;
-            let (mut dx_sum, mut dh_sum) = (vec![R::default(); rows], vec![R::default(); rows]);
+            let mut given = vec![R::default(); rows];
+            let (mut dx_sum, mut dh_sum) = (given.clone(), given.clone());
             let mut seen = vec![past_seen.clone(); layer.cell.gates()];
+            let d_options = &mut d.weights.options;
+            // From a gate's non-linearity to its sums.
+            let mut back = |k: usize, d_given: Vec<R>| -> Vec<R> {
+                given[k * n..][..n].copy_from_slice(&d_given);
+                let mut d_sums = d_given;
+                if options.norm {
+                    for u in 0..n {
+                        d_options[k * n + u] += d_sums[u] * now.normal[k].values[u];
+                        d_sums[u] = d_sums[u] * weights.options[k * n + u];
+                    }
+                    d_sums = now.normal[k].back(&d_sums);
+                }
+                dx_sum[k * n..][..n].copy_from_slice(&d_sums);
+                dh_sum[k * n..][..n].copy_from_slice(&d_sums);
+                d_sums
+            };
+            let value = |k: usize, u: usize| now.gates[k * n + u];
             match layer.cell {
                 Cell::Rnn(activation) => {
-                    for u in 0..n {
-                        let slope = match activation {
-                            Activation::Tanh => one::<R>() - now.new_h[u] * now.new_h[u],
-                            Activation::Relu if now.new_h[u] > R::default() => one(),
-                            Activation::Relu => R::default(),
-                        };
-                        dx_sum[u] = dh[u] * slope;
-                        dh_sum[u] = dx_sum[u];
-                    }
+                    back(0, (0..n).map(|u| dh[u] * slope(activation, value(0, u))).collect());
                 }
                 Cell::Lstm => {
-                    for u in 0..n {
-                        let gate = |k: usize| now.gates[k * n + u];
-                        let (i, f, g, o) = (gate(0), gate(1), gate(2), gate(3));
-                        let tanh_c = now.new_c[u].tanh();
-                        let dc = dnew_c[u] + dh[u] * o * (one::<R>() - tanh_c * tanh_c);
-                        let m = factors.update[u];
-                        let sums = [
-                            dc * m * g * i * (one::<R>() - i),
-                            dc * past_c[u] * f * (one::<R>() - f),
-                            dc * m * i * (one::<R>() - g * g),
-                            dh[u] * tanh_c * o * (one::<R>() - o),
-                        ];
-                        for (k, sum) in sums.into_iter().enumerate() {
-                            dx_sum[k * n + u] = sum;
-                            dh_sum[k * n + u] = sum;
+                    let tanh_c: Vec<R> = now.seen_c.iter().map(|&c| c.tanh()).collect();
+                    let slope = |k: usize, u: usize| gate_slope(options.gate, value(k, u));
+                    let d_o = back(3, (0..n).map(|u| dh[u] * tanh_c[u] * slope(3, u)).collect());
+                    let mut dc: Vec<R> =
+                        (0..n).map(|u| dh[u] * value(3, u) * (one::<R>() - tanh_c[u] * tanh_c[u])).collect();
+                    let mut d_norm_c = vec![R::default(); if options.norm { 2 * n } else { 0 }];
+                    if options.norm {
+                        for u in 0..n {
+                            d_norm_c[u] = dc[u] * now.normal_c.values[u];
+                            d_norm_c[n + u] = dc[u];
+                            dc[u] = dc[u] * weights.options[4 * n + u];
                         }
-                        d.initial.c[b * n + u] = dc * f + dpast_c[u];
+                        dc = now.normal_c.back(&dc);
+                    }
+                    let peephole = |which: usize| layer.option_length() - (3 - which) * n;
+                    for u in 0..n {
+                        dc[u] += dnew_c[u];
+                        if options.peephole {
+                            dc[u] += d_o[u] * weights.options[peephole(2) + u];
+                        }
+                    }
+                    let m = &factors.update;
+                    let d_i = back(0, (0..n).map(|u| dc[u] * m[u] * value(2, u) * slope(0, u)).collect());
+                    let d_f = back(1, (0..n).map(|u| dc[u] * past_c[u] * slope(1, u)).collect());
+                    let g = |u: usize| value(2, u);
+                    back(
+                        2,
+                        (0..n).map(|u| dc[u] * m[u] * value(0, u) * (one::<R>() - g(u) * g(u))).collect(),
+                    );
+                    for (k, d) in d_norm_c.into_iter().enumerate() {
+                        d_options[4 * n + k] += d;
+                    }
+                    for u in 0..n {
+                        let mut past = dc[u] * value(1, u) + dpast_c[u];
+                        if options.peephole {
+                            past += d_i[u] * weights.options[peephole(0) + u]
+                                + d_f[u] * weights.options[peephole(1) + u];
+                            d_options[peephole(0) + u] += d_i[u] * past_c[u];
+                            d_options[peephole(1) + u] += d_f[u] * past_c[u];
+                            d_options[peephole(2) + u] += d_o[u] * now.new_c[u];
+                        }
+                        d.initial.c[b * n + u] = past;
                     }
                 }
                 Cell::Gru(reset) => {
+                    let m = &factors.update;
+                    let slope = |k: usize, u: usize| gate_slope(options.gate, value(k, u));
+                    let (z, c) = (|u: usize| value(1, u), |u: usize| value(2, u));
+                    back(1, (0..n).map(|u| dh[u] * (past_h[u] - m[u] * c(u)) * slope(1, u)).collect());
+                    let d_n = back(
+                        2,
+                        (0..n)
+                            .map(|u| dh[u] * (one::<R>() - z(u)) * m[u] * (one::<R>() - c(u) * c(u)))
+                            .collect(),
+                    );
+                    let mut d_r = vec![R::default(); n];
                     for u in 0..n {
-                        let (z, c) = (now.gates[n + u], now.gates[2 * n + u]);
-                        let m = factors.update[u];
-                        dx_sum[n + u] = dh[u] * (past_h[u] - m * c) * z * (one::<R>() - z);
-                        dx_sum[2 * n + u] = dh[u] * (one::<R>() - z) * m * (one::<R>() - c * c);
-                        dpast[u] += dh[u] * z;
-                    }
-                    for u in 0..n {
-                        let r = now.gates[u];
-                        let dr = match reset {
-                            Reset::After => dx_sum[2 * n + u] * now.candidate[u],
+                        dpast[u] += dh[u] * z(u);
+                        let r = value(0, u);
+                        d_r[u] = match reset {
+                            Reset::After => d_n[u] * now.candidate[u],
                             Reset::Before => {
                                 let mut through = R::default();
                                 for k in 0..n {
-                                    through += dx_sum[2 * n + k] * weights.recurrent[(2 * n + k) * n + u];
+                                    through += d_n[k] * weights.recurrent[(2 * n + k) * n + u];
                                 }
                                 dpast[u] += through * r * factors.recurrent[u];
                                 seen[2][u] = r * past_seen[u];
                                 through * past_seen[u]
                             }
-                        };
-                        dx_sum[u] = dr * r * (one::<R>() - r);
+                        } * slope(0, u);
                     }
-                    dh_sum.copy_from_slice(&dx_sum);
+                    back(0, d_r);
                     if reset == Reset::After {
                         for u in 0..n {
                             dh_sum[2 * n + u] = dx_sum[2 * n + u] * now.gates[u];
@@ -452,9 +651,11 @@ pub fn backward<R: Real>(
                     }
                 }
             }
+            // A bias inside the reset gate's reach is part of the sum.
+            let inside = |row: usize| layer.cell == Cell::Gru(Reset::After) && row >= 2 * n;
             for row in 0..rows {
-                d.weights.bias_input[row] += dx_sum[row];
-                d.weights.bias_recurrent[row] += dh_sum[row];
+                d.weights.bias_input[row] += given[row];
+                d.weights.bias_recurrent[row] += if inside(row) { dh_sum[row] } else { given[row] };
                 for k in 0..i {
                     d.weights.input[row * i + k] += dx_sum[row] * x[frame * i + k];
                     d.x[frame * i + k] += dx_sum[row] * weights.input[row * i + k];

@@ -13,6 +13,68 @@ pub enum Activation {
     Tanh,
     /// `h = max(a, 0)`
     Relu,
+    /// `h = a` above zero, `0.01 a` below (Maas et al. 2013).
+    LeakyRelu,
+    /// `h = a` above zero, `e^a - 1` below (Clevert et al. 2016).
+    Elu,
+    /// `h = a sigmoid(a)` (Elfwing et al. 2018), also called swish.
+    Silu,
+    /// `h = max(min(a, 1), -1)`
+    HardTanh,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Activation; 6] = [
+        Activation::Tanh,
+        Activation::Relu,
+        Activation::LeakyRelu,
+        Activation::Elu,
+        Activation::Silu,
+        Activation::HardTanh,
+    ];
+}
+
+/// Slope of [`Activation::LeakyRelu`] below zero.
+pub(crate) const LEAK: f32 = 0.01;
+
+/// The non-linearity of the gates of an LSTM (i, f, o) or a GRU (r, z).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GateActivation {
+    /// `1 / (1 + e^-a)`
+    #[default]
+    Sigmoid,
+    /// `max(min(a / 6 + 1/2, 1), 0)`, as PyTorch and Keras define it.
+    HardSigmoid,
+}
+
+/// What a cell may have beside its equations. Kernels have a path of its own for cells with an option, whose steps
+/// are products followed by a pass over whole rows; plain cells do not pay for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CellOptions {
+    /// Layer normalisation over the units of each gate's sum (Ba et al. 2016, equations 3 and 4), and of an LSTM's
+    /// `c` where `h` reads it (equation 22):
+    ///
+    /// ```text
+    /// N(a) = (a - mean(a)) / sqrt(var(a) + 1e-5)
+    /// gate = act(gain * N(W x + U h) + b + c)          h = o * tanh(gain_c * N(c) + bias_c)
+    /// n of a GRU that resets after its product:        n = tanh(gain * N(Wn x + r * (Un h + cn)) + bn)
+    /// ```
+    ///
+    /// Biases are added to what is normalised, so that one set of them is enough and a forget bias means what it
+    /// means without.
+    pub norm: bool,
+    /// Peephole connections of an LSTM (Gers and Schmidhuber 2000): `p_i * c` and `p_f * c` of the last step's `c`
+    /// and `p_o * c'` of the new one join the sums of i, f and o.
+    pub peephole: bool,
+    /// Of the gates.
+    pub gate: GateActivation,
+}
+
+impl CellOptions {
+    /// The cell as its equations have it.
+    pub const PLAIN: CellOptions =
+        CellOptions { norm: false, peephole: false, gate: GateActivation::Sigmoid };
 }
 
 /// Where a GRU applies its reset gate.
@@ -124,6 +186,8 @@ pub struct Layer {
     pub precision: Precision,
     /// Of the states.
     pub zoneout: Zoneout,
+    /// Beside the cell's equations.
+    pub options: CellOptions,
 }
 
 impl Layer {
@@ -132,6 +196,31 @@ impl Layer {
     pub fn weight_lengths(&self) -> (usize, usize, usize) {
         let rows = self.cell.gates() * self.hidden;
         (rows * self.input, rows * self.hidden, rows)
+    }
+
+    /// Elements of the weights that the options have, rows of `H`: with normalisation the gain of each gate, then
+    /// gain and bias of an LSTM's `c`; then with peepholes those of i, f and o.
+    #[must_use]
+    pub fn option_length(&self) -> usize {
+        let CellOptions { norm, peephole, .. } = self.options;
+        let of_cell = if self.cell.has_cell_state() { 2 } else { 0 };
+        let norm = if norm { self.cell.gates() + of_cell } else { 0 };
+        (norm + if peephole { 3 } else { 0 }) * self.hidden
+    }
+
+    /// Whether a step needs whole rows of sums; see [`CellOptions`].
+    pub(crate) fn is_rowwise(&self) -> bool {
+        self.options != CellOptions::PLAIN
+            || matches!(self.cell, Cell::Rnn(activation) if !matches!(activation, Activation::Tanh | Activation::Relu))
+    }
+
+    /// What its products take: cells of two phases and cells with options have no kernels over pairs.
+    pub(crate) fn product_precision(&self) -> Precision {
+        match self.cell {
+            Cell::Gru(Reset::Before) => Precision::F32,
+            _ if self.is_rowwise() => Precision::F32,
+            _ => self.precision,
+        }
     }
 }
 

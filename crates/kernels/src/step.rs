@@ -3,6 +3,7 @@
 //! All layers are one job of the team, with a barrier between them. A step of few streams is a product of
 //! matrices and vectors: it lasts as long as the weights take from memory, which all workers read at once.
 
+use crate::cell::rowwise::{RowForward, Terms};
 use crate::cell::{Forward, Input, Kernel, gru, lstm, rnn};
 use crate::chance::Factors;
 use crate::disjoint::{
@@ -14,6 +15,7 @@ use crate::layer::{self, State, Weights, check_layer, pack_bias, pack_forward};
 use crate::pack::Panels;
 use crate::quant::{self, ByteProduct, Quantize, QuantizedRows, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
+use crate::rowwise::{RowBuffers, by_row, kept_rows};
 use crate::shape::{Activation, Cell, Direction, Layer, Reset, ShapeError, expect};
 use crate::simd::{ByteLevel, Dispatch, Lanes, Level, Quad};
 use crate::tape::Sizes;
@@ -52,10 +54,10 @@ impl StepPrecision {
 /// use carousel_kernels::*;
 ///
 /// let cell = Cell::Gru(Reset::After);
-/// let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE };
+/// let layer = Layer { cell, direction: Direction::Forward, input: 2, hidden: 3, precision: Precision::F32, zoneout: Zoneout::NONE, options: CellOptions::PLAIN };
 /// let (w, u, b) = layer.weight_lengths();
 /// let (w, u, b) = (vec![0.1; w], vec![0.2; u], vec![0.0; b]);
-/// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
+/// let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b, options: &[] };
 /// let mut stepper = Stepper::new(&[(layer, weights)], 1)?;
 /// let first = stepper.step(&[1.0, 0.5])?.to_vec();
 /// let second = stepper.step(&[1.0, 0.5])?.to_vec();
@@ -105,6 +107,8 @@ struct StepLayer {
     dense_c: Vec<f32>,
     /// Mean shares of the new `h` and `c`, one a unit; empty where the layer does not zone out.
     shares: [Vec<f32>; 2],
+    /// Of a cell with options.
+    rows: RowBuffers,
 }
 
 /// The input's weights, and the recurrent ones by phase.
@@ -193,6 +197,7 @@ impl Stepper {
                 quant::check_depth(depth)?;
                 widest = widest.max(depth.div_ceil(4));
             }
+            let options = weights.options;
             bytes += (weights.input.len() + weights.recurrent.len()) * precision.bytes();
             let mut bias = Buffer::default();
             let weights = match layer.cell {
@@ -212,6 +217,11 @@ impl Stepper {
             };
             let mut gates = Buffer::default();
             gates.ensure(batch * sizes.gate_stride);
+            let mut rows = RowBuffers::default();
+            if layer.is_rowwise() {
+                let terms = rows.terms.ensure(Terms::floats(&sizes));
+                Terms::pack(layer, &sizes, options, terms);
+            }
             stack.push(StepLayer {
                 layer: *layer,
                 sizes,
@@ -227,6 +237,7 @@ impl Stepper {
                     true => vec![1.0 - rate; sizes.units()],
                     false => Vec::new(),
                 }),
+                rows,
             });
         }
         let mut stepper = Stepper {
@@ -402,15 +413,31 @@ struct Stage<'a> {
     h: Matrix<'a>,
     c: Matrix<'a>,
     y: Matrix<'a>,
+    rows: Option<RowStage<'a>>,
+}
+
+/// What a cell with options has beside.
+struct RowStage<'a> {
+    /// Who has which rows.
+    geometry: Geometry<'a>,
+    terms: Terms<'a>,
+    /// Products with the input and with the last `h`, and with `r * h`.
+    x: Matrix<'a>,
+    sums: Matrix<'a>,
+    late: Matrix<'a>,
+    kept: Matrix<'a>,
 }
 
 impl<'a> Stage<'a> {
     fn new(layer: &'a mut StepLayer, starts: &'a [usize; 2], split: Split, workers: usize) -> Stage<'a> {
         let batch = starts[1];
-        let StepLayer { layer, sizes, weights, bias, gates, extra, h, c, y, shares, .. } = layer;
+        let StepLayer {
+            layer, sizes, weights, bias, gates, extra, h, c, y, shares, rows: row_buffers, ..
+        } = layer;
         let panels = weights.panels(0);
         // Panels of all the products cover the same units; one of them is a group.
         let geometry = Geometry { starts, split, groups: panels.count(), workers };
+        let shares_units = geometry;
         let unit = panels.width / sizes.gates * sizes.lanes;
         let units = Rows {
             keep: Keep::All,
@@ -429,13 +456,27 @@ impl<'a> Stage<'a> {
         let columns = sizes.gates * sizes.units();
         let (input_bias, recurrent_bias) = bias.as_ref()[..2 * columns].split_at(columns);
         let ([past_h, h], [past_c, c]) = (h, c);
+        // Only where rows are not computed whole do those who share units write states and gates.
+        let geometry = if layer.is_rowwise() { by_row(&shares_units) } else { shares_units };
+        let rows = layer.is_rowwise().then(|| {
+            let RowBuffers { terms, kept, sums, late, shared, .. } = row_buffers;
+            let kept_rows = kept_rows(layer, sizes, 0);
+            RowStage {
+                geometry,
+                terms: Terms::of(layer, sizes, terms.as_ref(), (input_bias, recurrent_bias)),
+                x: Matrix::new(shared.ensure(batch * sizes.gate_stride), shares_units, gate_rows),
+                sums: Matrix::new(sums.ensure(batch * sizes.gate_stride), shares_units, gate_rows),
+                late: Matrix::new(late.ensure(batch * sizes.unit_stride), shares_units, units),
+                kept: Matrix::new(kept.ensure(batch * kept_rows.stride), geometry, kept_rows),
+            }
+        });
         Stage {
             layer: *layer,
             sizes: *sizes,
             weights,
             input_bias,
             recurrent_bias,
-            geometry,
+            geometry: shares_units,
             past_h: past_h.as_ref(),
             past_c: past_c.as_ref(),
             shares,
@@ -444,6 +485,7 @@ impl<'a> Stage<'a> {
             h: Matrix::new(h.ensure(batch * sizes.unit_stride), geometry, units),
             c: Matrix::new(c.ensure(batch * sizes.unit_stride), geometry, units),
             y: Matrix::new(y, geometry, Rows { stride: layer.hidden, columns: layer.hidden, ..units }),
+            rows,
         }
     }
 }
@@ -497,8 +539,9 @@ impl Dispatch for StepJob<'_> {
                     Some(below) => Source::Closed(below),
                 };
                 let h = match stage.layer.cell {
-                    Cell::Rnn(Activation::Tanh) => walk.layer::<rnn::Tanh>(stage, &x),
+                    _ if stage.rows.is_some() => walk.layer_by_row(stage, &x),
                     Cell::Rnn(Activation::Relu) => walk.layer::<rnn::Relu>(stage, &x),
+                    Cell::Rnn(_) => walk.layer::<rnn::Tanh>(stage, &x),
                     Cell::Lstm => walk.layer::<lstm::Lstm>(stage, &x),
                     Cell::Gru(Reset::After) => walk.layer::<gru::After>(stage, &x),
                     Cell::Gru(Reset::Before) => walk.layer::<gru::Before>(stage, &x),
@@ -534,7 +577,7 @@ impl<'a> Source<'_, 'a> {
     fn tile<const M: usize>(&self, ranks: Ranks<M>, width: usize) -> Tile<'a, M> {
         match *self {
             Source::Slice { data, stride } => Tile::of(data, &ranks.each().map(|rank| rank * stride), width),
-            Source::Closed(part) => part.closed(Some(0), ranks),
+            Source::Closed(part) => part.closed(Some(0), part.readers(ranks)),
         }
     }
 }
@@ -576,7 +619,7 @@ impl<S: Lanes> Walker<'_, S> {
         // In floats, a cell of one phase multiplies its inputs in passing.
         let fuses = K::TRAITS.phases == 1 && matches!(stage.weights, StepWeights::F32 { .. });
         if !fuses {
-            self.project(stage, &mut parts.gates, x);
+            self.product(stage, 0, x, stage.input_bias, &mut parts.gates);
         }
         for phase in 0..K::TRAITS.phases {
             match stage.weights {
@@ -608,32 +651,102 @@ impl<S: Lanes> Walker<'_, S> {
         stage.geometry.ranks(self.worker, first + k * gap, gap)
     }
 
-    /// `gates = W x + b`
-    fn project(&mut self, stage: &Stage<'_>, gates: &mut Part<'_>, x: &Source<'_, '_>) {
-        let depth = stage.layer.input;
+    /// This worker's part of a layer of a cell with options: products, and then whole rows. Gives `h` with the step
+    /// closed.
+    fn layer_by_row<'a>(&mut self, stage: &'a Stage<'a>, from: &Source<'_, '_>) -> Part<'a> {
+        let worker = self.worker;
+        let rows = stage.rows.as_ref().expect("the layer goes by rows");
+        let Stage { layer, sizes, .. } = stage;
+        let twice = layer.cell == Cell::Gru(Reset::Before);
+        let mut x = rows.x.published(worker, Walk::Up);
+        let mut sums = rows.sums.published(worker, Walk::Up);
+        let mut late = rows.late.published(worker, Walk::Up);
+        let mut extra = stage.extra.published(worker, Walk::Up);
+        let mut h = stage.h.published(worker, Walk::Up);
+        let mut gates = stage.gates.private(worker);
+        let mut c = stage.c.private(worker);
+        let mut y = stage.y.private(worker);
+        let mut kept = rows.kept.private(worker);
+        self.product(stage, 0, from, &[], &mut x);
+        x.publish(worker);
+        let past = Source::Slice { data: stage.past_h, stride: sizes.unit_stride };
+        self.product(stage, 1, &past, &[], &mut sums);
+        sums.publish(worker);
+        for phase in 0..if twice { 2 } else { 1 } {
+            if phase == 1 {
+                extra.publish(worker);
+                self.product(stage, 2, &Source::Closed(&extra), &[], &mut late);
+                late.publish(worker);
+            }
+            let sums = if phase == 1 { &late } else { &sums };
+            let (first, gap) = rows.geometry.own_ranks(worker);
+            let all = 0..rows.geometry.groups;
+            for rank in (first..rows.geometry.starts[1]).step_by(gap) {
+                let ranks = rows.geometry.ranks::<1>(worker, rank, gap);
+                let past = rank * sizes.unit_stride;
+                let mut own_extra = (phase == 0).then(|| extra.own(Some(0), ranks, &all));
+                let sums = sums.last_closed(Some(0), sums.readers(ranks));
+                let x = x.last_closed(Some(0), x.readers(ranks));
+                self.simd.call(RowForward {
+                    layer,
+                    phase,
+                    terms: rows.terms,
+                    x: (phase == 0).then(|| x.row(0)),
+                    sums: sums.row(0),
+                    past_h: &stage.past_h[past..][..sizes.units()],
+                    past_c: &stage.past_c[past..][..sizes.units()],
+                    gates: gates.own(Some(0), ranks, &all).row(0),
+                    kept: kept.own(Some(0), ranks, &(0..1)).row(0),
+                    h: h.own(Some(0), ranks, &all).row(0),
+                    c: c.own(Some(0), ranks, &all).row(0),
+                    extra: own_extra.as_mut().map_or(&mut [], |extra| extra.row(0)),
+                    y: y.own(Some(0), ranks, &all).row(0),
+                    seen: &mut [],
+                    factors: stage.means(0, sizes.units()),
+                });
+            }
+        }
+        h.publish(worker);
+        h
+    }
+
+    /// `out = from · W + bias` for one of the layer's weights: the input's, or the recurrent ones by phase.
+    fn product(
+        &mut self,
+        stage: &Stage<'_>,
+        which: usize,
+        from: &Source<'_, '_>,
+        bias: &[f32],
+        out: &mut Part<'_>,
+    ) {
+        let depth = if which == 0 { stage.layer.input } else { stage.layer.hidden };
         if let StepWeights::Int8(_) = stage.weights {
-            self.quantize(stage, x, depth);
+            self.quantize(stage, from, depth);
         }
         for p in stage.geometry.own_groups(self.worker) {
-            let panels = stage.weights.panels(0);
+            let panels = stage.weights.panels(which);
             let nv = panels.vectors_of(p);
-            let bias = Start::Bias(&stage.input_bias[p * panels.width * S::N..][..nv * S::N]);
+            let start = match bias {
+                [] => Start::Zero,
+                bias => Start::Bias(&bias[p * panels.width * S::N..][..nv * S::N]),
+            };
             for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let ranks = self.ranks::<M>(stage, k);
-                    let out = gates.own(Some(0), ranks, &(p..p + 1));
+                    let mut out = out.own(Some(0), ranks, &(p..p + 1));
+                    let out = out.part(0, NV * S::N);
                     match stage.weights {
                         StepWeights::F32 { panels, packed } => self.simd.call(Product::<M, NV> {
-                            a: x.tile(ranks, depth),
+                            a: from.tile(ranks, depth),
                             depth,
-                            panel: panels[0].panel(packed[0].as_ref(), p),
-                            start: bias,
+                            panel: panels[which].panel(packed[which].as_ref(), p),
+                            start,
                             out,
                         }),
                         StepWeights::Int8(weights) => self.byte_level.call(ByteProduct::<M, NV> {
                             a: self.rounded(k, depth),
-                            panel: weights[0].panel(p),
-                            start: bias,
+                            panel: weights[which].panel(p),
+                            start,
                             out,
                         }),
                     }

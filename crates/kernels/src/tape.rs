@@ -4,6 +4,7 @@ use crate::chance::Chance;
 use crate::disjoint::{Buffer, FrameMap};
 use crate::layer::Inputs;
 use crate::pack::Panels;
+use crate::rowwise::RowBuffers;
 use crate::shape::{Batch, Layer, Layout};
 use crate::simd::{Lanes, Level};
 
@@ -33,6 +34,8 @@ pub struct Tape {
     /// `[B + F, units]`: states as the recurrent weights saw them, where some of them dropped out.
     pub(crate) dropped: Buffer,
     pub(crate) narrow: Narrow,
+    /// Of cells with options.
+    pub(crate) rows: RowBuffers,
     pub(crate) packed: [Buffer; 3],
     pub(crate) bias: Buffer,
     pub(crate) places: Places,

@@ -52,6 +52,7 @@ fn steps() {
                             hidden,
                             precision: Precision::F32,
                             zoneout: Zoneout::NONE,
+                            options: CellOptions::PLAIN,
                         };
                         Problem::random(layer, Batch::full(batch, 1), 1)
                     });
@@ -83,6 +84,7 @@ fn training() {
                     hidden: 35,
                     precision: Precision::Bf16,
                     zoneout: Zoneout::NONE,
+                    options: CellOptions::PLAIN,
                 };
                 let mut training = Training::new(layer, Batch::ragged(lengths, 9).unwrap());
                 training.step();

@@ -26,7 +26,15 @@ fn problem(
     hidden: usize,
     lengths: &[usize],
 ) -> Problem {
-    let layer = Layer { cell, direction, input: 6, hidden, precision, zoneout: Zoneout::NONE };
+    let layer = Layer {
+        cell,
+        direction,
+        input: 6,
+        hidden,
+        precision,
+        zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
+    };
     let batch = Batch::ragged(lengths, *lengths.iter().max().unwrap()).unwrap();
     Problem::random(layer, batch, hidden as u64)
 }

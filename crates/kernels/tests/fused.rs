@@ -16,6 +16,7 @@ fn layers(hidden: usize, input: usize) -> impl Iterator<Item = Layer> {
             hidden,
             precision: Precision::F32,
             zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
         })
     })
 }
@@ -83,6 +84,7 @@ fn large_weights_are_split_by_units_and_give_the_same_bits() {
             hidden: 200,
             precision: Precision::F32,
             zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
         };
         let problem = Problem::random(layer, Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap(), 4);
         let expected = problem.reference();
@@ -111,6 +113,7 @@ fn both_directions_share_one_output_and_add_their_input_gradients() {
         hidden,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let mut tape = Tape::default();
     let mut y = vec![f32::NAN; 3 * 6 * 2 * hidden];
@@ -136,6 +139,7 @@ fn both_directions_share_one_output_and_add_their_input_gradients() {
             recurrent: &mut du,
             bias_input: &mut db,
             bias_recurrent: &mut dc,
+            options: &mut [],
         };
         backward(&layer, &batch, problem.weights(), &mut tape, x, Some(dy), zero, to, none(), gradients)
             .unwrap();
@@ -164,6 +168,7 @@ fn a_packed_layout_holds_the_same_frames() {
         hidden: 10,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let batch = Batch::ragged(&[2, 5, 0, 5], 5).unwrap();
     let problem = Problem::random(layer, batch.clone(), 2);
@@ -190,6 +195,7 @@ fn what_does_not_fit_is_named() {
         hidden: 3,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let batch = Batch::full(2, 4);
     let problem = Problem::random(layer, batch.clone(), 1);
@@ -236,9 +242,16 @@ fn sizes_that_wrap_around_are_refused() {
         hidden: 1,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let batch = Batch::full(1, 1);
-    let weights = Weights { input: &[1.0], recurrent: &[1.0], bias_input: &[0.0], bias_recurrent: &[0.0] };
+    let weights = Weights {
+        input: &[1.0],
+        recurrent: &[1.0],
+        bias_input: &[0.0],
+        bias_recurrent: &[0.0],
+        options: &[],
+    };
     let check = |offset| {
         let mut y = [0.0];
         let x = Frames { data: &[1.0], layout: Layout::Packed, stride: 1, offset: 0 };
@@ -273,6 +286,7 @@ fn nothing_at_all_is_a_batch_too() {
                 hidden: 4,
                 precision: Precision::F32,
                 zoneout: Zoneout::NONE,
+                options: CellOptions::PLAIN,
             };
             let problem = Problem::random(layer, batch, 6);
             compare("empty", &problem.fused(&mut Tape::default()), &problem.reference(), 1e-6);
@@ -290,6 +304,7 @@ fn a_tape_serves_one_backward_pass() {
         hidden: 3,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let problem = Problem::random(layer, Batch::full(2, 4), 1);
     let mut tape = Tape::default();
@@ -299,8 +314,13 @@ fn a_tape_serves_one_backward_pass() {
     let (w, u, b) = layer.weight_lengths();
     let (mut w, mut u, mut b, mut c) = (vec![0.0; w], vec![0.0; u], vec![0.0; b], vec![0.0; b]);
     let x = Frames { data: &problem.x, layout: Layout::Padded, stride: 2, offset: 0 };
-    let gradients =
-        WeightGradients { input: &mut w, recurrent: &mut u, bias_input: &mut b, bias_recurrent: &mut c };
+    let gradients = WeightGradients {
+        input: &mut w,
+        recurrent: &mut u,
+        bias_input: &mut b,
+        bias_recurrent: &mut c,
+        options: &mut [],
+    };
     let again = backward(
         &layer,
         &problem.batch,
@@ -332,6 +352,7 @@ fn frames_that_share_input_rows_agree_with_copies() {
                     hidden,
                     precision: Precision::F32,
                     zoneout: Zoneout::NONE,
+                    options: CellOptions::PLAIN,
                 };
                 let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
                 let mut problem = Problem::random(layer, batch.clone(), hidden as u64);
@@ -378,6 +399,7 @@ fn an_index_past_the_input_rows_is_refused() {
         hidden: 3,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let problem = Problem::random(layer, Batch::full(1, 2), 1);
     let data = [0.0; 4];
@@ -418,6 +440,7 @@ fn bfloat16_products_stay_near_the_reference() {
                     hidden,
                     precision: Precision::Bf16,
                     zoneout: Zoneout::NONE,
+                    options: CellOptions::PLAIN,
                 };
                 let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
                 let mut problem = Problem::random(layer, batch, hidden as u64);
@@ -466,6 +489,7 @@ fn bfloat16_serves_shared_rows_and_leaves_the_older_gru_alone() {
             hidden: 40,
             precision: Precision::Bf16,
             zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
         };
         let batch = Batch::ragged(&[9, 3, 0, 11, 8], 11).unwrap();
         let problem = Problem::random(layer, batch.clone(), 3);

@@ -8,9 +8,9 @@ use std::sync::{Mutex, PoisonError};
 
 use carousel_kernels::optim::{Clip, Decay};
 use carousel_kernels::{
-    Activation, Batch, Cell, Direction, Frames, FramesMut, InputGradients, Layer, Layout, Level, Precision,
-    Reset, State, StateMut, Tape, WeightGradients, Weights, Zoneout, backward, embedding, forward, loss,
-    optim, reference, set_threads,
+    Activation, Batch, Cell, CellOptions, Direction, Frames, FramesMut, InputGradients, Layer, Layout, Level,
+    Precision, Reset, State, StateMut, Tape, WeightGradients, Weights, Zoneout, backward, embedding, forward,
+    loss, optim, reference, set_threads,
 };
 use fixtures::{DOUBLE, Fixture, SINGLE, close};
 
@@ -71,6 +71,7 @@ impl Parameters {
             recurrent: &self.recurrent,
             bias_input: &self.bias_input,
             bias_recurrent: &self.bias_recurrent,
+            options: &[],
         }
     }
 
@@ -80,6 +81,7 @@ impl Parameters {
             recurrent: &mut self.recurrent,
             bias_input: &mut self.bias_input,
             bias_recurrent: &mut self.bias_recurrent,
+            options: &mut [],
         }
     }
 }
@@ -136,7 +138,15 @@ fn recurrent(case: &Fixture, layout: Layout) -> Vec<Result<(), String>> {
             let input = if level == 0 { case.size("input") } else { directions.len() * hidden };
             let end = format!("_l{level}{}", if direction == Direction::Reverse { "_reverse" } else { "" });
             (
-                Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout: Zoneout::NONE },
+                Layer {
+                    cell,
+                    direction,
+                    input,
+                    hidden,
+                    precision: Precision::F32,
+                    zoneout: Zoneout::NONE,
+                    options: CellOptions::PLAIN,
+                },
                 d * hidden,
                 Parameters::read(case, &end),
             )
@@ -252,8 +262,15 @@ fn the_reference_in_f64() {
             if !case.has(&format!("weight_ih{end}")) {
                 continue;
             }
-            let layer =
-                Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout: Zoneout::NONE };
+            let layer = Layer {
+                cell,
+                direction,
+                input,
+                hidden,
+                precision: Precision::F32,
+                zoneout: Zoneout::NONE,
+                options: CellOptions::PLAIN,
+            };
             let width = case.tensor("y").shape[2];
             let read = |name: &str| case.f64s(&format!("{name}{end}")).to_vec();
             let weights = reference::Weights {
@@ -261,6 +278,7 @@ fn the_reference_in_f64() {
                 recurrent: read("weight_hh"),
                 bias_input: read("bias_ih"),
                 bias_recurrent: read("bias_hh"),
+                options: Vec::new(),
             };
             let state = |name: &str| {
                 if case.has(name) {
@@ -294,7 +312,7 @@ fn the_reference_in_f64() {
                 agrees("cn", &last.c, &state("cn"));
                 agrees("dc0", &gradients.initial.c, &state("dc0"));
             }
-            let reference::Weights { input, recurrent, bias_input, bias_recurrent } = gradients.weights;
+            let reference::Weights { input, recurrent, bias_input, bias_recurrent, .. } = gradients.weights;
             for (name, found) in Parameters::NAMES.iter().zip([input, recurrent, bias_input, bias_recurrent])
             {
                 agrees(name, &found, &read(&format!("d{name}")));

@@ -16,6 +16,7 @@ fn layer(cell: Cell, input: usize, hidden: usize) -> Layer {
         hidden,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     }
 }
 
@@ -113,6 +114,7 @@ fn the_largest_sums_are_exact() {
                 recurrent: &weights.1,
                 bias_input: &weights.2,
                 bias_recurrent: &weights.2,
+                options: &[],
             };
             let mut stepper = Stepper::with_precision(&[(layer, weights)], 2, StepPrecision::Int8).unwrap();
             let y = stepper.step(&vec![x; 2000]).unwrap();
@@ -135,6 +137,7 @@ fn zeros_and_tiny_numbers_leave_the_bias() {
                     recurrent: vec![weight; u],
                     bias_input: bias.clone(),
                     bias_recurrent: bias.clone(),
+                    options: Vec::new(),
                 };
                 let state = reference::State { h: vec![h; 33], c: vec![0.0; 33] };
                 let expected = quantized_step(&layer, &weights(0.0), &[0.0; 9], &state);
@@ -144,6 +147,7 @@ fn zeros_and_tiny_numbers_leave_the_bias() {
                     recurrent: &packed.recurrent,
                     bias_input: &packed.bias_input,
                     bias_recurrent: &packed.bias_recurrent,
+                    options: &[],
                 };
                 let mut stepper =
                     Stepper::with_precision(&[(layer, packed)], 1, StepPrecision::Int8).unwrap();
@@ -201,7 +205,7 @@ fn a_row_too_long_for_its_sums_is_refused() {
     let layer = layer(Cell::Rnn(Activation::Tanh), 133_145, 1);
     let (w, u, b) = layer.weight_lengths();
     let (w, u, b) = (vec![1.0; w], vec![1.0; u], vec![0.0; b]);
-    let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b };
+    let weights = Weights { input: &w, recurrent: &u, bias_input: &b, bias_recurrent: &b, options: &[] };
     let error = Stepper::with_precision(&[(layer, weights)], 1, StepPrecision::Int8).err().unwrap();
     assert_eq!(error, ShapeError::TooLarge { what: "a row of 8-bit weights" });
     assert!(Stepper::new(&[(layer, weights)], 1).is_ok());
@@ -212,7 +216,8 @@ fn the_longest_row_is_summed_right() {
     let length = 133_144;
     let layer = layer(Cell::Rnn(Activation::Relu), length, 1);
     let (w, x) = (vec![1.0; length], vec![1.0; length]);
-    let weights = Weights { input: &w, recurrent: &[0.0], bias_input: &[0.0], bias_recurrent: &[0.0] };
+    let weights =
+        Weights { input: &w, recurrent: &[0.0], bias_input: &[0.0], bias_recurrent: &[0.0], options: &[] };
     everywhere(|_, _| {
         let mut stepper = Stepper::with_precision(&[(layer, weights)], 1, StepPrecision::Int8).unwrap();
         close("sum", stepper.step(&x).unwrap(), &[length as f64], 1e-6);

@@ -42,6 +42,7 @@ fn signals_obey_the_cells_equations() {
                     hidden: HIDDEN,
                     precision: Precision::F32,
                     zoneout: Zoneout::NONE,
+                    options: CellOptions::PLAIN,
                 };
                 let problem = Problem::random(layer, Batch::ragged(&LENGTHS, 7).unwrap(), 3);
                 let (y, signals) = record(&problem, &mut Tape::default());
@@ -95,6 +96,7 @@ fn packed_rows_are_the_padded_ones_in_another_order() {
         hidden: HIDDEN,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let problem = Problem::random(layer, Batch::ragged(&LENGTHS, 7).unwrap(), 3);
     let mut tape = Tape::default();
@@ -118,6 +120,7 @@ fn the_stepper_tells_what_the_sequence_call_tells() {
             hidden: HIDDEN,
             precision: Precision::F32,
             zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
         };
         let mut problem = Problem::random(layer, Batch::full(batch, time), 8);
         problem.initial.h.fill(0.0);
@@ -148,6 +151,7 @@ fn what_cannot_be_told_is_an_error() {
         hidden: HIDDEN,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let problem = Problem::random(layer, Batch::full(2, 3), 1);
     let mut tape = Tape::default();

@@ -47,6 +47,7 @@ fn check(stack: &[(Cell, usize)], level: Level, batch: usize) -> Vec<f32> {
                 hidden,
                 precision: Precision::F32,
                 zoneout: Zoneout::NONE,
+                options: CellOptions::PLAIN,
             };
             width = hidden;
             let mut problem = Problem::random(layer, Batch::full(batch, time), 11);
@@ -133,6 +134,7 @@ fn a_state_can_be_taken_out_and_put_back() {
             hidden: 5,
             precision: Precision::F32,
             zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
         };
         let problem = Problem::random(layer, Batch::full(1, 1), 3);
         let mut stepper = Stepper::new(&[(layer, problem.weights())], 2).unwrap();
@@ -161,6 +163,7 @@ fn what_cannot_be_stepped_is_refused() {
         hidden: 5,
         precision: Precision::F32,
         zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
     };
     let problem = Problem::random(layer, Batch::full(1, 1), 3);
     let check = |layers: &[(Layer, Weights<'_>)], batch, expected: &str| {

@@ -23,6 +23,7 @@ fn everything(threads: usize) -> Vec<(Cell, Vec<u64>)> {
             hidden: 20,
             precision: Precision::F32,
             zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
         };
         let mut training = Training::new(layer, Batch::ragged(&[1, 3, 2], 3).unwrap());
         // An interpreter may vary the last bits of a logarithm.

@@ -54,7 +54,7 @@ pub struct FilmSignal {
 ///
 /// let model = LanguageModelConfig {
 ///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
-///     init: Default::default(), residual: false, tied: false, regularize: Default::default(), seed: 0,
+///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
 /// let text = Text::of_characters("hello, hello");

@@ -55,7 +55,7 @@ pub struct Gate {
 ///
 /// let model = LanguageModelConfig {
 ///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
-///     init: carousel::init::Init { gates: carousel::init::GateBias::Forget(4.0), ..Default::default() }, residual: false, tied: false, regularize: Default::default(), seed: 0,
+///     init: carousel::init::Init { gates: carousel::init::GateBias::Forget(4.0), ..Default::default() }, residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
 /// let report = watch_gates(&model, &Text::of_characters("hello, hello"), &Reading::default(), |_| {});

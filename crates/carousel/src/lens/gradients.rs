@@ -148,7 +148,7 @@ impl Start {
 /// let flow = |cell| {
 ///     let config = LanguageModelConfig {
 ///         cell, vocabulary: 128, embedding: 4, hidden: 16, layers: 1,
-///         init: carousel::init::Init { gates: carousel::init::GateBias::Forget(3.0), ..Default::default() }, residual: false, tied: false, regularize: Default::default(), seed: 0,
+///         init: carousel::init::Init { gates: carousel::init::GateBias::Forget(3.0), ..Default::default() }, residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 ///     };
 ///     let model = Start::Orthogonal.untrained(&config).expect("the sizes are not zero");
 ///     follow_gradients(&model, &text, &Flow { lags: 24, ..Flow::default() }, |_| {})

@@ -12,7 +12,7 @@
 //!         before: dn = (1-n²) * Un (r * dh + h * dr)
 //! ```
 
-use carousel_kernels::{Layer, Signal};
+use carousel_kernels::{CellOptions, Layer, Signal};
 
 use crate::cell::{Activation, Cell, Reset};
 use crate::one_step::{OwnWeights, Pair, Step};
@@ -28,6 +28,7 @@ impl Step {
             layer: self.layer,
             sequences: self.sequences,
             gates,
+            x: self.x.clone(),
             before: self.before.clone(),
             after: self.after.clone(),
         }
@@ -39,6 +40,7 @@ pub(crate) struct Linear {
     layer: Layer,
     sequences: usize,
     gates: Vec<Vec<f32>>,
+    x: Vec<f32>,
     before: Pair,
     after: Pair,
 }
@@ -46,11 +48,37 @@ pub(crate) struct Linear {
 impl Linear {
     /// `J v` for every sequence.
     pub(crate) fn push(&self, weights: &OwnWeights, v: &Pair) -> Pair {
+        let plain = matches!(
+            self.layer.cell,
+            Cell::Rnn(Activation::Tanh | Activation::Relu) | Cell::Lstm | Cell::Gru(_)
+        );
+        if !plain || self.layer.options != CellOptions::PLAIN {
+            return self.difference(weights, v);
+        }
         let mut out = Pair::zeros(&self.layer, self.sequences);
         for sequence in 0..self.sequences {
             self.push_one(weights, v, sequence, &mut out);
         }
         out
+    }
+
+    /// `J v` of a cell with options by central differences, good to three or four digits.
+    fn difference(&self, weights: &OwnWeights, v: &Pair) -> Pair {
+        let largest = v.h.iter().chain(&v.c).fold(0.0f32, |largest, v| largest.max(v.abs()));
+        if largest == 0.0 {
+            return Pair::zeros(&self.layer, self.sequences);
+        }
+        let by = 1e-2 / largest;
+        let moved = |by: f32| {
+            let add = |a: &[f32], v: &[f32]| a.iter().zip(v).map(|(a, v)| a + by * v).collect();
+            let from = Pair { h: add(&self.before.h, &v.h), c: add(&self.before.c, &v.c) };
+            Step::take(self.layer, weights, self.x.clone(), from).after
+        };
+        let (up, down) = (moved(by), moved(-by));
+        let slope = |up: &[f32], down: &[f32]| {
+            up.iter().zip(down).map(|(up, down)| (up - down) / (2.0 * by)).collect()
+        };
+        Pair { h: slope(&up.h, &down.h), c: slope(&up.c, &down.c) }
     }
 
     fn push_one(&self, weights: &OwnWeights, v: &Pair, sequence: usize, out: &mut Pair) {
@@ -71,7 +99,8 @@ impl Linear {
                 for u in 0..n {
                     let slope = match activation {
                         Activation::Tanh => 1.0 - new_h[u] * new_h[u],
-                        Activation::Relu => f32::from(new_h[u] > 0.0),
+                        // The others are differences; see `push`.
+                        _ => f32::from(new_h[u] > 0.0),
                     };
                     out.h[row.start + u] = slope * du[u];
                 }
@@ -143,6 +172,10 @@ mod tests {
     ];
 
     fn problem(cell: Cell) -> (Layer, OwnWeights, Vec<f32>, Pair, Initializer) {
+        problem_with(cell, CellOptions::PLAIN)
+    }
+
+    fn problem_with(cell: Cell, options: CellOptions) -> (Layer, OwnWeights, Vec<f32>, Pair, Initializer) {
         let layer = Layer {
             cell,
             direction: Direction::Forward,
@@ -150,6 +183,7 @@ mod tests {
             hidden: 19,
             precision: Precision::F32,
             zoneout: carousel_kernels::Zoneout::NONE,
+            options,
         };
         let mut random = Initializer::new(7);
         let (w, u, b) = layer.weight_lengths();
@@ -158,6 +192,7 @@ mod tests {
             recurrent: random.uniform(u, 0.5),
             bias_input: random.uniform(b, 0.3),
             bias_recurrent: random.uniform(b, 0.3),
+            options: random.uniform(layer.option_length(), 1.0),
         };
         let x = random.uniform(2 * 3, 1.0);
         let before = vector(&layer, &mut random);
@@ -185,6 +220,26 @@ mod tests {
             let pulled = step.pull(&weights, None, &u).before;
             let (left, right) = (inner(&u, &pushed), inner(&pulled, &v));
             assert!((left - right).abs() < 1e-5 * left.abs().max(1.0), "{cell:?}: {left} {right}");
+        }
+    }
+
+    /// Of cells with options as well, whose `J v` are differences.
+    #[test]
+    fn pushing_and_pulling_are_transposed_with_options() {
+        let norm = CellOptions { norm: true, ..CellOptions::PLAIN };
+        let elu = Cell::Rnn(Activation::Elu);
+        let cells = CELLS.map(|cell| (cell, norm)).into_iter().chain([(elu, CellOptions::PLAIN)]);
+        for (cell, options) in cells {
+            let (layer, weights, x, before, mut random) = problem_with(cell, options);
+            let mut step = Step::take(layer, &weights, x, before);
+            let (u, v) = (vector(&layer, &mut random), vector(&layer, &mut random));
+            let pushed = step.linearized(&weights).push(&weights, &v);
+            let pulled = step.pull(&weights, None, &u).before;
+            let (left, right) = (inner(&u, &pushed), inner(&pulled, &v));
+            assert!(
+                (left - right).abs() < 5e-3 * left.abs().max(1.0),
+                "{cell:?} {options:?}: {left} {right}"
+            );
         }
     }
 

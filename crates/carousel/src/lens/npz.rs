@@ -46,7 +46,7 @@ pub struct Array {
 ///
 /// let model = LanguageModelConfig {
 ///     cell: Cell::Gru(Reset::After), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
-///     init: Default::default(), residual: false, tied: false, regularize: Default::default(),
+///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(),
 ///     seed: 0,
 /// }
 /// .init(&Device::default())?;

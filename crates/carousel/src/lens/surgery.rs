@@ -109,7 +109,7 @@ pub struct Control {
 ///
 /// let model = LanguageModelConfig {
 ///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
-///     init: Default::default(), residual: false, tied: false, regularize: Default::default(), seed: 0,
+///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
 /// let text = Text::of_characters("hello, hello");
@@ -121,7 +121,8 @@ pub struct Control {
 ///
 /// # Panics
 /// When there is no such unit, layers add what they read to what they give (past such a layer a unit is heard
-/// together with the one below it), or units zone out (their last value stays in the next).
+/// together with the one below it), units zone out (their last value stays in the next) or are normalised (what one
+/// of them adds to a sum is no constant).
 #[must_use]
 pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> LanguageModel {
     let recurrent = model.recurrent();
@@ -130,6 +131,7 @@ pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> Lan
     assert!(unit < hidden, "unit {unit} of {hidden}");
     assert!(!recurrent.is_residual(), "a unit of residual layers cannot be held by weights");
     assert!(recurrent.zoneout() == Zoneout::NONE, "a unit that zones out cannot be held by weights");
+    assert!(!recurrent.options().norm, "a unit that is normalised with others cannot be held by weights");
     let mut held = model.untied();
     let mut change = |name: &str, f: &mut dyn FnMut(&mut [f32])| {
         let mut parameters = held.parameters_mut().into_iter();

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel_kernels::{Batch, ShapeError, loss as kernels};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, CellOptions};
 use crate::embedding::Embedding;
 use crate::fused::{with_slice, with_slice_mut};
 use crate::init::{Init, Initializer, WeightInit};
@@ -24,6 +24,8 @@ use crate::stepper::{StepPrecision, Stepper};
 pub struct LanguageModelConfig {
     /// The recurrence.
     pub cell: Cell,
+    /// What the cells have beside their equations.
+    pub options: CellOptions,
     /// `V`.
     pub vocabulary: usize,
     /// `E`, values a token's vector has.
@@ -81,6 +83,7 @@ impl LanguageModelConfig {
                 .with_init(self.init)
                 .with_dropout(regularize.recurrent)
                 .with_residual(self.residual)
+                .with_options(self.options)
                 .init_with(random, device)?,
             output: Output::init(self.hidden, self.vocabulary, random, device)?
                 .with_label_smoothing(regularize.label_smoothing),
@@ -121,7 +124,7 @@ impl LanguageModelConfig {
 ///
 /// let config = LanguageModelConfig {
 ///     cell: Cell::Lstm, vocabulary: 5, embedding: 4, hidden: 8, layers: 1, init: Init::default(), residual: false,
-///     tied: false, regularize: Regularize::default(), seed: 0,
+///     tied: false, options: Default::default(), regularize: Regularize::default(), seed: 0,
 /// };
 /// let model = config.init(&Device::default().autodiff())?;
 /// let batch = Arc::new(Batch::full(2, 3)); // 2 sequences, 3 steps

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, CellOptions};
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
@@ -34,6 +34,8 @@ pub enum StepKind {
 pub struct RecurrenceConfig {
     /// The cell.
     pub cell: Cell,
+    /// What the cells have beside their equations.
+    pub options: CellOptions,
     /// `H`.
     pub hidden: usize,
     /// Recurrent layers.
@@ -51,7 +53,7 @@ impl RecurrenceConfig {
     #[must_use]
     pub fn new(cell: Cell, hidden: usize) -> RecurrenceConfig {
         let (direction, init, dropout) = (Direction::Forward, Init::default(), Dropout::default());
-        RecurrenceConfig { cell, hidden, layers: 1, direction, init, dropout }
+        RecurrenceConfig { cell, options: CellOptions::PLAIN, hidden, layers: 1, direction, init, dropout }
     }
 }
 
@@ -125,6 +127,7 @@ impl Reader {
                 .with_layers(r.layers)
                 .with_direction(r.direction)
                 .with_init(r.init)
+                .with_options(r.options)
                 .with_dropout(r.dropout)
                 .init_with(random, device)
         });

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, CellOptions};
 use crate::init::{Init, Initializer};
 use crate::output::Output;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
@@ -14,6 +14,8 @@ use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
 pub struct RegressorConfig {
     /// The recurrence.
     pub cell: Cell,
+    /// What the cells have beside their equations.
+    pub options: CellOptions,
     /// `I`, values of a step.
     pub input: usize,
     /// `H`.
@@ -39,6 +41,7 @@ impl RegressorConfig {
             recurrent: RecurrentConfig::new(self.cell, self.input, self.hidden)
                 .with_layers(self.layers)
                 .with_init(self.init)
+                .with_options(self.options)
                 .init_with(random, device)?,
             output: Output::init(self.hidden, self.outputs, random, device)?,
         })

@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel_kernels::dropout::Mask;
 
-use crate::cell::Cell;
+use crate::cell::{Cell, CellOptions};
 use crate::embedding::Embedding;
 use crate::fused::{with_slice, with_slice_mut};
 use crate::init::{Init, Initializer, WeightInit};
@@ -47,6 +47,8 @@ pub struct TranslatorConfig {
     pub embedding: usize,
     /// The recurrence of both sides.
     pub cell: Cell,
+    /// What the cells have beside their equations.
+    pub options: CellOptions,
     /// `H`.
     pub hidden: usize,
     /// Layers of each side.
@@ -80,6 +82,7 @@ impl TranslatorConfig {
             target_vocabulary: vocabularies[1],
             embedding,
             cell,
+            options: CellOptions::PLAIN,
             hidden,
             layers: 1,
             direction: Direction::Both,
@@ -118,6 +121,7 @@ impl TranslatorConfig {
                 .with_init(self.init)
                 .with_dropout(regularize.recurrent)
                 .with_residual(self.residual)
+                .with_options(self.options)
         };
         let directions = if self.direction == Direction::Both { 2 } else { 1 };
         let reader = |recurrent, directions| {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use carousel_kernels::{Activation, Precision, Reset};
+use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 use toml::Value;
 
 use super::{
@@ -168,7 +168,10 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.memorize, Kind::Whole(1, SIZE)).only_with("task", &["copy"]),
     key!(model.cell, Kind::OneOf(names::<CellName>)),
     key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", &["rnn"]),
+    key!(model.gate_activation, Kind::OneOf(names::<GateActivation>))
+        .only_with("model.cell", &["lstm", "gru"]),
     key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", &["gru"]),
+    key!(model.peephole, Kind::Flag).only_with("model.cell", &["lstm"]),
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
@@ -184,7 +187,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.base, Kind::OneOf(names::<Base>)).only_with("task", FORECAST),
     key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
-    key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["none"]),
+    key!(model.norm, Kind::OneOf(names::<Norm>)),
     key!(model.residual, Kind::Flag).only_with("task", WRITES),
     key!(model.tie_embeddings, Kind::Flag).only_with("task", WRITES),
     key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
@@ -294,6 +297,32 @@ pub(super) const RULES: &[Rule] = &[
             let broken = !recipe.task.has_epochs() && recipe.train.steps.is_none();
             broken.then(|| {
                 needs(&format!("task = \"{}\"", recipe.task.name()), "train.steps, for it has no epochs")
+            })
+        },
+    },
+    Rule {
+        keys: &[
+            "train.precision",
+            "model.norm",
+            "model.peephole",
+            "model.gate_activation",
+            "model.activation",
+        ],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let cell = model.recurrence_if_any();
+            let plain = matches!(
+                cell,
+                Some(Cell::Rnn(Activation::Tanh | Activation::Relu) | Cell::Lstm | Cell::Gru(_)) | None
+            );
+            let broken = recipe.train.precision == Precision::Bf16
+                && (!plain || model.options() != CellOptions::PLAIN);
+            broken.then(|| {
+                needs(
+                    "train.precision = \"bf16\"",
+                    "a cell without options: model.norm, model.peephole, model.gate_activation and \
+                     model.activation (but relu) multiply 32-bit floats",
+                )
             })
         },
     },

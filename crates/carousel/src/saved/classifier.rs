@@ -140,6 +140,7 @@ pub(crate) fn body(recipe: &Recipe) -> Body {
     match model.recurrence_if_any() {
         Some(cell) => Body::Recurrent(RecurrenceConfig {
             cell,
+            options: model.options(),
             hidden: model.hidden,
             layers: model.layers,
             direction: model.direction,

@@ -35,6 +35,7 @@ pub(crate) fn translator_config(recipe: &Recipe, sides: &[Side; 2]) -> Translato
         target_vocabulary: sides[1].len(),
         embedding: model.embedding,
         cell: model.recurrence(),
+        options: model.options(),
         hidden: model.hidden,
         layers: model.layers,
         direction: model.direction,

@@ -531,6 +531,7 @@ mod tests {
             init: Default::default(),
             residual: false,
             tied: false,
+            options: Default::default(),
             regularize: Default::default(),
             seed: 3,
         }

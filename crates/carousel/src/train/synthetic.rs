@@ -42,6 +42,7 @@ pub fn adding(
     debug_assert_eq!(recipe.task, Task::Adding);
     let model = RegressorConfig {
         cell: recipe.model.recurrence(),
+        options: recipe.model.options(),
         input: 2,
         hidden: recipe.model.hidden,
         layers: recipe.model.layers,

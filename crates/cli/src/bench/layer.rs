@@ -365,7 +365,7 @@ struct Bare {
 impl Bare {
     fn weights(&self) -> kernels::Weights<'_> {
         let [input, recurrent, bias_input, bias_recurrent] = &self.weights;
-        kernels::Weights { input, recurrent, bias_input, bias_recurrent }
+        kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] }
     }
 }
 
@@ -435,6 +435,7 @@ impl BareStack {
                         hidden,
                         precision: case.precision,
                         zoneout: kernels::Zoneout::NONE,
+                        options: kernels::CellOptions::PLAIN,
                     };
                     let gradients = weights.clone();
                     Bare { layer, weights, gradients, tape: kernels::Tape::default(), offset: place * hidden }
@@ -478,7 +479,7 @@ impl BareStack {
                 kernels::backward(
                     layer,
                     &self.batch,
-                    kernels::Weights { input, recurrent, bias_input, bias_recurrent },
+                    kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] },
                     tape,
                     frames(&x.values, x.layout, x.width, 0),
                     Some(frames(&y.gradients, y.layout, y.width, *offset)),
@@ -493,6 +494,7 @@ impl BareStack {
                         recurrent: d_recurrent,
                         bias_input: d_bias_input,
                         bias_recurrent: d_bias_recurrent,
+                        options: &mut [],
                     },
                 )
                 .expect("every buffer was made for this layer");

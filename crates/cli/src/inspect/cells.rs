@@ -241,8 +241,9 @@ fn operations(
     let mut finds: Vec<&Finding> = result.findings.iter().filter(|finding| finding.found).collect();
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     finds.truncate(args.operate);
-    // Past a residual layer a unit cannot be held alone, and one that zones out not at all.
-    let held = !model.recurrent().is_residual() && model.recurrent().zoneout() == Zoneout::NONE;
+    // Past a residual layer a unit cannot be held alone, and one that zones out or is normalised not at all.
+    let recurrent = model.recurrent();
+    let held = !recurrent.is_residual() && recurrent.zoneout() == Zoneout::NONE && !recurrent.options().norm;
     if finds.is_empty() || !held {
         return Vec::new();
     }

@@ -3,6 +3,7 @@
 pub(crate) mod gru;
 pub(crate) mod lstm;
 pub(crate) mod rnn;
+pub(crate) mod rowwise;
 
 use crate::chance::{Factors, times};
 use crate::disjoint::{Tile, TileMut};

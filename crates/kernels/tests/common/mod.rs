@@ -41,6 +41,30 @@ pub const CELLS: [Cell; 5] = [
     Cell::Gru(Reset::Before),
 ];
 
+/// Every cell with every option that it can have.
+pub fn cells_with_options() -> Vec<(Cell, CellOptions)> {
+    let mut all = Vec::new();
+    let vanilla = Activation::ALL.map(Cell::Rnn);
+    for cell in vanilla.into_iter().chain([Cell::Lstm, Cell::Gru(Reset::After), Cell::Gru(Reset::Before)]) {
+        for norm in [false, true] {
+            for peephole in [false, true] {
+                for gate in [GateActivation::Sigmoid, GateActivation::HardSigmoid] {
+                    let options = CellOptions { norm, peephole, gate };
+                    let fits = match cell {
+                        Cell::Rnn(_) => !peephole && gate == GateActivation::Sigmoid,
+                        Cell::Gru(_) => !peephole,
+                        Cell::Lstm => true,
+                    };
+                    if fits && !(CELLS.contains(&cell) && options == CellOptions::PLAIN) {
+                        all.push((cell, options));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
 /// One layer with everything that goes in, as f32.
 #[derive(Clone)]
 pub struct Problem {
@@ -74,6 +98,7 @@ impl Noise {
 impl Problem {
     pub fn random(layer: Layer, batch: Batch, seed: u64) -> Problem {
         let mut numbers = Numbers::new(seed);
+        let mut options = Numbers::new(seed + 1);
         let (w, u, bias) = layer.weight_lengths();
         let scale = 1.0 / (layer.hidden as f32).sqrt();
         let frames = batch.sequences() * batch.time();
@@ -85,6 +110,8 @@ impl Problem {
                 recurrent: numbers.floats(u, scale),
                 bias_input: numbers.floats(bias, 0.5),
                 bias_recurrent: numbers.floats(bias, 0.5),
+                // Gains and peepholes around one, so that each counts.
+                options: options.floats(layer.option_length(), 0.5).iter().map(|v| 1.0 + v).collect(),
             },
             x: numbers.floats(frames * layer.input, 1.0),
             initial: reference::State { h: numbers.floats(states, 1.0), c: numbers.floats(states, c) },
@@ -113,6 +140,7 @@ impl Problem {
             recurrent: &self.weights.recurrent,
             bias_input: &self.weights.bias_input,
             bias_recurrent: &self.weights.bias_recurrent,
+            options: &self.weights.options,
         }
     }
 
@@ -162,6 +190,7 @@ impl Problem {
                 recurrent: vec![nan; u],
                 bias_input: vec![nan; bias],
                 bias_recurrent: vec![nan; bias],
+                options: vec![nan; layer.option_length()],
             },
         };
         let rows = |data| Frames { data, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
@@ -192,6 +221,7 @@ impl Problem {
                 recurrent: &mut d.weights.recurrent,
                 bias_input: &mut d.weights.bias_input,
                 bias_recurrent: &mut d.weights.bias_recurrent,
+                options: &mut d.weights.options,
             },
         )
         .unwrap();
@@ -224,6 +254,7 @@ impl Problem {
             recurrent: wide(&self.weights.recurrent),
             bias_input: wide(&self.weights.bias_input),
             bias_recurrent: wide(&self.weights.bias_recurrent),
+            options: wide(&self.weights.options),
         };
         let state = |s: &reference::State<f32>| reference::State { h: wide(&s.h), c: wide(&s.c) };
         let (x, initial) = (wide(&self.x), state(&self.initial));
@@ -270,7 +301,7 @@ pub fn compare(
 ) {
     let (y, last, d) = found;
     let (ey, elast, ed) = expected;
-    let pairs: [(&str, &[f32], &[f64]); 10] = [
+    let pairs: [(&str, &[f32], &[f64]); 11] = [
         ("y", y, ey),
         ("final h", &last.h, &elast.h),
         ("final c", &last.c, &elast.c),
@@ -281,6 +312,7 @@ pub fn compare(
         ("d recurrent weight", &d.weights.recurrent, &ed.weights.recurrent),
         ("d input bias", &d.weights.bias_input, &ed.weights.bias_input),
         ("d recurrent bias", &d.weights.bias_recurrent, &ed.weights.bias_recurrent),
+        ("d options", &d.weights.options, &ed.weights.options),
     ];
     for (name, found, expected) in pairs {
         close(&format!("{what}: {name}"), found, expected, tolerance);

@@ -92,6 +92,7 @@ impl Training {
                 recurrent: d_recurrent,
                 bias_input: d_bias_input,
                 bias_recurrent: d_bias_recurrent,
+                options: &mut [],
             },
         )
         .unwrap();
