@@ -47,6 +47,8 @@ pub struct Recipe {
 pub struct DataRecipe {
     /// Shares of `--data` for training, validation and test, where `--valid` and `--test` are not given.
     pub split: [f64; 3],
+    /// Megabytes of text from which on files are not held, but read piece by piece. [`Task::Lm`] only.
+    pub memory: usize,
     /// What an example is made of. [`Task::Classify`] and [`Task::Tag`].
     pub input: InputName,
     /// The column of the text. [`Task::Classify`] of text.
@@ -1159,6 +1161,7 @@ impl Recipe {
             seed: 1,
             data: DataRecipe {
                 split: [0.9, 0.05, 0.05],
+                memory: 64,
                 input: InputName::Text,
                 text: "text".to_owned(),
                 label: "label".to_owned(),
@@ -1588,6 +1591,7 @@ mod tests {
             ("task", "lm", ""),
             ("seed", "7", ""),
             ("data.split", "[0.5, 0.25, 0.25]", ""),
+            ("data.memory", "0", ""),
             ("data.input", "numbers", "task=classify"),
             ("data.text", "review", "task=classify"),
             ("data.label", "stars", "task=classify"),
@@ -1760,7 +1764,7 @@ mod tests {
         check(
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
-             the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
+             the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, \
              data.file_label, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
              data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
              data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
@@ -1770,7 +1774,7 @@ mod tests {
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
-             the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
+             the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, \
              data.file_label, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
              data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
              data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \

@@ -25,7 +25,7 @@ fn rhyme() -> Document {
 fn sources() -> Sources {
     // Of what is validated on, nothing can be learned from the rhyme for long.
     let valid = document(&"down and up go horses the; round and round wheel\n".repeat(4));
-    Sources { train: vec![rhyme()], valid: vec![valid], test: Vec::new() }
+    Sources { train: vec![rhyme()], valid: vec![valid], ..Sources::default() }
 }
 
 fn recipe(assignments: &[&str]) -> Recipe {

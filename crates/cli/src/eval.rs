@@ -6,8 +6,8 @@ use carousel::recipe::Task;
 use carousel::report::thousands;
 use carousel::run::RunFolder;
 use carousel::train::{
-    ClassEvaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier, evaluate_forecaster,
-    evaluate_stepwise, evaluate_tagger, evaluate_translator,
+    ClassEvaluation, Evaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier,
+    evaluate_forecaster, evaluate_large, evaluate_stepwise, evaluate_tagger, evaluate_translator,
 };
 use clap::Args;
 use serde_json::json;
@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::forecast;
 use crate::output::{self, Form, visible};
 use crate::search::SearchArgs;
+use crate::sources::Held;
 use crate::{BadUsage, MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
@@ -58,11 +59,19 @@ pub(crate) struct EvalArgs {
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.machine.apply();
-    let documents = carousel::data::read_documents(&args.data)?;
-    let task = RunFolder::open(&args.run)?.read_recipe()?.task;
+    let recipe = RunFolder::open(&args.run)?.read_recipe()?;
+    let task = recipe.task;
     if task != Task::Lm && !matches!(args.precision, Precision::F32) {
         return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
     }
+    if Held::of(&recipe).is_less_than(&args.data)? {
+        let precision = match args.precision {
+            Precision::F32 => None,
+            Precision::Int8 => Some(args.precision.step()),
+        };
+        return text(args, &evaluate_large(&args.run, &args.data, precision)?);
+    }
+    let documents = carousel::data::read_documents(&args.data)?;
     if task == Task::Classify {
         return classes(args, &evaluate_classifier(&args.run, &documents)?);
     }
@@ -79,6 +88,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         Precision::F32 => evaluate(&args.run, &documents)?,
         Precision::Int8 => evaluate_stepwise(&args.run, &documents, args.precision.step())?,
     };
+    text(args, &measured)
+}
+
+/// How a language model does.
+fn text(args: &EvalArgs, measured: &Evaluation) -> anyhow::Result<()> {
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json!({
             "run": args.run,

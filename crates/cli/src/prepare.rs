@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::output::{self, Form, visible};
-use crate::sources::SourceList;
+use crate::sources::{Held, SourceList};
 use crate::train::read_recipe;
 use crate::{BadUsage, MachineArgs};
 
@@ -104,7 +104,7 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
             if out.exists() {
                 bail!("{} exists; choose another folder, or remove it", out.display());
             }
-            let (_, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
+            let (_, sources) = SourceList::read(&args.data, &args.valid, &args.test, Held::All)?;
             let prepared = prepare(&recipe, &sources)?;
             prepared.save(out, &recipe)?;
             (recipe, prepared, out.clone())

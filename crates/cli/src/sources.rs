@@ -1,12 +1,14 @@
 //! The text that a run learns from: files of the user, or this project's own sources built into the program.
 
 use std::fs;
+use std::io::Read;
 use std::path::{PathBuf, absolute};
 
 use anyhow::Context;
-use carousel::data::{Document, read_documents};
+use carousel::data::{Document, list_files, read_documents};
+use carousel::recipe::{Recipe, Task};
 use carousel::run::RunFolder;
-use carousel::train::Sources;
+use carousel::train::{LargeSources, Sources};
 use serde::{Deserialize, Serialize};
 
 use crate::output;
@@ -33,22 +35,23 @@ struct Part {
 }
 
 impl Part {
-    fn new(paths: &[PathBuf], documents: &[Document]) -> anyhow::Result<Part> {
+    fn new(paths: &[PathBuf], text: Text<'_>) -> anyhow::Result<Part> {
         let paths = paths
             .iter()
             .map(|path| absolute(path).with_context(|| format!("could not resolve {}", path.display())))
             .collect::<anyhow::Result<_>>()?;
-        Ok(Part { paths, fingerprint: fingerprint(documents) })
+        Ok(Part { paths, fingerprint: text.fingerprint()? })
     }
 
-    fn warn_if_changed(&self, documents: &[Document]) {
-        if fingerprint(documents) != self.fingerprint {
+    fn warn_if_changed(&self, text: Text<'_>) -> anyhow::Result<()> {
+        if text.fingerprint()? != self.fingerprint {
             let names: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
             let text = if names.is_empty() { "the built-in text".to_owned() } else { names.join(", ") };
             output::message(format_args!(
                 "warning: {text} changed since this run began; it continues on the new text"
             ));
         }
+        Ok(())
     }
 }
 
@@ -58,27 +61,29 @@ impl SourceList {
         train: &[PathBuf],
         valid: &[PathBuf],
         test: &[PathBuf],
+        held: Held,
     ) -> anyhow::Result<(SourceList, Sources)> {
-        let sources = read_all(train, valid, test)?;
+        let sources = read_all(train, valid, test, held)?;
+        let [a, b, c] = texts(&sources);
         let list = SourceList {
-            train: Part::new(train, &sources.train)?,
-            valid: Part::new(valid, &sources.valid)?,
-            test: Part::new(test, &sources.test)?,
+            train: Part::new(train, a)?,
+            valid: Part::new(valid, b)?,
+            test: Part::new(test, c)?,
         };
         Ok((list, sources))
     }
 
     /// Reads the text of a run again, and warns where it is no longer the same.
-    pub(crate) fn reread(run: &RunFolder) -> anyhow::Result<(SourceList, Sources)> {
+    pub(crate) fn reread(run: &RunFolder, held: Held) -> anyhow::Result<(SourceList, Sources)> {
         let path = run.path().join(FILE);
         let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         let list: SourceList = serde_json::from_str(&text).with_context(|| {
             format!("{} is not a list of sources that `carousel train` wrote", path.display())
         })?;
-        let sources = read_all(&list.train.paths, &list.valid.paths, &list.test.paths)?;
-        list.train.warn_if_changed(&sources.train);
-        list.valid.warn_if_changed(&sources.valid);
-        list.test.warn_if_changed(&sources.test);
+        let sources = read_all(&list.train.paths, &list.valid.paths, &list.test.paths, held)?;
+        for (part, text) in [&list.train, &list.valid, &list.test].into_iter().zip(texts(&sources)) {
+            part.warn_if_changed(text)?;
+        }
         Ok((list, sources))
     }
 
@@ -100,10 +105,79 @@ impl SourceList {
     }
 }
 
-fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf]) -> anyhow::Result<Sources> {
+/// How much text is held in memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Held {
+    /// All.
+    All,
+    /// No more than so many megabytes; what is more is read piece by piece.
+    Megabytes(usize),
+}
+
+impl Held {
+    pub(crate) fn of(recipe: &Recipe) -> Held {
+        if recipe.task == Task::Lm { Held::Megabytes(recipe.data.memory) } else { Held::All }
+    }
+
+    /// Whether some files are more than that. What is compressed has to be held.
+    pub(crate) fn is_less_than(self, paths: &[PathBuf]) -> anyhow::Result<bool> {
+        let Held::Megabytes(most) = self else { return Ok(false) };
+        let (files, bytes) = list_files(paths)?;
+        let compressed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
+        Ok(bytes > (most as u64) << 20 && !files.iter().any(compressed))
+    }
+}
+
+/// The text of a part.
+enum Text<'a> {
+    Held(&'a [Document]),
+    Stored(&'a [PathBuf]),
+}
+
+impl Text<'_> {
+    fn fingerprint(&self) -> anyhow::Result<String> {
+        let mut hash = Fingerprint::default();
+        match self {
+            Text::Held(documents) => documents.iter().for_each(|document| {
+                hash.add(&(document.bytes.len() as u64).to_le_bytes());
+                hash.add(&document.bytes);
+            }),
+            Text::Stored([]) => {}
+            Text::Stored(paths) => {
+                let mut bytes = vec![0; 1 << 20];
+                for path in list_files(paths)?.0 {
+                    let failed = || format!("could not read {}", path.display());
+                    let mut file = fs::File::open(&path).with_context(failed)?;
+                    hash.add(&file.metadata().with_context(failed)?.len().to_le_bytes());
+                    loop {
+                        match file.read(&mut bytes).with_context(failed)? {
+                            0 => break,
+                            read => hash.add(&bytes[..read]),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(format!("{:016x}", hash.0))
+    }
+}
+
+fn texts(sources: &Sources) -> [Text<'_>; 3] {
+    match &sources.large {
+        Some(large) => [&large.train, &large.valid, &large.test].map(|paths| Text::Stored(paths)),
+        None => [&sources.train, &sources.valid, &sources.test].map(|documents| Text::Held(documents)),
+    }
+}
+
+fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) -> anyhow::Result<Sources> {
+    let given = [train, valid, test].concat();
+    if !train.is_empty() && held.is_less_than(&given)? {
+        let [train, valid, test] = [train, valid, test].map(<[PathBuf]>::to_vec);
+        return Ok(Sources { large: Some(LargeSources { train, valid, test }), ..Sources::default() });
+    }
     let read = |paths: &[PathBuf]| if paths.is_empty() { Ok(Vec::new()) } else { read_documents(paths) };
     let train = if train.is_empty() { embedded() } else { read_documents(train)? };
-    Ok(Sources { train, valid: read(valid)?, test: read(test)? })
+    Ok(Sources { train, valid: read(valid)?, test: read(test)?, large: None })
 }
 
 /// The built-in text: the Rust and Markdown files of this project, as they were when it was built.
@@ -115,13 +189,18 @@ fn embedded() -> Vec<Document> {
 }
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo), over lengths and bytes.
-fn fingerprint(documents: &[Document]) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for document in documents {
-        let length = (document.bytes.len() as u64).to_le_bytes();
-        for &byte in length.iter().chain(&document.bytes) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+struct Fingerprint(u64);
+
+impl Default for Fingerprint {
+    fn default() -> Fingerprint {
+        Fingerprint(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fingerprint {
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
-    format!("{hash:016x}")
 }

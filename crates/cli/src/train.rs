@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::output::{self, Form, message};
 use crate::progress::{Progress, duration, rounded};
 use crate::report::Measure;
-use crate::sources::SourceList;
+use crate::sources::{Held, SourceList};
 use crate::{BadUsage, MachineArgs, forecast, report};
 
 /// What `train` does when it is told nothing: about three minutes on two cores.
@@ -197,7 +197,7 @@ fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
         return Err(BadUsage(message).into());
     }
     let (list, sources) = if recipe.task.has_epochs() {
-        let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test)?;
+        let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test, Held::of(&recipe))?;
         (Some(list), sources)
     } else {
         refuse_data(args, recipe.task)?;
@@ -235,7 +235,7 @@ fn reopen(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let folder = RunFolder::open(args.out.as_deref().unwrap_or(Path::new(".")))?;
     let recipe = folder.read_recipe()?;
     let (list, sources) = if recipe.task.has_epochs() {
-        let (list, sources) = SourceList::reread(&folder)?;
+        let (list, sources) = SourceList::reread(&folder, Held::of(&recipe))?;
         (Some(list), sources)
     } else {
         (None, Sources::default())

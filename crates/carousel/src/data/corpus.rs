@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -60,7 +61,7 @@ fn read_document(path: &Path) -> Result<Document, DataError> {
 }
 
 /// Links to folders are not followed, so a link to a folder above cannot lead round in a circle.
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let list = |folder: &Path| -> io::Result<Vec<(PathBuf, fs::FileType)>> {
         fs::read_dir(folder)?
             .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))
@@ -112,21 +113,30 @@ impl Corpus {
     #[must_use]
     pub fn split(&self, fractions: [f64; 3]) -> [Corpus; 3] {
         let total = self.tokens.len();
-        let first = share_of(total, fractions[0]);
-        let second =
-            if fractions[2] == 0.0 { total } else { share_of(total, fractions[0] + fractions[1]).max(first) };
-        let first = if fractions[1] == 0.0 && fractions[2] == 0.0 { total } else { first };
-        [self.part(0, first), self.part(first, second), self.part(second, total)]
+        let [first, second] = cuts(total, fractions);
+        [0..first, first..second, second..total].map(|range| Corpus {
+            document_starts: starts_within(&self.document_starts, &range),
+            tokens: self.tokens[range].to_vec(),
+        })
     }
+}
 
-    fn part(&self, from: usize, to: usize) -> Corpus {
-        if from == to {
-            return Corpus::default();
-        }
-        let inside = self.document_starts.iter().filter(|&&start| from < start && start < to);
-        let document_starts = std::iter::once(0).chain(inside.map(|start| start - from)).collect();
-        Corpus { tokens: self.tokens[from..to].to_vec(), document_starts }
+/// Where the second and the third part of so many tokens begin.
+pub(super) fn cuts(total: usize, fractions: [f64; 3]) -> [usize; 2] {
+    let first = share_of(total, fractions[0]);
+    let second =
+        if fractions[2] == 0.0 { total } else { share_of(total, fractions[0] + fractions[1]).max(first) };
+    let first = if fractions[1] == 0.0 && fractions[2] == 0.0 { total } else { first };
+    [first, second]
+}
+
+/// The starts of documents in a part, counted from its beginning, which is one too.
+pub(super) fn starts_within(starts: &[usize], part: &Range<usize>) -> Vec<usize> {
+    if part.is_empty() {
+        return Vec::new();
     }
+    let inside = starts.iter().filter(|&&start| part.start < start && start < part.end);
+    std::iter::once(0).chain(inside.map(|start| start - part.start)).collect()
 }
 
 /// How many of `total` tokens a share is, rounded down. A share such as 0.7 + 0.2 is a hair below the

@@ -13,6 +13,7 @@ mod pack;
 mod pairs;
 mod series;
 mod sound;
+mod stored;
 mod table;
 mod tagged;
 mod texts;
@@ -36,6 +37,7 @@ pub use series::{
     Spreads, naive, read_series, seasonal_naive, split_steps,
 };
 pub use sound::{BANDS, log_mel, read_wav};
+pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, read_sentences};
 pub use texts::{TextColumns, TextExample, read_texts};

@@ -114,6 +114,19 @@ impl Tokenizer {
         }
     }
 
+    /// How many tokens a line has.
+    pub(super) fn count(&self, line: &str) -> usize {
+        match self.vocab.tokens() {
+            Tokens::Word => Tokens::Word.pieces(line).count(),
+            _ => self.encode(line).len(),
+        }
+    }
+
+    /// The id that ends a line of words.
+    pub(super) fn end_of_line(&self) -> u32 {
+        self.vocab.id(END_OF_LINE)
+    }
+
     /// The ids of whole documents. Words: every line ends with `<eos>`, the last one too.
     ///
     /// # Errors

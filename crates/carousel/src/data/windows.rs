@@ -13,7 +13,7 @@ use carousel_kernels::Batch;
 use carousel_kernels::dropout::key;
 use carousel_kernels::loss::IGNORE;
 
-use super::{Corpus, DataError};
+use super::{DataError, TokenRow};
 
 /// Which positions of a corpus the windows hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ struct Span {
 /// The windows of one pass over a corpus, in order. The pass starts from the zero state.
 #[derive(Clone, Debug)]
 pub struct Windows<'a> {
-    corpus: &'a Corpus,
+    corpus: &'a dyn TokenRow,
     truncation: Truncation,
     /// The positions of each stream.
     parts: Vec<Range<usize>>,
@@ -149,7 +149,7 @@ impl<'a> Windows<'a> {
     /// # Panics
     /// When `streams` or `k1` is 0, `k1` is more than `k2`, or varied windows have `k2` apart from `k1`.
     pub fn new(
-        corpus: &'a Corpus,
+        corpus: &'a dyn TokenRow,
         streams: usize,
         truncation: Truncation,
         coverage: Coverage,
@@ -158,7 +158,7 @@ impl<'a> Windows<'a> {
         assert!(streams > 0 && k1 > 0, "streams is {streams}, k1 is {k1}, expected at least 1");
         assert!(k1 <= k2, "k1 is {k1}, expected at most k2, which is {k2}");
         assert!(varied.is_none() || k1 == k2, "varied windows have one length, found {k1} and {k2}");
-        let found = corpus.tokens.len();
+        let found = corpus.len();
         let needed = streams.saturating_mul(k1).saturating_add(1);
         if coverage == Coverage::Equal && found < needed {
             return Err(DataError::TooShort { found, needed, streams, bptt: k1 });
@@ -173,7 +173,7 @@ impl<'a> Windows<'a> {
         let mut windows = Windows { corpus, truncation, parts, spans: Vec::new() };
         windows.cut(0);
         if windows.spans.is_empty() {
-            return Err(DataError::NothingToPredict { found, documents: corpus.document_starts.len() });
+            return Err(DataError::NothingToPredict { found, documents: corpus.document_starts().len() });
         }
         Ok(windows)
     }
@@ -292,17 +292,19 @@ impl<'a> Windows<'a> {
         let time = lengths.iter().copied().max().unwrap_or_default();
         let batch = Batch::ragged(&lengths, time).expect("time is the largest of the lengths");
 
-        let tokens = &self.corpus.tokens;
+        // Each piece with the token that its last one predicts.
+        let tokens: Vec<_> =
+            pieces.iter().map(|(_, piece)| self.corpus.read(piece.start..piece.end + 1)).collect();
         let frames = batch.places().map(|(sequence, step)| {
             let (stream, piece) = &pieces[sequence];
-            let at = piece.start + step;
-            let counts = at - self.parts[*stream].start >= counted;
-            (tokens[at], if counts { tokens[at + 1] } else { IGNORE })
+            let counts = piece.start + step - self.parts[*stream].start >= counted;
+            let tokens = &tokens[sequence];
+            (tokens[step], if counts { tokens[step + 1] } else { IGNORE })
         });
         let (inputs, targets) = frames.unzip();
         let segments = pieces.iter().enumerate().map(|(sequence, (stream, piece))| Segment {
             stream: stream - first_stream,
-            document: self.corpus.document_starts.partition_point(|&start| start <= piece.start),
+            document: self.corpus.document_starts().partition_point(|&start| start <= piece.start),
             // Past the start of the pass only the start of a document is a fresh start.
             carried: from > 0 && !self.starts_document(piece.start),
             last: pieces.get(sequence + 1).is_none_or(|(next, _)| next != stream),
@@ -311,7 +313,7 @@ impl<'a> Windows<'a> {
     }
 
     fn starts_document(&self, position: usize) -> bool {
-        self.corpus.document_starts.binary_search(&position).is_ok()
+        self.corpus.document_starts().binary_search(&position).is_ok()
     }
 
     /// The streams' pieces of documents in some steps, as positions that predict their next token; none is
@@ -324,7 +326,7 @@ impl<'a> Windows<'a> {
         streams.flat_map(move |stream| {
             let part = &self.parts[stream];
             let [from, to] = [steps.start, steps.end].map(|step| (part.start + step).min(part.end));
-            let starts = &self.corpus.document_starts;
+            let starts = &self.corpus.document_starts();
             let inside = &starts[starts.partition_point(|&start| start <= from)..];
             // An edge right behind the window counts too: it takes away the last position.
             let edges = inside.iter().copied().take_while(move |&start| start <= to);

@@ -1,10 +1,12 @@
 //! Measures a language model on text.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::data::{Corpus, Coverage, Document, Tokens, Truncation, Window, Windows};
+use crate::data::{
+    Coverage, Document, StoredCorpus, TokenRow, Tokens, Truncation, Window, Windows, list_files,
+};
 use crate::models::language_model::LanguageModel;
 use crate::output::{IGNORE, Loss};
 use crate::saved::SavedLanguageModel;
@@ -35,7 +37,20 @@ pub struct Evaluation {
 /// # Errors
 /// [`TrainError`] when the run cannot be opened or the documents have nothing to predict.
 pub fn evaluate(run: &Path, documents: &[Document]) -> Result<Evaluation, TrainError> {
-    evaluate_with(run, documents, measure)
+    evaluate_with(run, Read::Held(documents), StepsOf::Windows)
+}
+
+/// The same on files that are too large to be held; they are read piece by piece. With a `precision` one step at a
+/// time, as [`evaluate_stepwise`].
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_large(
+    run: &Path,
+    paths: &[PathBuf],
+    precision: Option<StepPrecision>,
+) -> Result<Evaluation, TrainError> {
+    evaluate_with(run, Read::Stored(paths), precision.map_or(StepsOf::Windows, StepsOf::Single))
 }
 
 /// The same one step at a time, as text is generated, with the recurrent weights in `precision`.
@@ -47,19 +62,32 @@ pub fn evaluate_stepwise(
     documents: &[Document],
     precision: StepPrecision,
 ) -> Result<Evaluation, TrainError> {
-    evaluate_with(run, documents, |model, corpus, streams, bptt| {
-        measure_stepwise(model, corpus, streams, bptt, precision)
-    })
+    evaluate_with(run, Read::Held(documents), StepsOf::Single(precision))
 }
 
-fn evaluate_with(
-    run: &Path,
-    documents: &[Document],
-    measure: impl FnOnce(&LanguageModel, &Corpus, usize, usize) -> Result<Loss, TrainError>,
-) -> Result<Evaluation, TrainError> {
+/// Where a text is.
+enum Read<'a> {
+    Held(&'a [Document]),
+    Stored(&'a [PathBuf]),
+}
+
+/// How a model reads.
+enum StepsOf {
+    Windows,
+    Single(StepPrecision),
+}
+
+fn evaluate_with(run: &Path, read: Read<'_>, steps: StepsOf) -> Result<Evaluation, TrainError> {
     let SavedLanguageModel { recipe, tokenizer, model } = SavedLanguageModel::open(run)?;
-    let corpus = tokenizer.corpus(documents)?;
-    let loss = measure(&model, &corpus, recipe.train.batch, recipe.train.k2())?;
+    let corpus: Box<dyn TokenRow> = match read {
+        Read::Held(documents) => Box::new(tokenizer.corpus(documents)?),
+        Read::Stored(paths) => Box::new(StoredCorpus::index(&list_files(paths)?.0, &tokenizer)?),
+    };
+    let (streams, length) = (recipe.train.batch, recipe.train.k2());
+    let loss = match steps {
+        StepsOf::Windows => measure(&model, &*corpus, streams, length)?,
+        StepsOf::Single(precision) => measure_stepwise(&model, &*corpus, streams, length, precision)?,
+    };
     let mean = loss.nats / loss.count.max(1) as f64;
     Ok(Evaluation {
         loss: mean,
@@ -74,7 +102,7 @@ fn evaluate_with(
 /// The loss over a whole corpus, read in `streams` streams and windows of `steps` steps.
 pub(super) fn measure(
     model: &LanguageModel,
-    corpus: &Corpus,
+    corpus: &dyn TokenRow,
     streams: usize,
     steps: usize,
 ) -> Result<Loss, TrainError> {
@@ -89,7 +117,7 @@ pub(super) fn measure(
             state
         });
     }
-    Ok(total)
+    corpus.failure().map_or(Ok(total), |failure| Err(failure.into()))
 }
 
 /// One position of a stream.
@@ -106,7 +134,7 @@ struct Position {
 /// other, and each has a queue.
 fn measure_stepwise(
     model: &LanguageModel,
-    corpus: &Corpus,
+    corpus: &dyn TokenRow,
     streams: usize,
     bptt: usize,
     precision: StepPrecision,
@@ -142,7 +170,7 @@ fn measure_stepwise(
             }
         }
     }
-    Ok(total)
+    corpus.failure().map_or(Ok(total), |failure| Err(failure.into()))
 }
 
 /// Puts a window's positions into its streams' queues.
@@ -172,6 +200,7 @@ mod tests {
 
     use super::*;
     use crate::cell::{Activation, Cell, Reset};
+    use crate::data::Corpus;
     use crate::models::language_model::LanguageModelConfig;
 
     #[test]

@@ -1,5 +1,6 @@
 //! Trains a language model: truncated backpropagation through time with carried state.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
@@ -8,7 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::data::{
-    Corpus, Coverage, Document, Limits, Segment, Stretch, Tokenizer, Truncation, Vocab, Window, Windows,
+    Corpus, Document, Limits, Segment, StoredCorpus, Stretch, TokenRow, Tokenizer, Vocab, Window, list_files,
+    sampled_vocab,
 };
 use crate::decode::sampling::{Sampling, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
@@ -48,7 +50,11 @@ pub fn language_model(
         Start::New => {
             let share = shares(recipe, sources)[0];
             let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share };
-            let vocab = Vocab::build(recipe.data.tokens, &sources.train, limits)?;
+            let tokens = recipe.data.tokens;
+            let vocab = match &sources.large {
+                Some(large) => sampled_vocab(tokens, &list_files(&large.train)?.0, limits, recipe.seed)?,
+                None => Vocab::build(tokens, &sources.train, limits)?,
+            };
             run.write_vocab(&vocab)?;
             Tokenizer::new(vocab)
         }
@@ -56,7 +62,7 @@ pub fn language_model(
     };
     let Parts { train: corpus, valid, test } = Parts::read(&tokenizer, recipe, sources)?;
     let TrainRecipe { batch, accumulate, .. } = recipe.train;
-    let tbptt = Tbptt::new(&corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
+    let tbptt = Tbptt::new(&*corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
     let precision = recipe.train.precision;
     if !precision.is_available() {
         return Err(TrainError::Precision { name: precision.name() });
@@ -66,39 +72,54 @@ pub fn language_model(
         .with_precision(precision);
     let facts = Facts {
         vocabulary: Some(tokenizer.vocab().len()),
-        train_tokens: Some(corpus.tokens.len()),
-        valid_tokens: Some(valid.as_ref().map_or(0, |part| part.tokens.len())),
+        train_tokens: Some(corpus.len()),
+        valid_tokens: Some(valid.as_ref().map_or(0, |part| part.len())),
     };
-    let job = LanguageModelJob { recipe, tokenizer, tbptt, model, valid, test, last: None };
+    let job = LanguageModelJob { recipe, tokenizer, corpus: &*corpus, tbptt, model, valid, test, last: None };
     train(run, recipe, job, facts, start, on_event)
 }
 
 /// The corpora of a run; parts that have nothing to predict count as not there.
 struct Parts {
-    train: Corpus,
-    valid: Option<Corpus>,
-    test: Option<Corpus>,
+    train: Box<dyn TokenRow>,
+    valid: Option<Box<dyn TokenRow>>,
+    test: Option<Box<dyn TokenRow>>,
 }
 
 impl Parts {
     fn read(tokenizer: &Tokenizer, recipe: &Recipe, sources: &Sources) -> Result<Parts, TrainError> {
-        let all = tokenizer.corpus(&sources.train)?;
-        let [train, valid, test] = all.split(shares(recipe, sources));
-        let part = |documents: &[Document], held_out: Corpus| -> Result<Option<Corpus>, TrainError> {
-            let part = if documents.is_empty() { held_out } else { tokenizer.corpus(documents)? };
-            Ok(Some(part).filter(|part| Windows::new(part, 1, Truncation::every(1), Coverage::All).is_ok()))
+        let shares = shares(recipe, sources);
+        if let Some(large) = &sources.large {
+            let index = |paths: &[PathBuf]| StoredCorpus::index(&list_files(paths)?.0, tokenizer);
+            let [train, valid, test] = index(&large.train)?.split(shares);
+            let part = |paths: &[PathBuf], held_out: StoredCorpus| -> Result<_, TrainError> {
+                Ok(predicting(if paths.is_empty() { held_out } else { index(paths)? }))
+            };
+            let (valid, test) = (part(&large.valid, valid)?, part(&large.test, test)?);
+            return Ok(Parts { train: Box::new(train), valid, test });
+        }
+        let [train, valid, test] = tokenizer.corpus(&sources.train)?.split(shares);
+        let part = |documents: &[Document], held_out: Corpus| -> Result<_, TrainError> {
+            Ok(predicting(if documents.is_empty() { held_out } else { tokenizer.corpus(documents)? }))
         };
-        Ok(Parts { train, valid: part(&sources.valid, valid)?, test: part(&sources.test, test)? })
+        let (valid, test) = (part(&sources.valid, valid)?, part(&sources.test, test)?);
+        Ok(Parts { train: Box::new(train), valid, test })
     }
+}
+
+/// A part in which something is predicted.
+fn predicting(part: impl TokenRow + 'static) -> Option<Box<dyn TokenRow>> {
+    part.predicts().then(|| Box::new(part) as Box<dyn TokenRow>)
 }
 
 struct LanguageModelJob<'a> {
     recipe: &'a Recipe,
     tokenizer: Tokenizer,
+    corpus: &'a dyn TokenRow,
     tbptt: Tbptt<'a>,
     model: LanguageModel,
-    valid: Option<Corpus>,
-    test: Option<Corpus>,
+    valid: Option<Box<dyn TokenRow>>,
+    test: Option<Box<dyn TokenRow>>,
     /// The window that was read last and the state it began from, for a diagnosis.
     last: Option<(Window, Option<State>)>,
 }
@@ -114,7 +135,11 @@ impl Work for (usize, Stretch) {
 }
 
 impl LanguageModelJob<'_> {
-    fn measure(&self, model: &LanguageModel, part: Option<&Corpus>) -> Result<Option<Measured>, TrainError> {
+    fn measure(
+        &self,
+        model: &LanguageModel,
+        part: Option<&dyn TokenRow>,
+    ) -> Result<Option<Measured>, TrainError> {
         let train = &self.recipe.train;
         let Some(part) = part else { return Ok(None) };
         let Loss { nats, count, correct } = measure(model, part, train.batch, train.k2())?;
@@ -148,6 +173,10 @@ impl Job for LanguageModelJob<'_> {
 
     fn next(&mut self) -> Vec<(usize, Stretch)> {
         self.tbptt.advance()
+    }
+
+    fn failure(&self) -> Option<TrainError> {
+        self.corpus.failure().map(TrainError::from)
     }
 
     /// A longer window is a larger step, as in Merity et al. 2017.
@@ -219,11 +248,11 @@ impl Job for LanguageModelJob<'_> {
     }
 
     fn validate(&self, model: &LanguageModel) -> Result<Option<Measured>, TrainError> {
-        self.measure(model, self.valid.as_ref())
+        self.measure(model, self.valid.as_deref())
     }
 
     fn test(&self, model: &LanguageModel) -> Result<Option<Measured>, TrainError> {
-        self.measure(model, self.test.as_ref())
+        self.measure(model, self.test.as_deref())
     }
 
     fn sample(&self, model: &LanguageModel, seed: u64) -> Option<String> {

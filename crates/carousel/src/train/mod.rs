@@ -20,14 +20,14 @@ mod tbptt;
 mod trainer;
 mod translate;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use average::{Average, Averaging};
 pub use classify::{ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier};
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
-pub use evaluate::{Evaluation, evaluate, evaluate_stepwise};
+pub use evaluate::{Evaluation, evaluate, evaluate_large, evaluate_stepwise};
 pub use forecast::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, evaluate_forecaster, forecast};
 pub use language_model::language_model;
 pub use optimizer::{Clip, Optimizer, Update};
@@ -216,14 +216,31 @@ pub struct Sources {
     pub valid: Vec<Document>,
     /// To measure the best checkpoint on, once, at the end.
     pub test: Vec<Document>,
+    /// In place of them files that are too large to be held: they are read piece by piece. Language models only.
+    pub large: Option<LargeSources>,
+}
+
+/// Files and folders that are too large to be held, of the three parts.
+#[derive(Clone, Debug, Default)]
+pub struct LargeSources {
+    /// To learn from.
+    pub train: Vec<PathBuf>,
+    /// To choose the best checkpoint by.
+    pub valid: Vec<PathBuf>,
+    /// To measure the best checkpoint on.
+    pub test: Vec<PathBuf>,
 }
 
 /// The shares of the training data for training, validation and test. Nothing is held out for what was given
 /// separately.
 fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
     let [train, valid, test] = recipe.data.split;
-    let held_out = |share: f64, given: &[Document]| if given.is_empty() { share } else { 0.0 };
-    let (kept_valid, kept_test) = (held_out(valid, &sources.valid), held_out(test, &sources.test));
+    let (no_valid, no_test) = match &sources.large {
+        Some(large) => (large.valid.is_empty(), large.test.is_empty()),
+        None => (sources.valid.is_empty(), sources.test.is_empty()),
+    };
+    let held_out = |share: f64, none_given: bool| if none_given { share } else { 0.0 };
+    let (kept_valid, kept_test) = (held_out(valid, no_valid), held_out(test, no_test));
     [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
 }
 

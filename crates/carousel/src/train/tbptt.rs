@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Corpus, Coverage, DataError, Segment, Stretch, Truncation, Window, Windows};
+use crate::data::{Coverage, DataError, Segment, Stretch, TokenRow, Truncation, Window, Windows};
 use crate::fused::with_slice;
 use crate::parameters::NamedTensor;
 use crate::state::{Row, State};
@@ -161,7 +161,7 @@ impl<'a> Tbptt<'a> {
     /// # Panics
     /// As [`Windows::new`].
     pub fn new(
-        corpus: &'a Corpus,
+        corpus: &'a dyn TokenRow,
         streams: usize,
         groups: usize,
         truncation: Truncation,

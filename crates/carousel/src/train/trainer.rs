@@ -39,6 +39,11 @@ pub(super) trait Job {
     /// added up.
     fn next(&mut self) -> Vec<Self::Batch>;
 
+    /// Why what an update learns from could not be read, where it could not.
+    fn failure(&self) -> Option<TrainError> {
+        None
+    }
+
     /// Factor on the learning rate of the update under way.
     fn rate(&self) -> f64 {
         1.0
@@ -376,6 +381,9 @@ impl<J: Job> Trainer<'_, J> {
     fn step(&mut self) -> Result<(), TrainError> {
         let began = Instant::now();
         let batches = self.job.next();
+        if let Some(failure) = self.job.failure() {
+            return Err(failure);
+        }
         let step = self.progress.step + 1;
         let targets: usize = batches.iter().map(Work::targets).sum();
         let mut summed = 0.0;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
 use crate::output::{self, Form, message};
-use crate::sources::SourceList;
+use crate::sources::{Held, SourceList};
 
 /// Characters shown before a predicted token.
 const CONTEXT: usize = 46;
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
     let counted = match args.train.is_empty() {
         false => Text::new(&saved.tokenizer, &carousel::data::read_documents(&args.train)?, usize::MAX)?,
         true => {
-            let (_, sources) = SourceList::reread(&RunFolder::open(&args.subject.run)?)?;
+            let (_, sources) = SourceList::reread(&RunFolder::open(&args.subject.run)?, Held::All)?;
             let all = Text::new(&saved.tokenizer, &sources.train, usize::MAX)?;
             // What was held out for validation and test was not learned from.
             let held_out = |share: f64, given: bool| if given { 0.0 } else { share };
