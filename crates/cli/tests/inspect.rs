@@ -133,6 +133,33 @@ fn gates_gradients_and_errors_are_shown_and_told() {
 }
 
 #[test]
+fn every_view_has_a_page() {
+    let home = home();
+    let check = |view: &str, parts: &[&str]| {
+        home.carousel(&format!("inspect {view} --html page.html")).succeeds();
+        let page = home.read("page.html");
+        assert!(page.starts_with("<!doctype html>"), "{view}");
+        for part in parts {
+            assert!(page.contains(part), "{view}: no {part}");
+        }
+    };
+    check(
+        "gates run --data quotes.txt",
+        &["f of layer 0", "<title>unit 15: shut", "How long units remember"],
+    );
+    check(
+        "gradients run --data quotes.txt --lags 20 --places 4 --compare rnn,gru --activation tanh,relu",
+        &["Layer 0", "trained c", "rnn relu orthogonal", "Clipped steps", "tokens back"],
+    );
+    check(
+        "errors run --data quotes.txt",
+        &["closing bracket", "6-grams", "What only the net knew", "<mark>"],
+    );
+    let said = home.carousel("inspect gates run --data quotes.txt --html no/page.html");
+    said.fails(1, &["could not write no/page.html"]);
+}
+
+#[test]
 fn a_recording_is_an_archive_of_arrays() {
     let home = home();
     let command = "inspect record run --data quotes.txt --tokens 100 --signals c f --out states.npz";

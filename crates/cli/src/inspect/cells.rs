@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
 use crate::BadUsage;
-use crate::output::{self, Form, message};
+use crate::output::{self, Form};
 
 /// Memory for activations, one byte each.
 const ROOM: usize = 5 << 28;
@@ -145,12 +145,8 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
     let operations = operations(args, &saved.model, &text, &properties, &result, &mut working);
     if let Some(path) = &args.html {
         let page = page(&saved, args, &text, &result, &rankings, &mut working);
-        std::fs::write(path, page.to_html())
-            .with_context(|| format!("could not write {}", path.display()))?;
-    }
-    drop(working);
-    if let Some(path) = &args.html {
-        message(format_args!("page: {}", path.display()));
+        drop(working);
+        super::write_page(path, &page.to_html())?;
     }
 
     match Form::from_flag(args.subject.json) {
@@ -335,7 +331,7 @@ fn page(
     let vocabulary = (0..saved.tokenizer.vocab().len() as u32).map(|id| saved.tokenizer.decode(&[id]));
     let score = |value: f64| format!("{value:.3}");
     CellsPage {
-        title: args.subject.run.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        title: super::run_name(&args.subject.run),
         subtitle: format!(
             "{} units' signals searched over {} tokens. Hover a unit, and the text takes its colours: \
              orange where it is high, blue where it is low.",
