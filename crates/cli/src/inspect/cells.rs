@@ -557,13 +557,17 @@ fn changing(property: &Property, from: usize) -> Option<Range<usize>> {
 fn picture(activations: &Activations, index: usize, sign: f64, text: &Text, tokens: Range<usize>) -> String {
     const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let values = activations.values(index, tokens.clone());
-    let all = activations.code_values(index);
-    let (low, high) = (all[0].min(all[255]), all[0].max(all[255]));
+    // Between the rarest values, so that the common ones differ in height.
+    let mut codes = activations.codes(index).to_vec();
+    codes.sort_unstable();
+    let at =
+        |share: usize| activations.code_values(index)[usize::from(codes[(codes.len() - 1) * share / 100])];
+    let (low, high) = (at(2), at(98));
     let mut lines = [String::from("  "), String::from("  ")];
     let mut room = WIDTH;
     for (token, value) in tokens.zip(values) {
         let share = f64::from((value - low) / (high - low).max(1e-9));
-        let share = if sign < 0.0 { 1.0 - share } else { share };
+        let share = (if sign < 0.0 { 1.0 - share } else { share }).clamp(0.0, 1.0);
         let bar = BARS[((share * 8.0).round() as usize).min(8)];
         for character in text.shown(token..token + 1).chars() {
             if room == 0 {
