@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::{Chart, Point, SCRIPT, STYLE, Scale, Series, escape, thousands};
 
+const FLOW_STYLE: &str = include_str!("flow.css");
+
 /// Colours that curves take in turn, as classes of the style.
 const COLOURS: [&str; 7] = ["c0", "c1", "c2", "c3", "c4", "c5", "c6"];
 /// Smaller norms are nothing: a curve ends before them, so that the others keep their height.
@@ -16,7 +18,7 @@ fn page(kind: &str, title: &str, subtitle: &str, content: &str) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · {kind} · Carousel</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<p class=\"kicker\">Carousel · {kind}</p>\n\
+         <style>\n{STYLE}{FLOW_STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n<p class=\"kicker\">Carousel · {kind}</p>\n\
          <h1>{title}</h1>\n<p class=\"subtitle\">{}</p>\n</header>\n{content}</main>\n\
          <script>\n{SCRIPT}</script>\n</body>\n</html>\n",
         escape(subtitle)

@@ -1,6 +1,6 @@
 // Shows the values under the pointer, a finger, or the arrow keys.
 for (const plot of document.querySelectorAll(".plot")) {
-  const { last, share, reading, curves, x } = plot.dataset;
+  const { last, share, reading, curves, x = "step" } = plot.dataset;
   const all = JSON.parse(curves);
   const grid = all.reduce((longest, curve) => (curve.points.length > longest.length ? curve.points : longest), []);
   const line = plot.appendChild(document.createElement("div"));
