@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
 use crate::BadUsage;
-use crate::output::{self, Form};
+use crate::output::{self, Form, message};
 
 /// Memory for activations, one byte each.
 const ROOM: usize = 5 << 28;
@@ -239,6 +239,9 @@ fn operations(
     finds.truncate(args.operate);
     // Past a residual layer a unit cannot be held alone, and one that zones out not at all.
     let held = !model.recurrent().is_residual() && model.recurrent().zoneout() == Zoneout::NONE;
+    if !held && !finds.is_empty() {
+        message(format_args!("no surgery: units that zone out, or of residual layers, cannot be held alone"));
+    }
     if finds.is_empty() || !held {
         return Vec::new();
     }
@@ -334,7 +337,7 @@ fn page(
         title: super::run_name(&args.subject.run),
         subtitle: format!(
             "{} units' signals searched over {} tokens. Hover a unit, and the text takes its colours: \
-             orange where it is high, blue where it is low.",
+             orange where it is above its median, blue where it is below.",
             thousands(result.searched as u64),
             thousands(text.len() as u64)
         ),
