@@ -138,12 +138,12 @@ fn in_gradients(
     model.parameters().into_iter().zip(gradients).rev().find_map(|((name, parameter), gradient)| {
         let at = with_slice(gradient, bad)?;
         let place = calls.iter().find(|(stack, _)| name.starts_with(&format!("{stack}.")));
-        let gate = place.and_then(|(_, call)| {
+        let gate = place.map(|(_, call)| {
             let hidden = call.stack.weights()[0].weight_hh.dims()[1];
             let row = at / parameter.shape().get(1).copied().unwrap_or(1);
-            let mut gates = call.stack.cell().signals().iter().map(|(name, _)| *name);
-            let gate = gates.by_ref().filter(|name| !["h", "c"].contains(name)).nth(row / hidden);
-            Some((gate.unwrap_or("h").to_owned(), row % hidden))
+            let gates = call.stack.cell().signals().iter().map(|(name, _)| *name);
+            let gate = gates.filter(|name| !["h", "c"].contains(name)).nth(row / hidden);
+            (gate.unwrap_or("h").to_owned(), row % hidden)
         });
         Some(Origin::Gradient { parameter: name, gate })
     })

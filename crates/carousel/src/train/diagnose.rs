@@ -229,7 +229,7 @@ impl Measured {
         let is_tanh = matches!(cell, Cell::Rnn(Activation::Tanh));
         let outside: Option<fn(f32) -> bool> = match signal {
             "h" if is_tanh => Some(|value| value.abs() > SATURATED[1]),
-            "i" | "f" | "o" | "r" | "z" => Some(|value| value < SATURATED[0] || value > SATURATED[1]),
+            "i" | "f" | "o" | "r" | "z" => Some(|value| !(SATURATED[0]..=SATURATED[1]).contains(&value)),
             _ => None,
         };
         if let Some(outside) = outside {
