@@ -14,6 +14,7 @@ mod readme {}
 mod course {}
 
 mod buffers;
+mod calls;
 pub mod cell;
 pub mod data;
 pub mod decode;

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 pub use carousel_kernels::Precision;
 use carousel_kernels::{Batch, Layer, Layout, Zoneout};
 
+use crate::calls::{Call, take_down};
 use crate::cell::{Cell, CellOptions, GateActivation};
 use crate::fused::{self, with_slice};
 use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
@@ -504,6 +505,8 @@ impl Recurrent {
         if let Some(state) = &state {
             self.check_state(state, batch.sequences());
         }
+        let rows = index.as_ref().map(|index| &index[..]);
+        take_down(|| Call::new(self, &x, rows, batch, layout, state.as_ref()));
         let directions = self.direction.kernels().len();
         let mut last = Vec::with_capacity(self.weights.len());
         for layer in 0..self.layers {
@@ -669,6 +672,16 @@ impl Recurrent {
     #[must_use]
     pub fn is_residual(&self) -> bool {
         self.residual
+    }
+
+    /// Which ways it walks.
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// What becomes of two directions' outputs.
+    pub(crate) fn merge(&self) -> Merge {
+        self.merge
     }
 
     /// The cell.

@@ -8,6 +8,7 @@ mod attention;
 mod cells;
 mod classes;
 mod forecast;
+mod flow;
 
 use std::fmt::Write;
 
@@ -15,6 +16,7 @@ pub use attention::{AttendedSentence, AttentionPage, TranslationsSection};
 pub use cells::{CellsPage, PageUnit};
 pub use classes::{ClassesSection, MistakenExample};
 pub use forecast::{ErrorRow, ForecastChart, ForecastCurve, ForecastSection, step_label};
+pub use flow::{ErrorBar, ErrorsPage, FlowLayer, GatePicture, GatesPage, GradientsPage, KnownAhead, NetFlow};
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/hover.js");
@@ -168,6 +170,7 @@ impl TrainingReport {
                 Series { name: "training", class: "train", points: &self.train_loss },
                 Series { name: "validation", class: "valid", points: &self.valid_loss },
             ],
+            x: "step",
         }
         .write(page);
         Chart {
@@ -176,6 +179,7 @@ impl TrainingReport {
             scale: Scale::Logarithmic,
             reading: None,
             series: &[Series { name: "norm", class: "norm", points: &self.gradient_norm }],
+            x: "step",
         }
         .write(page);
         Chart {
@@ -184,6 +188,7 @@ impl TrainingReport {
             scale: Scale::Share,
             reading: None,
             series: &[Series { name: "clipped", class: "clip", points: &self.clipped }],
+            x: "step",
         }
         .write(page);
         if self.learning_rate.windows(2).any(|pair| pair[0].value != pair[1].value) {
@@ -193,6 +198,7 @@ impl TrainingReport {
                 scale: Scale::Logarithmic,
                 reading: None,
                 series: &[Series { name: "rate", class: "norm", points: &self.learning_rate }],
+                x: "step",
             }
             .write(page);
         }
@@ -260,6 +266,8 @@ struct Chart<'a> {
     scale: Scale,
     reading: Option<Reading>,
     series: &'a [Series<'a>],
+    /// What is counted along the bottom.
+    x: &'a str,
 }
 
 impl Chart<'_> {
@@ -270,7 +278,7 @@ impl Chart<'_> {
         if self.series.len() > 1 {
             page.push_str("<span class=\"legend\">");
             for series in self.series {
-                let _ = write!(page, "<i class=\"{}\"></i>{} ", series.class, series.name);
+                let _ = write!(page, "<span><i class=\"{}\"></i>{}</span> ", series.class, series.name);
             }
             page.push_str("</span>");
         }
@@ -290,7 +298,7 @@ impl Chart<'_> {
             }
         }
         page.push('"');
-        let _ = write!(page, " data-last=\"{last_step}\"");
+        let _ = write!(page, " data-last=\"{last_step}\" data-x=\"{}\"", self.x);
         if self.scale == Scale::Share {
             page.push_str(" data-share=\"1\"");
         }
@@ -348,19 +356,20 @@ impl Chart<'_> {
             let left = x(step) / EXTENT * 100.0;
             let _ = write!(page, "<b class=\"x\" style=\"left:{left:.2}%\">{}</b>", abbreviated(step));
         }
-        page.push_str("\n</div>\n<p class=\"axis\">steps</p>\n</figure>\n");
+        let _ = write!(page, "\n</div>\n<p class=\"axis\">{}</p>\n</figure>\n", self.x);
     }
 
     fn show(&self, value: f64) -> String {
         match self.scale {
             Scale::Share => format!("{:.0} %", value * 100.0),
-            Scale::Logarithmic => format!("{value:.3}"),
+            Scale::Logarithmic => short(value),
         }
     }
 
     fn label(&self, tick: f64) -> String {
         match self.scale {
             Scale::Share => format!("{:.0} %", tick * 100.0),
+            Scale::Logarithmic if tick != 0.0 && !(1e-4..1e5).contains(&tick.abs()) => format!("{tick:e}"),
             Scale::Logarithmic => short(tick),
         }
     }
@@ -412,7 +421,10 @@ impl Axis {
             _ => &[1.0],
         };
         let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
+        // Of many decades only some are named.
+        let apart = if ratio < 1e4 { 1 } else { (last - first).unsigned_abs().div_ceil(7).max(1) as i32 };
         (first..=last)
+            .filter(|power| power % apart == 0)
             .flat_map(|power| within.iter().map(move |digit| digit * 10f64.powi(power)))
             .filter(|tick| (self.low..=self.high).contains(tick))
             .collect()

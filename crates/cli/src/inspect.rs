@@ -8,9 +8,10 @@ mod gradients;
 mod record;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use carousel::lens::{Reading, Text};
 use carousel::report::thousands;
 use carousel::saved::SavedLanguageModel;
@@ -106,6 +107,18 @@ impl SubjectArgs {
         }
         Ok((saved, text))
     }
+}
+
+/// Writes a page and says where it is.
+fn write_page(path: &Path, html: &str) -> anyhow::Result<()> {
+    std::fs::write(path, html).with_context(|| format!("could not write {}", path.display()))?;
+    message(format_args!("page: {}", path.display()));
+    Ok(())
+}
+
+/// The last part of a run's path.
+fn run_name(run: &Path) -> String {
+    run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Adds a report's fields to a line of JSON.

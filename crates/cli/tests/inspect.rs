@@ -14,6 +14,11 @@ fn home() -> Home {
     home
 }
 
+/// Words of every length up to eleven.
+fn words() -> String {
+    (1..900).map(|n| "a".repeat(1 + n * n * 7919 % 11) + " ").collect()
+}
+
 fn names(line: &Value) -> Vec<String> {
     let findings = line["findings"].as_array().expect("a list");
     findings.iter().map(|finding| finding["property"].as_str().expect("a name").to_owned()).collect()
@@ -62,12 +67,24 @@ fn every_way_to_name_a_property_is_searched() {
     let all = "inspect cells run --data quotes.txt --find newline --shifts 4 --json --signals";
     assert_eq!(home.carousel(&format!("{all} all")).succeeds().json()["searched"], 6 * 16, "h c i f g o");
     // A gate is operated on by the h of its unit.
-    let words: String = (1..900).map(|n| "a".repeat(1 + n * n * 7919 % 11) + " ").collect();
-    home.write("words.txt", words);
+    home.write("words.txt", words());
     let gates = "inspect cells run --data words.txt --find word-start --shifts 4 --json --signals i f";
     let line = home.carousel(gates).succeeds().json();
     assert_eq!((&line["searched"], &line["findings"][0]["found"]), (&32.into(), &true.into()), "{line}");
     assert_eq!(line["surgery"][0]["effect"]["unit"], line["findings"][0]["units"][0]["unit"]["unit"]);
+}
+
+#[test]
+fn a_unit_that_cannot_be_held_alone_is_not_operated_on() {
+    let home = Home::new();
+    home.write("words.txt", words());
+    let residual = "--set model.residual=true --set model.layers=2";
+    home.carousel(&format!("train tiny.toml --data words.txt --out run {residual}")).succeeds();
+    let said =
+        home.carousel("inspect cells run --data words.txt --find word-start --shifts 4 --json").succeeds();
+    assert_eq!(said.json()["findings"][0]["found"], true);
+    assert_eq!(said.json()["surgery"], serde_json::json!([]));
+    assert!(said.stderr.contains("no surgery"), "{}", said.stderr);
 }
 
 #[test]
@@ -130,6 +147,33 @@ fn gates_gradients_and_errors_are_shown_and_told() {
             assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
         }
     }
+}
+
+#[test]
+fn every_view_has_a_page() {
+    let home = home();
+    let check = |view: &str, parts: &[&str]| {
+        home.carousel(&format!("inspect {view} --html page.html")).succeeds();
+        let page = home.read("page.html");
+        assert!(page.starts_with("<!doctype html>"), "{view}");
+        for part in parts {
+            assert!(page.contains(part), "{view}: no {part}");
+        }
+    };
+    check(
+        "gates run --data quotes.txt",
+        &["f of layer 0", "<title>unit 15: shut", "How long units remember"],
+    );
+    check(
+        "gradients run --data quotes.txt --lags 20 --places 4 --compare rnn,gru --activation tanh,relu",
+        &["Layer 0", "trained c", "rnn relu orthogonal", "Clipped steps", "tokens back"],
+    );
+    check(
+        "errors run --data quotes.txt",
+        &["closing bracket", "6-grams", "What only the net knew", "<mark>"],
+    );
+    let said = home.carousel("inspect gates run --data quotes.txt --html no/page.html");
+    said.fails(1, &["could not write no/page.html"]);
 }
 
 #[test]

@@ -114,14 +114,16 @@ pub fn film(
     Film { units: units.collect(), likely }
 }
 
-/// Gates between 0 and 1, all else evenly on both sides of 0, as far as 99 % of the values reach: a few
-/// extremes would leave the others without colour.
+/// Gates between 0 and 1, all else evenly on both sides of the median, as far as 98 % of the values reach: a few
+/// extremes would leave the others without colour, and so would a unit's distance from 0.
 fn coded(name: &str, values: &[f32]) -> FilmSignal {
     let is_gate = ["i", "f", "o", "r", "z"].contains(&name);
-    let mut sizes: Vec<f32> = values.iter().map(|value| value.abs()).collect();
-    sizes.sort_unstable_by(f32::total_cmp);
-    let most = sizes.get(sizes.len() * 99 / 100).copied().unwrap_or_default().max(1e-6);
-    let (low, high) = if is_gate { (0.0, 1.0) } else { (-most, most) };
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f32::total_cmp);
+    let at = |share: usize| sorted.get(sorted.len() * share / 100).copied().unwrap_or_default();
+    let median = at(50);
+    let most = (at(99) - median).max(median - at(1)).max(1e-6);
+    let (low, high) = if is_gate { (0.0, 1.0) } else { (median - most, median + most) };
     let code = |&value: &f32| ((value - low) / (high - low) * 255.0).round().clamp(0.0, 255.0) as u8;
     FilmSignal { name: name.to_owned(), low, high, codes: values.iter().map(code).collect() }
 }
@@ -138,4 +140,21 @@ fn likeliest(scores: &[f32]) -> [(u32, u8); LIKELY] {
     let highest = best[0].1;
     let sum: f32 = scores.iter().map(|score| (score - highest).exp()).sum();
     best.map(|(token, score)| (token, ((score - highest).exp() / sum * 255.0).round() as u8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_far_from_zero_keeps_its_colours() {
+        // Mostly -20, at times -19; once 5, which is left out.
+        let mut values: Vec<f32> =
+            (0..1000).map(|token| if token % 10 == 0 { -19.0 } else { -20.0 }).collect();
+        values[7] = 5.0;
+        let signal = coded("c", &values);
+        assert_eq!((signal.low, signal.high), (-21.0, -19.0));
+        assert_eq!((signal.codes[0], signal.codes[1], signal.codes[7]), (255, 128, 255));
+        assert_eq!((coded("f", &values).low, coded("f", &values).high), (0.0, 1.0));
+    }
 }

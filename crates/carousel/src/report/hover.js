@@ -1,6 +1,6 @@
 // Shows the values under the pointer, a finger, or the arrow keys.
 for (const plot of document.querySelectorAll(".plot")) {
-  const { last, share, reading, curves } = plot.dataset;
+  const { last, share, reading, curves, x = "step" } = plot.dataset;
   const all = JSON.parse(curves);
   const grid = all.reduce((longest, curve) => (curve.points.length > longest.length ? curve.points : longest), []);
   const line = plot.appendChild(document.createElement("div"));
@@ -11,7 +11,8 @@ for (const plot of document.querySelectorAll(".plot")) {
   const show = (value) => {
     if (share) return `${(value * 100).toFixed(0)} %`;
     const also = { perplexity: Math.exp(value) }[reading] ?? value / Math.LN2;
-    return value.toFixed(3) + (reading ? ` · ${also.toFixed(2)} ${reading}` : "");
+    const plain = Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5;
+    return (plain || !value ? value.toFixed(3) : value.toExponential(1)) + (reading ? ` · ${also.toFixed(2)} ${reading}` : "");
   };
   const nearest = (points, step) =>
     points.reduce((best, point) => (Math.abs(point[0] - step) < Math.abs(best[0] - step) ? point : best));
@@ -25,7 +26,8 @@ for (const plot of document.querySelectorAll(".plot")) {
   const draw = () => {
     const step = grid[at][0];
     tip.replaceChildren();
-    row(`step ${step.toLocaleString("en")}`, true);
+    const count = step.toLocaleString("en");
+    row(x === "tokens back" ? `${count} ${x}` : `${x} ${count}`, true);
     for (const curve of all) {
       if (!curve.points.length) continue;
       const [where, value] = nearest(curve.points, step);

@@ -13,6 +13,8 @@ use carousel_kernels::loss::{
     Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward, logits,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::cell::{Activation, Cell};
 use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
@@ -21,6 +23,7 @@ use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
 use crate::state::State;
 use crate::train::TrainError;
+use crate::train::breakage::{CALLS, look_again};
 use crate::train::checkpoint::{CheckpointError, find_tensor, read_tensors, write_tensors};
 
 /// A gate outside 0.1 to 0.9, an `h` beyond ±0.9.
@@ -46,7 +49,7 @@ pub struct BrokenBatch {
 }
 
 /// Which way a number was computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
     /// From the input to the loss.
     Forward,
@@ -55,7 +58,7 @@ pub enum Way {
 }
 
 /// Where the first number that is not finite arose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// In a parameter, before anything was computed.
     Parameter {
@@ -73,10 +76,23 @@ pub enum Origin {
         /// Sequence of the batch, from 0.
         sequence: usize,
     },
+    /// In the values that a stack of layers reads.
+    Values {
+        /// The stack, `encoder.recurrent`; empty where the model has one.
+        stack: String,
+        /// Which value of the step, from 0.
+        value: usize,
+        /// Time step of the batch, from 0.
+        step: usize,
+        /// Sequence of the batch, from 0.
+        sequence: usize,
+    },
     /// In a layer.
     Layer {
         /// Forward, or a gradient.
         way: Way,
+        /// The stack, `encoder.recurrent`; empty where the model has one.
+        stack: String,
         /// The layer, 0 at the input.
         layer: usize,
         /// `i`, `f`, `g`, `o`, `c`, `h`, …
@@ -94,6 +110,16 @@ pub enum Origin {
         step: usize,
         /// Sequence of the batch, from 0.
         sequence: usize,
+    },
+    /// In what reads the recurrent layers, which are all finite, or in the loss.
+    Behind,
+    /// In the gradient of a parameter, while all values were finite; of those that broke the one nearest to the
+    /// loss.
+    Gradient {
+        /// The parameter's name.
+        parameter: String,
+        /// Of a recurrent layer the gate (`h` of an RNN) and the unit.
+        gate: Option<(String, usize)>,
     },
     /// Nowhere in this batch: only the sum of all gradients is too large.
     Sum,
@@ -130,22 +156,50 @@ pub(super) struct Circumstances<'a> {
 /// Looks for what made a step break.
 pub(super) fn diagnose(model: &LanguageModel, broken: &BrokenBatch, told: Circumstances<'_>) -> Diagnosis {
     let mut measured = Measured::default();
-    let mut largest_weight = (String::new(), 0f32);
-    let mut damaged = None;
-    for (name, parameter) in model.parameters() {
-        parameter.with_slice(|values| {
-            let bad = values.iter().filter(|value| !value.is_finite()).count();
-            let most = values.iter().filter(|value| value.is_finite()).fold(0f32, |m, v| m.max(v.abs()));
-            if most > largest_weight.1 {
-                largest_weight = (name.clone(), most);
-            }
-            // A token's vector is better named by where it is read.
-            if bad > 0 && damaged.is_none() && name != "embedding.weight" {
-                damaged = Some(Origin::Parameter { name: name.clone(), values: bad });
-            }
-        });
+    let Damage { largest, origin } = Damage::of(model);
+    let origin = origin.unwrap_or_else(|| walk(model, broken, &mut measured));
+    conclude(origin, largest, &measured, Some(model.recurrent().cell()), told)
+}
+
+/// The state of the weights.
+#[derive(Default)]
+pub(super) struct Damage {
+    /// The largest weight that is finite: its tensor and value.
+    pub(super) largest: (String, f32),
+    /// The first parameter with values that are not.
+    pub(super) origin: Option<Origin>,
+}
+
+impl Damage {
+    pub(super) fn of(model: &impl NamedParameters) -> Damage {
+        let mut damage = Damage::default();
+        for (name, parameter) in model.parameters() {
+            parameter.with_slice(|values| damage.see(&name, values));
+        }
+        damage
     }
-    let origin = damaged.unwrap_or_else(|| walk(model, broken, &mut measured));
+
+    pub(super) fn see(&mut self, name: &str, values: &[f32]) {
+        let bad = values.iter().filter(|value| !value.is_finite()).count();
+        let most = values.iter().filter(|value| value.is_finite()).fold(0f32, |m, v| m.max(v.abs()));
+        if most > self.largest.1 {
+            self.largest = (name.to_owned(), most);
+        }
+        // A token's vector is better named by where it is read.
+        if bad > 0 && self.origin.is_none() && !name.ends_with("embedding.weight") {
+            self.origin = Some(Origin::Parameter { name: name.to_owned(), values: bad });
+        }
+    }
+}
+
+/// A diagnosis with its advice. `cell` is that of the model, where it has one.
+pub(super) fn conclude(
+    origin: Origin,
+    largest_weight: (String, f32),
+    measured: &Measured,
+    cell: Option<Cell>,
+    told: Circumstances<'_>,
+) -> Diagnosis {
     let mut diagnosis = Diagnosis {
         origin,
         largest_weight,
@@ -156,19 +210,47 @@ pub(super) fn diagnose(model: &LanguageModel, broken: &BrokenBatch, told: Circum
         checkpoint: told.checkpoint,
         replay: None,
     };
-    diagnosis.advice = advice(&diagnosis, model.recurrent().cell(), told.recipe);
+    diagnosis.advice = advice(&diagnosis, cell, told.recipe);
     diagnosis
 }
 
 /// What was seen on the way.
 #[derive(Default)]
-struct Measured {
-    hidden: [f64; 2],
+pub(super) struct Measured {
+    /// The largest `|h|` of the first step, and of the last.
+    pub(super) hidden: [f64; 2],
     saturated: usize,
     gates: usize,
 }
 
-fn bad(values: &[f32]) -> Option<usize> {
+impl Measured {
+    /// Looks at finite values of a signal, and returns the largest `|h|` among them.
+    pub(super) fn see(&mut self, cell: Cell, signal: &str, values: &[f32]) -> f64 {
+        let is_tanh = matches!(cell, Cell::Rnn(Activation::Tanh));
+        let outside: Option<fn(f32) -> bool> = match signal {
+            "h" if is_tanh => Some(|value| value.abs() > SATURATED[1]),
+            "i" | "f" | "o" | "r" | "z" => Some(|value| !(SATURATED[0]..=SATURATED[1]).contains(&value)),
+            _ => None,
+        };
+        if let Some(outside) = outside {
+            self.gates += values.len();
+            self.saturated += values.iter().filter(|value| outside(**value)).count();
+        }
+        match signal {
+            "h" => values.iter().fold(0.0, |most, value| most.max(f64::from(value.abs()))),
+            _ => 0.0,
+        }
+    }
+}
+
+/// A cell's signals in the order of computation: gates, then the cell value, then the hidden one.
+pub(super) fn in_order(cell: Cell) -> impl Iterator<Item = &'static str> {
+    let names = || cell.signals().iter().map(|&(name, _)| name);
+    let gates = names().filter(|name| !["h", "c"].contains(name));
+    gates.chain(names().filter(|name| ["h", "c"].contains(name)).rev())
+}
+
+pub(super) fn bad(values: &[f32]) -> Option<usize> {
     values.iter().position(|value| !value.is_finite())
 }
 
@@ -197,15 +279,14 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
         let mut largest = 0f64;
         for (layer, taken) in steps.iter_mut().enumerate() {
             let (sizes, weights) = &net.layers[layer];
-            // In the order of computation: gates, then the cell value, then the hidden one.
-            let named = cell.signals();
-            let order = named.iter().skip(1).filter(|(name, _)| *name != "c");
-            let states = named.iter().filter(|(name, _)| ["c", "h"].contains(name)).rev();
-            for &(name, signal) in order.chain(states) {
+            for name in in_order(cell) {
+                let signal = cell.signals().iter().find(|(own, _)| *own == name);
+                let &(_, signal) = signal.expect("the name is one of them");
                 let values = taken.signal(weights, signal);
                 if let Some(at) = bad(&values) {
                     return Origin::Layer {
                         way: Way::Forward,
+                        stack: String::new(),
                         layer,
                         signal: name.to_owned(),
                         step,
@@ -213,22 +294,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
                         unit: at % sizes.hidden,
                     };
                 }
-                match name {
-                    "h" => {
-                        largest = values.iter().fold(largest, |most, value| most.max(f64::from(value.abs())));
-                        if matches!(cell, Cell::Rnn(Activation::Tanh)) {
-                            measured.gates += values.len();
-                            measured.saturated +=
-                                values.iter().filter(|value| value.abs() > SATURATED[1]).count();
-                        }
-                    }
-                    "i" | "f" | "o" | "r" | "z" => {
-                        measured.gates += values.len();
-                        let outside = |value: &&f32| **value < SATURATED[0] || **value > SATURATED[1];
-                        measured.saturated += values.iter().filter(outside).count();
-                    }
-                    _ => {}
-                }
+                largest = largest.max(measured.see(cell, name, &values));
             }
         }
         if step == 0 {
@@ -273,6 +339,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
                 steps[layer].pull(weights, Some(&dy), &carried[layer].first(frames.len(), sizes.hidden));
             let found = |signal: &str, unit: usize| Origin::Layer {
                 way: Way::Backward,
+                stack: String::new(),
                 layer,
                 signal: signal.to_owned(),
                 step,
@@ -326,7 +393,7 @@ fn initial(net: &Net, broken: &BrokenBatch) -> Vec<Pair> {
         .collect()
 }
 
-fn advice(found: &Diagnosis, cell: Cell, recipe: &Recipe) -> Vec<String> {
+fn advice(found: &Diagnosis, cell: Option<Cell>, recipe: &Recipe) -> Vec<String> {
     let train = &recipe.train;
     let mut advice = Vec::new();
     let rate = train.learning_rate;
@@ -338,16 +405,17 @@ fn advice(found: &Diagnosis, cell: Cell, recipe: &Recipe) -> Vec<String> {
         Origin::Input { token, .. } => {
             advice.push(format!("the vector of token {token} is no number: look at the data or the weights loaded"));
         }
+        Origin::Values { .. } => advice.push("look at the data, or at what makes these values of it".to_owned()),
         _ => {}
     }
-    if cell == Cell::Rnn(Activation::Relu) && found.hidden[1] > HUGE {
+    if cell == Some(Cell::Rnn(Activation::Relu)) && found.hidden[1] > HUGE {
         advice.push(
             "ReLU has no upper end and its values grow from step to step: take model.activation=tanh or an lstm, \
              or lower train.learning_rate"
                 .to_owned(),
         );
     }
-    if *weight > 100.0 && !matches!(found.origin, Origin::Input { .. }) {
+    if *weight > 100.0 && !matches!(found.origin, Origin::Input { .. } | Origin::Values { .. }) {
         advice.push(format!(
             "weights have grown to {weight:.3e} ({name}): lower train.learning_rate (it is {rate})"
         ));
@@ -358,7 +426,8 @@ fn advice(found: &Diagnosis, cell: Cell, recipe: &Recipe) -> Vec<String> {
             found.saturated * 100.0
         ));
     }
-    match (train.clip_norm, train.clip_value, train.clip_each_norm) {
+    // A norm of 0 clips nothing.
+    match (train.clip_norm.filter(|&clip| clip > 0.0), train.clip_value, train.clip_each_norm) {
         (None, None, None) => {
             advice.push("gradients are not clipped: set train.clip_norm, 5 for instance".to_owned());
         }
@@ -384,13 +453,26 @@ impl fmt::Display for Origin {
                 f,
                 "first in the input: the vector of token {token}, at time step {step} of sequence {sequence}"
             ),
-            Origin::Layer { way, layer, signal, step, sequence, unit } => {
+            Origin::Values { stack, value, step, sequence } => {
+                let what = if stack.is_empty() { "the first layer" } else { stack };
+                write!(f, "first in the input: value {value} of what {what} reads, ")?;
+                write!(f, "at time step {step} of sequence {sequence}")
+            }
+            Origin::Layer { way, stack, layer, signal, step, sequence, unit } => {
                 let what = if *way == Way::Forward { "first in" } else { "first in the gradient of" };
-                write!(f, "{what} {signal} of layer {layer}, unit {unit}, at time step {step}")?;
+                let of = if stack.is_empty() { String::new() } else { format!(" of {stack}") };
+                write!(f, "{what} {signal} of layer {layer}{of}, unit {unit}, at time step {step}")?;
                 sequence.map_or(Ok(()), |sequence| write!(f, " of sequence {sequence}"))
             }
             Origin::Output { step, sequence } => {
                 write!(f, "first in the output layer, at time step {step} of sequence {sequence}")
+            }
+            Origin::Behind => {
+                f.write_str("behind the recurrent layers, which are all finite: in what reads them")
+            }
+            Origin::Gradient { parameter, gate } => {
+                write!(f, "all values are finite, not so the gradient of {parameter}")?;
+                gate.as_ref().map_or(Ok(()), |(gate, unit)| write!(f, ", in {gate} of unit {unit}"))
             }
             Origin::Sum => f.write_str("every part is finite, only the norm of all gradients is not"),
         }
@@ -423,13 +505,35 @@ impl fmt::Display for Diagnosis {
     }
 }
 
+/// A tensor of what is saved beside the weights.
+pub(super) fn flat(name: &str, values: Vec<f32>) -> NamedTensor {
+    NamedTensor { name: format!("batch.{name}"), shape: vec![values.len()], values }
+}
+
+/// What was saved beside the weights.
+pub(super) struct Saved {
+    pub(super) path: PathBuf,
+    pub(super) tensors: Vec<NamedTensor>,
+}
+
+impl Saved {
+    pub(super) fn damaged(&self, reason: String) -> CheckpointError {
+        CheckpointError::Damaged { path: self.path.clone(), reason }
+    }
+
+    pub(super) fn values(&self, name: &str) -> Result<&[f32], TrainError> {
+        let tensor = self.tensors.iter().find(|tensor| tensor.name == format!("batch.{name}"));
+        let missing = || self.damaged(format!("it has no batch.{name}; give a file that a run left"));
+        Ok(&tensor.ok_or_else(missing)?.values)
+    }
+
+    pub(super) fn numbers(&self, name: &str) -> Result<Vec<u32>, TrainError> {
+        Ok(self.values(name)?.iter().map(|&value| value as u32).collect())
+    }
+}
+
 /// Saves a batch and the weights it met, in one file of a run's folder.
 pub(super) fn save(path: &Path, model: &LanguageModel, broken: &BrokenBatch) -> Result<(), CheckpointError> {
-    let flat = |name: &str, values: Vec<f32>| NamedTensor {
-        name: format!("batch.{name}"),
-        shape: vec![values.len()],
-        values,
-    };
     // Exact: a vocabulary is far smaller than 2^24.
     let numbers = |values: &[u32]| values.iter().map(|&value| value as f32).collect();
     let lengths: Vec<u32> = broken.batch.lengths().iter().map(|&length| length as u32).collect();
@@ -460,16 +564,18 @@ pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let run = crate::run::RunFolder::open(folder)?;
     let recipe = run.read_recipe()?;
-    let vocabulary = run.read_vocab()?.len();
-    let damaged = |reason: String| CheckpointError::Damaged { path: path.to_owned(), reason };
-    let (batch_tensors, weights): (Vec<NamedTensor>, Vec<NamedTensor>) =
+    let (tensors, weights): (Vec<NamedTensor>, Vec<NamedTensor>) =
         read_tensors(path)?.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
-    let numbers = |name: &str| -> Result<Vec<u32>, TrainError> {
-        let tensor = batch_tensors.iter().find(|tensor| tensor.name == format!("batch.{name}"));
-        let tensor =
-            tensor.ok_or_else(|| damaged(format!("it has no batch.{name}; give a file that a run left")))?;
-        Ok(tensor.values.iter().map(|&value| value as u32).collect())
-    };
+    let saved = Saved { path: path.to_owned(), tensors };
+    let step = saved.numbers("step")?.first().copied().map_or(0, u64::from);
+    let gradient_norm = last_norm(&run.read_metrics()?);
+    let told = Circumstances { recipe: &recipe, gradient_norm, checkpoint: run.latest_path() };
+    if saved.values(CALLS).is_ok() {
+        return Ok((step, look_again(&saved, &weights, &recipe, told)?));
+    }
+    let damaged = |reason: String| saved.damaged(reason);
+    let numbers = |name: &str| saved.numbers(name);
+    let vocabulary = run.read_vocab()?.len();
     let mut model = crate::saved::config(&recipe, vocabulary).init(&Device::default())?;
     model.load(&weights)?;
     let lengths: Vec<usize> = numbers("lengths")?.into_iter().map(|length| length as usize).collect();
@@ -481,12 +587,12 @@ pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
         return Err(damaged("its tokens do not fit its lengths or the run's vocabulary".to_owned()).into());
     }
     let (layers, hidden) = (recipe.model.layers, recipe.model.hidden);
-    let carried = batch_tensors.iter().any(|tensor| tensor.name == "batch.h0");
+    let carried = saved.values("h0").is_ok();
     let state = |signal: &str| -> Result<Tensor<3>, TrainError> {
         let mut values: Vec<f32> = Vec::new();
         for layer in 0..layers {
             let shape = [lengths.len() * hidden];
-            values.extend(&find_tensor(&batch_tensors, &format!("batch.{signal}{layer}"), &shape)?.values);
+            values.extend(&find_tensor(&saved.tensors, &format!("batch.{signal}{layer}"), &shape)?.values);
         }
         let shape = [layers, lengths.len(), hidden];
         Ok(Tensor::from_data(TensorData::new(values, shape), &Device::default()))
@@ -498,10 +604,7 @@ pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
         }
         false => None,
     };
-    let step = numbers("step")?.first().copied().map_or(0, u64::from);
     let broken = BrokenBatch { step, inputs, targets, batch, state };
-    let checkpoint = run.latest_path();
-    let told = Circumstances { recipe: &recipe, gradient_norm: last_norm(&run.read_metrics()?), checkpoint };
     Ok((step, diagnose(&model, &broken, told)))
 }
 
@@ -588,7 +691,8 @@ mod tests {
                 values[4] = if row == 7 { f32::MIN_POSITIVE * 0.0 } else { 1.0 };
             }
         });
-        let Origin::Layer { way, layer, signal, step, sequence, unit } = look(&model, &broken).origin else {
+        let Origin::Layer { way, layer, signal, step, sequence, unit, .. } = look(&model, &broken).origin
+        else {
             panic!("expected a layer")
         };
         // 0 · inf is no number: unit 2 of the forget gate.

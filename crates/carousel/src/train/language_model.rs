@@ -1,6 +1,6 @@
 //! Trains a language model: truncated backpropagation through time with carried state.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
@@ -22,6 +22,7 @@ use crate::regularize::{Noise, activation_penalty};
 use crate::run::RunFolder;
 use crate::saved::config;
 use crate::state::State;
+use crate::train::breakage::look_into;
 use crate::train::diagnose::{BrokenBatch, Circumstances, Diagnosis, diagnose, save};
 use crate::train::evaluate::measure;
 use crate::train::tbptt::{Place, StateShape, Tbptt};
@@ -224,16 +225,23 @@ impl Job for LanguageModelJob<'_> {
         penalties.into_iter().fold(Objective::plain(model.loss(y, &targets)), Objective::with)
     }
 
-    fn diagnose(&self, run: &RunFolder, step: u64, gradient_norm: f64) -> Option<Box<Diagnosis>> {
-        let (window, state) = self.last.clone()?;
+    /// The last batch, back through time too.
+    fn diagnose(
+        &mut self,
+        batches: &[Self::Batch],
+        path: &Path,
+        step: u64,
+        told: Circumstances<'_>,
+    ) -> Diagnosis {
+        let Some((window, state)) = self.last.clone() else {
+            return look_into(self, batches, path, step, told);
+        };
         let Window { inputs, targets, batch, .. } = window;
         let broken = BrokenBatch { step, inputs, targets, batch, state };
-        let told = Circumstances { recipe: self.recipe, gradient_norm, checkpoint: run.latest_path() };
-        let mut diagnosis = Box::new(diagnose(&self.model, &broken, told));
-        let path = run.path().join(format!("diverged-{step}.safetensors"));
+        let mut diagnosis = diagnose(&self.model, &broken, told);
         // A disk that is full must not hide what went wrong.
-        diagnosis.replay = save(&path, &self.model, &broken).is_ok().then_some(path);
-        Some(diagnosis)
+        diagnosis.replay = save(path, &self.model, &broken).is_ok().then(|| path.to_owned());
+        diagnosis
     }
 
     fn pass(&self) -> Option<Pass> {

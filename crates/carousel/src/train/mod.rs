@@ -4,6 +4,7 @@
 //! for a stop.
 
 mod average;
+mod breakage;
 pub mod checkpoint;
 mod classify;
 mod diagnose;
@@ -347,23 +348,13 @@ pub enum TrainError {
         name: &'static str,
     },
     /// Loss or gradient is not a number any more.
-    #[error("step {step}: {what} is not finite{}", advice(.diagnosis.as_deref()))]
+    #[error("step {step}: {what} is not finite{diagnosis}")]
     Diverged {
         /// The step.
         step: u64,
         /// The loss or the gradient.
         what: &'static str,
-        /// Where it began, and what to do; language models tell it.
-        diagnosis: Option<Box<Diagnosis>>,
+        /// Where it began, and what to do.
+        diagnosis: Box<Diagnosis>,
     },
-}
-
-/// What is known of a step that broke.
-fn advice(diagnosis: Option<&Diagnosis>) -> String {
-    match diagnosis {
-        Some(diagnosis) => diagnosis.to_string(),
-        None => {
-            "; lower train.learning_rate or clip harder. The checkpoints saved before are intact".to_owned()
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The loop that all tasks share: update, log, validate, save, stop, go on.
 
 use std::cell::Cell;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
@@ -12,8 +13,9 @@ use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::{Optimizer, Recipe, ScheduleName, TrainRecipe};
 use crate::run::{Keep, RunFolder};
 use crate::train::average::{Average, Averaging};
+use crate::train::breakage::look_into;
 use crate::train::checkpoint::Checkpoint;
-use crate::train::diagnose::Diagnosis;
+use crate::train::diagnose::{Circumstances, Diagnosis};
 use crate::train::optimizer as update;
 use crate::train::schedule::{Moment, Schedule};
 use crate::train::{Control, Event, Notice, Score, Start, Summary, TrainError};
@@ -52,9 +54,18 @@ pub(super) trait Job {
     /// What is to become small on a batch, as a graph.
     fn objective(&mut self, batch: &Self::Batch) -> Objective;
 
-    /// Finds out what broke on the last batch, and saves the batch in the run; `None` where that cannot be told.
-    fn diagnose(&self, _run: &RunFolder, _step: u64, _gradient_norm: f64) -> Option<Box<Diagnosis>> {
-        None
+    /// Finds out what broke on the batches of an update, and saves what it began with in a file.
+    fn diagnose(
+        &mut self,
+        batches: &[Self::Batch],
+        path: &Path,
+        step: u64,
+        told: Circumstances<'_>,
+    ) -> Diagnosis
+    where
+        Self: Sized,
+    {
+        look_into(self, batches, path, step, told)
     }
 
     /// How far the data was read; `None` where it has no end.
@@ -391,7 +402,7 @@ impl<J: Job> Trainer<'_, J> {
         for batch in &batches {
             let Objective { whole, mean } = self.job.objective(batch);
             if !mean.is_finite() {
-                return Err(self.diverged(step, "the loss"));
+                return Err(self.diverged(step, "the loss", &batches));
             }
             summed += mean * batch.targets() as f64;
             // A part counts as much as it has targets, so that the sum is the gradient of the whole mean.
@@ -406,7 +417,7 @@ impl<J: Job> Trainer<'_, J> {
         let rate = self.learning_rate() * self.job.rate();
         let update = self.optimizer.update(self.job.model_mut(), &gradients.unwrap_or_default(), rate);
         if !update.norm.is_finite() {
-            return Err(self.diverged(step, "the gradient"));
+            return Err(self.diverged(step, "the gradient", &batches));
         }
         let p = &mut self.progress;
         p.step = step;
@@ -426,8 +437,14 @@ impl<J: Job> Trainer<'_, J> {
         Ok(())
     }
 
-    fn diverged(&self, step: u64, what: &'static str) -> TrainError {
-        let diagnosis = self.job.diagnose(self.run, step, self.progress.gradient_norm);
+    fn diverged(&mut self, step: u64, what: &'static str, batches: &[J::Batch]) -> TrainError {
+        let path = self.run.path().join(format!("diverged-{step}.safetensors"));
+        let told = Circumstances {
+            recipe: self.recipe,
+            gradient_norm: self.progress.gradient_norm,
+            checkpoint: self.run.latest_path(),
+        };
+        let diagnosis = Box::new(self.job.diagnose(batches, &path, step, told));
         TrainError::Diverged { step, what, diagnosis }
     }
 

@@ -103,7 +103,7 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
         let title = args.run.file_name().unwrap_or(args.run.as_os_str()).to_string_lossy().into_owned();
         let subtitle =
-            "A row is a token written, a column a token read: the darker, the more it was looked at."
+            "A row is a token written, a column a token read: the stronger its colour, the more it was looked at."
                 .to_owned();
         write(path, &AttentionPage { title, subtitle, sentences: sentences.clone() }.to_html())?;
         message(format_args!("page in {}", path.display()));

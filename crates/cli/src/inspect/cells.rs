@@ -145,12 +145,8 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
     let operations = operations(args, &saved.model, &text, &properties, &result, &mut working);
     if let Some(path) = &args.html {
         let page = page(&saved, args, &text, &result, &rankings, &mut working);
-        std::fs::write(path, page.to_html())
-            .with_context(|| format!("could not write {}", path.display()))?;
-    }
-    drop(working);
-    if let Some(path) = &args.html {
-        message(format_args!("page: {}", path.display()));
+        drop(working);
+        super::write_page(path, &page.to_html())?;
     }
 
     match Form::from_flag(args.subject.json) {
@@ -244,6 +240,11 @@ fn operations(
     // Past a residual layer a unit cannot be held alone, and one that zones out or is normalised not at all.
     let recurrent = model.recurrent();
     let held = !recurrent.is_residual() && recurrent.zoneout() == Zoneout::NONE && !recurrent.options().norm;
+    if !held && !finds.is_empty() {
+        message(format_args!(
+            "no surgery: units that zone out, that are normalised, or of residual layers, cannot be held alone"
+        ));
+    }
     if finds.is_empty() || !held {
         return Vec::new();
     }
@@ -336,10 +337,10 @@ fn page(
     let vocabulary = (0..saved.tokenizer.vocab().len() as u32).map(|id| saved.tokenizer.decode(&[id]));
     let score = |value: f64| format!("{value:.3}");
     CellsPage {
-        title: args.subject.run.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        title: super::run_name(&args.subject.run),
         subtitle: format!(
             "{} units' signals searched over {} tokens. Hover a unit, and the text takes its colours: \
-             orange where it is high, blue where it is low.",
+             orange where it is above its median, blue where it is below.",
             thousands(result.searched as u64),
             thousands(text.len() as u64)
         ),
@@ -562,13 +563,17 @@ fn changing(property: &Property, from: usize) -> Option<Range<usize>> {
 fn picture(activations: &Activations, index: usize, sign: f64, text: &Text, tokens: Range<usize>) -> String {
     const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let values = activations.values(index, tokens.clone());
-    let all = activations.code_values(index);
-    let (low, high) = (all[0].min(all[255]), all[0].max(all[255]));
+    // Between the rarest values, so that the common ones differ in height.
+    let mut codes = activations.codes(index).to_vec();
+    codes.sort_unstable();
+    let at =
+        |share: usize| activations.code_values(index)[usize::from(codes[(codes.len() - 1) * share / 100])];
+    let (low, high) = (at(2), at(98));
     let mut lines = [String::from("  "), String::from("  ")];
     let mut room = WIDTH;
     for (token, value) in tokens.zip(values) {
         let share = f64::from((value - low) / (high - low).max(1e-9));
-        let share = if sign < 0.0 { 1.0 - share } else { share };
+        let share = (if sign < 0.0 { 1.0 - share } else { share }).clamp(0.0, 1.0);
         let bar = BARS[((share * 8.0).round() as usize).min(8)];
         for character in text.shown(token..token + 1).chars() {
             if room == 0 {

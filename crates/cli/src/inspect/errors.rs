@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use carousel::lens::{ErrorReport, Ngrams, Row, Text, compare_errors, losses};
-use carousel::report::thousands;
+use carousel::report::{ErrorBar, ErrorsPage, KnownAhead, thousands};
 use carousel::run::RunFolder;
 use clap::Args;
 use serde_json::json;
@@ -39,6 +39,10 @@ pub(crate) struct ErrorsArgs {
 
     #[command(flatten)]
     reading: ReadingArgs,
+
+    /// Write the comparison as a page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
@@ -68,6 +72,9 @@ pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
     let report = compare_errors(&text, &measured, &ngrams, 12);
     drop(working);
     message(format_args!("n-grams counted on {} tokens", thousands(counted.len() as u64)));
+    if let Some(path) = &args.html {
+        super::write_page(path, &page(args, &report, &text).to_html())?;
+    }
     match Form::from_flag(args.subject.json) {
         Form::Json => {
             let mut line = json!({"run": args.subject.run, "counted": counted.len()});
@@ -76,6 +83,41 @@ pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
         }
         Form::Text => output::result(&tables(&report, &text)),
     }
+}
+
+fn page(args: &ErrorsArgs, report: &ErrorReport, text: &Text) -> ErrorsPage {
+    let bar = |row: &Row| ErrorBar {
+        name: row.name.clone(),
+        tokens: row.tokens,
+        net: row.loss,
+        ngrams: row.ngrams[5],
+        only: [row.only_model, row.only_ngrams],
+    };
+    let group = |heading: &str, rows: &[Row]| (heading.to_owned(), rows.iter().map(bar).collect());
+    let known = report.ahead.iter().map(|ahead| KnownAhead {
+        before: before(text, ahead.token),
+        token: one_line(&text.shown(ahead.token..ahead.token + 1)),
+        net: ahead.probability,
+        ngrams: ahead.best_ngram,
+    });
+    ErrorsPage {
+        title: super::run_name(&args.subject.run),
+        subtitle: format!("The net beside Kneser-Ney n-grams over {} tokens.", thousands(text.len() as u64)),
+        groups: vec![
+            group("All tokens", std::slice::from_ref(&report.all)),
+            group("By what comes", &report.classes),
+            group("By place in the line", &report.positions),
+            group("Closing brackets, by tokens since the opening one", &report.brackets),
+        ],
+        ahead: known.collect(),
+    }
+}
+
+/// The end of what stands before a token.
+fn before(text: &Text, token: usize) -> String {
+    let before = one_line(&text.shown(token.saturating_sub(CONTEXT)..token));
+    let count = before.chars().count();
+    before.chars().skip(count.saturating_sub(CONTEXT)).collect()
 }
 
 fn tables(report: &ErrorReport, text: &Text) -> String {
@@ -111,10 +153,7 @@ fn tables(report: &ErrorReport, text: &Text) -> String {
     table("closing, after", &report.brackets);
     shown.push_str("what only the net knew                                   net  n-grams  it was\n");
     for ahead in &report.ahead {
-        let from = ahead.token.saturating_sub(CONTEXT);
-        let before: String = one_line(&text.shown(from..ahead.token));
-        let count = before.chars().count();
-        let tail: String = before.chars().skip(count.saturating_sub(CONTEXT)).collect();
+        let tail = before(text, ahead.token);
         let _ = writeln!(
             shown,
             "  {tail:>CONTEXT$}    {:>7.1} % {:>6.2} %  {}",

@@ -1,9 +1,10 @@
 //! `carousel inspect gates`: how the gates of a run stand over a text.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use carousel::lens::{Gate, GateReport, watch_gates};
-use carousel::report::thousands;
+use carousel::report::{GatePicture, GatesPage, thousands};
 use clap::Args;
 use serde_json::json;
 
@@ -28,6 +29,10 @@ pub(crate) struct GatesArgs {
 
     #[command(flatten)]
     reading: ReadingArgs,
+
+    /// Write the pictures as a page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &GatesArgs) -> anyhow::Result<()> {
@@ -37,6 +42,9 @@ pub(crate) fn run(args: &GatesArgs) -> anyhow::Result<()> {
         working.draw("reading", share);
     });
     drop(working);
+    if let Some(path) = &args.html {
+        super::write_page(path, &page(args, &report).to_html())?;
+    }
     match Form::from_flag(args.subject.json) {
         Form::Json => {
             let mut line = json!({"run": args.subject.run});
@@ -44,6 +52,29 @@ pub(crate) fn run(args: &GatesArgs) -> anyhow::Result<()> {
             output::json(&line)
         }
         Form::Text => output::result(&tables(&report)),
+    }
+}
+
+fn page(args: &GatesArgs, report: &GateReport) -> GatesPage {
+    let picture = |gate: &Gate| GatePicture {
+        layer: gate.layer,
+        name: gate.name.clone(),
+        left: gate.left.clone(),
+        right: gate.right.clone(),
+        time: gate.time.clone(),
+    };
+    let layers = report.saturated_h.iter().zip(&report.dead).enumerate();
+    GatesPage {
+        title: super::run_name(&args.subject.run),
+        subtitle: format!("Over {} tokens.", thousands(report.tokens as u64)),
+        gates: report.gates.iter().map(picture).collect(),
+        layers: layers
+            .map(|(layer, (saturated, dead))| {
+                let mean = saturated.iter().sum::<f64>() / saturated.len().max(1) as f64;
+                let dead = format!("{} of {}", dead.len(), saturated.len());
+                [layer.to_string(), format!("{:.1} %", mean * 100.0), dead]
+            })
+            .collect(),
     }
 }
 

@@ -1,10 +1,12 @@
 //! `carousel inspect gradients`: how error flows back through a run, and through untrained nets beside it.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use carousel::cell::{Activation, Cell, Reset};
 use carousel::lens::{Flow, GradientFlow, Start, Text, follow_gradients};
 use carousel::models::language_model::LanguageModel;
+use carousel::report::{FlowLayer, GradientsPage, NetFlow, Point};
 use carousel::run::RunFolder;
 use carousel::saved::{self, SavedLanguageModel};
 use clap::{Args, ValueEnum};
@@ -67,6 +69,10 @@ pub(crate) struct GradientsArgs {
     )]
     activation: Vec<Nonlinearity>,
 
+    /// Write the curves as a page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
     /// Where places and weights start
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -110,6 +116,9 @@ pub(crate) fn run(args: &GradientsArgs) -> anyhow::Result<()> {
     }
     drop(working);
     let log = Log::of(&RunFolder::open(&args.subject.run)?.read_metrics()?);
+    if let Some(path) = &args.html {
+        super::write_page(path, &page(args, &flows, log.as_ref()).to_html())?;
+    }
     match Form::from_flag(args.subject.json) {
         Form::Json => output::json(&json!({
             "run": args.subject.run,
@@ -178,6 +187,40 @@ fn untrained(
     Ok(models)
 }
 
+fn page(args: &GradientsArgs, flows: &[(String, GradientFlow)], log: Option<&Log>) -> GradientsPage {
+    let points = |of: fn(&(u64, f64, f64)) -> f64| -> Vec<Point> {
+        let lines = log.map_or(&[][..], |log| &log.lines);
+        lines.iter().map(|line| Point { step: line.0, value: of(line) }).collect()
+    };
+    GradientsPage {
+        title: super::run_name(&args.subject.run),
+        subtitle: format!(
+            "How the loss at a token reaches the states before it, mean of {} places. Where a curve falls, error \
+             vanishes; where it rises, it explodes; an LSTM's c is the carousel that carries it on.",
+            flows.first().map_or(0, |(_, flow)| flow.places)
+        ),
+        nets: flows
+            .iter()
+            .map(|(name, flow)| NetFlow {
+                name: name.clone(),
+                layers: flow
+                    .layers
+                    .iter()
+                    .map(|layer| FlowLayer {
+                        h: layer.h.clone(),
+                        c: layer.c.clone(),
+                        rate: layer.rate,
+                        radius: layer.jacobian.radius,
+                        singular: layer.jacobian.singular.clone(),
+                    })
+                    .collect(),
+            })
+            .collect(),
+        norms: points(|line| line.1),
+        clipped: points(|line| line.2),
+    }
+}
+
 /// Norms at lags 0, 1, 2, 4, … as shares of the first.
 fn curves(flows: &[(String, GradientFlow)], lags: usize) -> String {
     let mut columns = vec![0];
@@ -194,7 +237,7 @@ fn curves(flows: &[(String, GradientFlow)], lags: usize) -> String {
         columns.drain(1..columns.len() - 6);
     }
     let mut shown = format!(
-        "norm of dL[t]/dh[t-k] (c: /dc), mean of {} places\n\n{:<23}",
+        "norm of dL[t]/dh[t-k] (c: /dc), mean of {} places\n\n{:<24}",
         flows.first().map_or(0, |(_, flow)| flow.places),
         "k"
     );
@@ -208,7 +251,7 @@ fn curves(flows: &[(String, GradientFlow)], lags: usize) -> String {
                 if norms.is_empty() {
                     continue;
                 }
-                let _ = write!(shown, "{name:<17} {:<5}", format!("{signal}_l{layer}"));
+                let _ = write!(shown, "{name:<19} {:<4}", format!("{signal}_l{layer}"));
                 for &lag in &columns {
                     let _ = write!(shown, "{:>8}", compact(norms[lag]));
                 }
@@ -230,7 +273,7 @@ fn compact(value: f64) -> String {
 
 fn jacobians(flows: &[(String, GradientFlow)]) -> String {
     let mut shown = format!(
-        "\n{:<23}{:>8}{:>9}{:>10}   {}\n",
+        "\n{:<24}{:>8}{:>9}{:>10}   {}\n",
         "the step's Jacobian", "rate", "radius", "largest", "next singular values"
     );
     for (name, flow) in flows {
@@ -239,7 +282,7 @@ fn jacobians(flows: &[(String, GradientFlow)]) -> String {
             let next: Vec<String> = singular.iter().skip(1).map(|value| format!("{value:.3}")).collect();
             let _ = writeln!(
                 shown,
-                "{name:<17} {:<5}{:>8.3}{:>9.3}{:>10.3}   {}",
+                "{name:<19} {:<4}{:>8.3}{:>9.3}{:>10.3}   {}",
                 format!("l{layer}"),
                 layers.rate,
                 layers.jacobian.radius,
