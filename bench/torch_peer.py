@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from timing import timed
+from translator import EOS, SOS, Translator, beam_search, padded
 
 CELLS = {
     "lstm": (nn.LSTM, nn.LSTMCell, {}),
@@ -134,10 +135,44 @@ def model(case, variant):
     return one
 
 
+def translate(case, variant):
+    """Whole training steps of a translator, or beam search for all sentences, each as long as its source."""
+    sentences, (least, most) = case["sentences"], case["lengths"]
+    network = Translator(case["cell"], case["vocabulary"], case["embedding"], case["hidden"], case["layers"])
+    lengths = [least + (most - least) * place // max(sentences - 1, 1) for place in range(sentences)]
+    side = lambda size: padded([[SOS, *torch.randint(4, size, (length,)).tolist(), EOS] for length in lengths])
+    (sources, places), (targets, _) = map(side, case["vocabulary"])
+    if case["mode"] == "train":
+        call = torch.compile(network) if variant == "compile" else network
+        optimiser = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
+
+        def one():
+            loss = call(sources, places, targets)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), case["clip_norm"])
+            optimiser.step()
+            return loss.item()
+
+        return one
+
+    network.eval()
+    with torch.no_grad():
+        network.output.bias[EOS] = -1e4
+    step = torch.compile(network.decode) if variant == "compile" else network.decode
+
+    def one():
+        with torch.inference_mode():
+            beam_search(network, sources, places, case["beam"], torch.tensor(lengths), step)
+
+    return one
+
+
 BENCHES = {
     "layer": (layer, ["eager", "compile"]),
     "step": (step, ["module", "cells", "cells compiled"]),
     "model": (model, ["eager", "compile"]),
+    "translate": (translate, ["eager", "compile"]),
 }
 
 

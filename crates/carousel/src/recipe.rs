@@ -158,6 +158,8 @@ pub struct ModelRecipe {
     pub pooling: Option<Pooling>,
     /// What the decoder looks at the source with. [`Task::Translate`] only.
     pub attention: AttentionName,
+    /// Whether the decoder also reads where it looked at the step before. [`Task::Translate`] only.
+    pub input_feeding: bool,
     /// How the decoder starts. [`Task::Translate`] only.
     pub bridge: Bridge,
     /// Whether source and target have one embedding. [`Task::Translate`] only.
@@ -1212,6 +1214,7 @@ impl Recipe {
                 pooling: None,
                 attention: AttentionName::General,
                 bridge: Bridge::Dense,
+                input_feeding: false,
                 share_embeddings: false,
                 characters: None,
                 crf: false,
@@ -1639,6 +1642,7 @@ mod tests {
             ("model.direction", "forward", "task=classify"),
             ("model.pooling", "max", "task=classify"),
             ("model.attention", "additive", "task=translate"),
+            ("model.input_feeding", "true", "task=translate"),
             ("model.bridge", "copy", "task=translate"),
             ("model.share_embeddings", "true", "task=translate data.joint_vocab=true"),
             ("model.characters", "25", "task=tag data.tokens=word"),

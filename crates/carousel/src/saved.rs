@@ -17,8 +17,8 @@ pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};
 pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing, point, series_columns};
 pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
 pub use tagger::{SavedTagger, TaggedSentence};
-pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side, translator_config};
-pub use translator::{SavedTranslator, Translated, Translation, Wanted};
+pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side};
+pub use translator::{SavedTranslator, Translated, Translation, Wanted, translator_config};
 
 use crate::data::Tokenizer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};

@@ -152,6 +152,12 @@ impl Stepper {
         Ok(())
     }
 
+    /// Continues a layer from these hidden and cell values, `[B, H]` each.
+    pub(crate) fn set_layer(&mut self, layer: usize, state: kernels::State<'_>) -> Result<(), ShapeError> {
+        let (place, within) = self.place(layer);
+        self.inner[place].set_state(within, state)
+    }
+
     /// A layer's hidden values and, for an LSTM, cell values, `[B, H]` each.
     ///
     /// # Panics

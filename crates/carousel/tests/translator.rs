@@ -47,6 +47,14 @@ fn kinds() -> Vec<TranslatorConfig> {
     all.push(TranslatorConfig { bridge: Bridge::Copy, direction: Direction::Forward, ..config(None, lstm) });
     all.push(TranslatorConfig { bridge: Bridge::Zero, ..config(Some(Score::Additive), lstm) });
     all.push(TranslatorConfig { embedding: 5, tied: true, ..config(Some(Score::Dot), lstm) });
+    all.push(TranslatorConfig { feeds: true, ..config(Some(Score::General), lstm) });
+    let gru = Cell::Gru(Reset::Before);
+    all.push(TranslatorConfig {
+        feeds: true,
+        layers: 2,
+        residual: true,
+        ..config(Some(Score::Additive), gru)
+    });
     let shared = config(Some(Score::General), lstm);
     all.push(TranslatorConfig { source_vocabulary: 7, target_vocabulary: 7, shared: true, ..shared });
     all
@@ -177,7 +185,11 @@ fn all_targets(vocabulary: u32, most: usize) -> Vec<Vec<u32>> {
 
 /// A model with opinions: weights as they are drawn make nearly equal scores.
 fn opinionated(score: Option<Score>, seed: u64) -> Translator {
-    let mut model = TranslatorConfig { seed, ..config(score, Cell::Lstm) }.init(&Device::default()).unwrap();
+    opinionated_with(config(score, Cell::Lstm), seed)
+}
+
+fn opinionated_with(config: TranslatorConfig, seed: u64) -> Translator {
+    let mut model = TranslatorConfig { seed, ..config }.init(&Device::default()).unwrap();
     for (_, mut parameter) in model.parameters_mut() {
         parameter.with_slice_mut(|values| values.iter_mut().for_each(|value| *value *= 3.0));
     }
@@ -227,7 +239,8 @@ fn a_beam_of_one_is_greedy_and_order_changes_nothing() {
     let mut differ = 0;
     for seed in 0..6 {
         for score in [None, Some(Score::Dot), Some(Score::General), Some(Score::Additive)] {
-            let model = opinionated(score, seed);
+            let model =
+                opinionated_with(TranslatorConfig { feeds: seed == 5, ..config(score, Cell::Lstm) }, seed);
             let one = Search { beam: 1, ..Search::default() };
             let open = |all: &[u32]| all[..all.len() - 1].to_vec();
             let alone = search(&model, &rows, &[], &one);
@@ -287,6 +300,23 @@ fn what_a_search_forbids_and_demands_is_so() {
             assert!((f64::from(sum) - again).abs() < 1e-4, "{sum} {again}");
         }
         assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
+    }
+}
+
+/// A writer gives what a teacher-forced pass gives, for every kind of model.
+#[test]
+fn writing_is_what_learning_saw() {
+    for config in kinds() {
+        let model = opinionated_with(config.clone(), 3);
+        let found = search(&model, &SOURCES, &[], &Search { best: 3, beam: 3, ..Search::default() });
+        for (source, found) in SOURCES.iter().zip(found) {
+            assert_eq!(found.len(), 3);
+            for hypothesis in found {
+                let sum: f32 = hypothesis.log_probabilities.iter().sum();
+                let again = log_probability(&model, source, &hypothesis.tokens);
+                assert!((f64::from(sum) - again).abs() < 1e-4, "{config:?} {sum} {again}");
+            }
+        }
     }
 }
 

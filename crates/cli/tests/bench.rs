@@ -150,6 +150,14 @@ fn a_table_says_what_ran_and_how_fast() {
         ),
         ("step --hidden 16 --cell rnn", ["RNN, f32", "B 1, I 16, H 16, 2 layers", "GB/s of weights"]),
         ("model tiny.toml", ["LSTM, training step", "B 4, T 8, adam", "tokens/s"]),
+        (
+            "translate --vocabulary 9,8 --lengths 2,4 --sentences 3 --set model.hidden=8",
+            [
+                "translate: LSTM, training step",
+                "V 9 and 8, E 128, 1 layer of 8",
+                "3 sentences of 2 to 4 tokens",
+            ],
+        ),
     ] {
         let shown = home.carousel(&format!("bench {arguments} --seconds 0")).succeeds().stdout;
         for part in
@@ -160,6 +168,20 @@ fn a_table_says_what_ran_and_how_fast() {
         let long: Vec<&str> = shown.lines().filter(|line| line.chars().count() > 80).collect();
         assert_eq!(long, [""; 0], "{arguments}: wider than a terminal");
     }
+}
+
+#[test]
+fn a_translator_counts_the_products_with_its_weights() {
+    let sizes = "--vocabulary 9,8 --lengths 2,4 --sentences 3 --set model.cell=gru --set model.hidden=8 \
+                 --set model.embedding=6";
+    // Gates of both directions and of the decoder; combine reads two directions and the step; 8 tokens.
+    let (encoder, decoder) = (2.0 * 24.0 * (6.0 + 8.0), 24.0 * (6.0 + 8.0) + 8.0 * 24.0 + 8.0 * 8.0);
+    let line = json(&format!("translate {sizes}"));
+    // Sentences of 2, 3 and 4 tokens: both ends beside the source, one beside the target.
+    about(operations(&line), 6.0 * (encoder * 15.0 + decoder * 12.0));
+    let line = json(&format!("translate {sizes} --mode decode --beam 2"));
+    about(operations(&line), 2.0 * (encoder * 15.0 + decoder * 21.0));
+    assert!(number(&line, "sentences_per_second") > 0.0);
 }
 
 #[test]
@@ -188,6 +210,15 @@ fn what_makes_no_sense_is_refused() {
     check("model --set model.hiden=4", &["did you mean model.hidden?"]);
     check("model --vocabulary 0", &["--vocabulary", "whole number from 1"]);
     check("model --vocabulary 99999999999", &["--vocabulary", "10000000"]);
+    check("translate lm", &["times translators", "lm"]);
+    check("translate --vocabulary 5", &["--vocabulary", "two whole numbers"]);
+    check("translate --vocabulary 4,9", &["--vocabulary from 5 on"]);
+    check("translate --lengths 9,4", &["--lengths A,B with A from 1 to B"]);
+    check("translate --beam 0", &["--beam", "1 to 1000"]);
+    check(
+        "translate --set model.hidden=65536 --vocabulary 1000000,1000000",
+        &["GiB", "choose smaller sizes"],
+    );
     check("model paint", &["paint is no task", "recipe file"]);
     check("model classify", &["times language models", "classify"]);
     home.carousel("bench model missing.toml").fails(1, &["could not read missing.toml"]);

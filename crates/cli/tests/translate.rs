@@ -151,7 +151,8 @@ fn every_form_and_kind_of_model_is_learned_from() {
     let dropped = "--set model.recurrent_dropout=0.05 --set model.update_dropout=0.05 --set model.zoneout=0.05 \
                    --set model.zoneout_cell=0.05 --set train.activation_penalty=0.01 \
                    --set train.temporal_penalty=0.01 --set model.hidden=48 --set train.epochs=50";
-    check("dropped", &format!("--data pairs.tsv {dropped}"), 0.5);
+    check("dropped", &format!("--data pairs.tsv {dropped}"), 0.3);
+    check("fed", "--data pairs.tsv --set model.input_feeding=true", 0.5);
     check(
         "chars",
         "--data pairs.tsv --set data.source_tokens=char --set data.lowercase=true --set train.epochs=50",
@@ -256,6 +257,9 @@ fn everything_wrong_with_input_is_named() {
     usage("--set data.max_len=2", &["data.max_len is 2, expected auto, a whole number from 3"]);
     usage("--set model.share_embeddings=true", &["data.joint_vocab"]);
     usage("--set model.attention=none --set model.bridge=zero", &["tells the decoder nothing"]);
+    let fed = "--set model.input_feeding=true";
+    usage(&format!("{fed} --set model.attention=none"), &["model.input_feeding has no effect"]);
+    usage(&format!("{fed} --set model.weight_dropout=0.1"), &["whose masks last"]);
     usage("--set train.metric=span_f1", &["expected loss, bleu or exact_match"]);
     home.carousel("train translate").fails(2, &["needs --data"]);
     home.carousel("prepare --data pairs.tsv").fails(2, &["prepare needs --out"]);

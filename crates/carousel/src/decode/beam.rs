@@ -3,9 +3,8 @@
 use std::rc::Rc;
 
 use crate::data::{EOS, PAD, SOS};
-use crate::fused::with_slice;
-use crate::models::translator::{Decoded, Encoded, Sentences, Translator};
-use crate::state::State;
+use crate::models::translator::{Sentences, Translator};
+use crate::models::writer::{log_sum_exp, spread};
 
 /// What a hypothesis' log-probability is divided by, for long ones have more factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,43 +73,20 @@ pub struct Hypothesis {
     pub attention: Vec<Rc<Vec<f32>>>,
 }
 
-/// A hypothesis that is not at its end.
-#[derive(Clone, Debug)]
-struct Open {
-    tokens: Vec<u32>,
-    log_probabilities: Vec<f32>,
-    sum: f64,
-    attention: Vec<Rc<Vec<f32>>>,
+/// A step of a hypothesis, and where in a [`Job`]'s history the one before stands.
+struct Written {
+    before: Option<usize>,
+    token: u32,
+    log_probability: f32,
+    looked: Option<Rc<Vec<f32>>>,
 }
 
-impl Open {
-    fn start() -> Open {
-        Open { tokens: Vec::new(), log_probabilities: Vec::new(), sum: 0.0, attention: Vec::new() }
-    }
-
-    fn with(&self, token: u32, log_probability: f64, attention: Option<&Rc<Vec<f32>>>) -> Open {
-        let mut longer = self.clone();
-        longer.tokens.push(token);
-        longer.log_probabilities.push(log_probability as f32);
-        longer.sum += log_probability;
-        longer.attention.extend(attention.cloned());
-        longer
-    }
-
-    fn ended(self, penalty: LengthPenalty) -> Hypothesis {
-        let score = self.sum / penalty.of(self.tokens.len());
-        let Open { tokens, log_probabilities, attention, .. } = self;
-        Hypothesis { tokens, log_probabilities, score, attention }
-    }
-
-    /// Whether one more token would make an n-gram that is there already.
-    fn repeats(&self, token: u32, n: usize) -> bool {
-        if n == 0 || self.tokens.len() < n {
-            return false;
-        }
-        let last = &self.tokens[self.tokens.len() + 1 - n..];
-        self.tokens.windows(n).any(|ngram| ngram[..n - 1] == *last && ngram[n - 1] == token)
-    }
+/// A hypothesis that is not at its end.
+#[derive(Clone, Copy)]
+struct Open {
+    /// Its last step; `None` before the first.
+    last: Option<usize>,
+    sum: f64,
 }
 
 /// A sentence that is being translated.
@@ -119,16 +95,58 @@ struct Job<'a> {
     place: usize,
     prefix: &'a [u32],
     most: usize,
+    /// Tokens of every hypothesis that is open.
+    length: usize,
+    history: Vec<Written>,
     open: Vec<Open>,
     done: Vec<Hypothesis>,
 }
 
-/// Log-probabilities from scores.
-fn log_softmax(scores: &[f32]) -> impl Fn(usize) -> f64 + '_ {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = scores.iter().map(|&score| f64::from(score - highest).exp()).sum();
-    let base = f64::from(highest) + sum.ln();
-    move |token| f64::from(scores[token]) - base
+/// What a hypothesis may go on with, and what it does.
+struct Choice<'s> {
+    scores: &'s [f32],
+    /// Continuations wanted.
+    most: usize,
+    /// The only token that it may go on with.
+    forced: Option<u32>,
+    /// Those that it may not.
+    banned: Vec<u32>,
+    /// Tokens with their log-probabilities, best first.
+    best: Vec<(u32, f64)>,
+}
+
+impl Choice<'_> {
+    fn choose(&mut self) {
+        let total = log_sum_exp(self.scores);
+        let log_probability = |token: u32, score: f32| (token, f64::from(score) - total);
+        if let Some(token) = self.forced {
+            self.best = vec![log_probability(token, self.scores[token as usize])];
+            return;
+        }
+        /// Scores looked at together: few of them hold one of the best.
+        const TOGETHER: usize = 32;
+        let mut best: Vec<(u32, f32)> = Vec::with_capacity(self.most + 1);
+        for (chunk, scores) in self.scores.chunks(TOGETHER).enumerate() {
+            let lowest = if best.len() == self.most { best[self.most - 1].1 } else { f32::NEG_INFINITY };
+            if best.len() == self.most && scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) <= lowest {
+                continue;
+            }
+            for (token, &score) in ((chunk * TOGETHER) as u32..).zip(scores) {
+                let full = best.len() == self.most;
+                if full && score <= best[self.most - 1].1 {
+                    continue;
+                }
+                if matches!(token, PAD | SOS) || (token != EOS && self.banned.contains(&token)) {
+                    continue;
+                }
+                // Of equal ones the smaller token comes first.
+                let place = best.partition_point(|&(_, other)| other >= score);
+                best.insert(place, (token, score));
+                best.truncate(self.most);
+            }
+        }
+        self.best = best.into_iter().map(|(token, score)| log_probability(token, score)).collect();
+    }
 }
 
 /// The highest of the scores that a translation may have; of equal ones the first.
@@ -149,24 +167,31 @@ pub fn greedy(model: &Translator, sources: &[&[u32]], search: &Search) -> Vec<Ve
     if sources.is_empty() {
         return Vec::new();
     }
-    let Encoded { memory, mut state } = model.encode(&Sentences::pack(sources));
+    let encoded = model.encode(&Sentences::pack(sources));
+    let mut writer = model.writer(&encoded);
     let most: Vec<usize> = sources.iter().map(|source| search.most_tokens(source.len())).collect();
-    let mut written = vec![Vec::new(); sources.len()];
-    let mut ended: Vec<bool> = most.iter().map(|&most| most == 0).collect();
-    let mut tokens = vec![SOS; sources.len()];
-    while !ended.iter().all(|ended| *ended) {
-        let Decoded { logits, state: next, .. } = model.step(&tokens, memory.as_ref(), state);
-        state = next;
-        let vocabulary = logits.dims()[1];
-        with_slice(&logits, |logits| {
-            for (place, scores) in logits.chunks_exact(vocabulary).enumerate() {
-                tokens[place] = likeliest(scores);
-                if !ended[place] && tokens[place] != EOS {
-                    written[place].push(tokens[place]);
-                }
-                ended[place] |= tokens[place] == EOS || written[place].len() == most[place];
-            }
-        });
+    let mut written: Vec<Vec<u32>> = vec![Vec::new(); sources.len()];
+    let mut open: Vec<usize> = (0..sources.len()).collect();
+    loop {
+        let goes_on: Vec<usize> = (0..open.len())
+            .filter(|&row| {
+                let written = &written[open[row]];
+                written.last() != Some(&EOS) && written.len() < most[open[row]]
+            })
+            .collect();
+        writer.select(&goes_on);
+        open = goes_on.iter().map(|&row| open[row]).collect();
+        if open.is_empty() {
+            break;
+        }
+        let last = |place: &usize| written[*place].last().copied().unwrap_or(SOS);
+        writer.step(&open.iter().map(last).collect::<Vec<_>>());
+        for (row, &place) in open.iter().enumerate() {
+            written[place].push(likeliest(writer.scores(row)));
+        }
+    }
+    for tokens in &mut written {
+        tokens.pop_if(|token| *token == EOS);
     }
     written
 }
@@ -192,126 +217,127 @@ pub fn search(
     }
     let beam = search.beam.max(1);
     let encoded = model.encode(&Sentences::pack(sources));
-    let (mut memory, state) = (encoded.memory, encoded.state);
+    let mut writer = model.writer(&encoded);
     let mut jobs: Vec<Job<'_>> = (0..sources.len())
         .map(|place| {
             let prefix: &[u32] = prefixes.get(place).copied().unwrap_or_default();
             let most = search.most_tokens(sources[place].len()).max(prefix.len());
-            Job { place, prefix, most, open: vec![Open::start()], done: Vec::new() }
+            let open = vec![Open { last: None, sum: 0.0 }];
+            Job { place, prefix, most, length: 0, history: Vec::new(), open, done: Vec::new() }
         })
         .collect();
-    // Every sentence has as many rows as the beam is wide: those that are not taken repeat the first.
-    let rows: Vec<usize> = (0..jobs.len()).flat_map(|job| vec![job; beam]).collect();
-    let mut state: State = state.select(&rows);
     while !jobs.is_empty() {
-        let tokens: Vec<u32> = jobs
-            .iter()
-            .flat_map(|job| (0..beam).map(|slot| job.open.get(slot).unwrap_or(&job.open[0])))
-            .map(|open| open.tokens.last().copied().unwrap_or(SOS))
-            .collect();
-        let decoded = model.step(&tokens, memory.as_ref(), state);
-        let vocabulary = decoded.logits.dims()[1];
-        let mut origins: Vec<Vec<usize>> = Vec::with_capacity(jobs.len());
-        with_slice(&decoded.logits, |logits| {
-            let looked = decoded.attention.as_ref().map(|weights| {
-                let places = weights.dims()[1];
-                with_slice(weights, |weights| {
-                    weights.chunks_exact(places).map(<[f32]>::to_vec).collect::<Vec<_>>()
-                })
-            });
-            for (number, job) in jobs.iter_mut().enumerate() {
-                let row = |slot: usize| number * beam + slot;
-                let places = sources[job.place].len();
-                let looked =
-                    |slot: usize| looked.as_ref().map(|all| Rc::new(all[row(slot)][..places].to_vec()));
-                let scores = |slot: usize| &logits[row(slot) * vocabulary..][..vocabulary];
-                origins.push(job.advance(beam, search, scores, looked));
+        // A row for every hypothesis that is open, sentence after sentence.
+        writer.step(&jobs.iter().flat_map(Job::last_tokens).collect::<Vec<_>>());
+        let mut row = 0;
+        let mut choices: Vec<Choice<'_>> = Vec::with_capacity(writer.rows());
+        for job in &jobs {
+            for open in &job.open {
+                choices.push(job.choice(*open, beam, search, writer.scores(row)));
+                row += 1;
             }
-        });
-        // Sentences that are done leave, the others' rows follow their hypotheses.
-        let kept: Vec<usize> = (0..jobs.len()).filter(|&number| !jobs[number].open.is_empty()).collect();
-        let rows: Vec<usize> = kept
-            .iter()
-            .flat_map(|&number| {
-                let origins = &origins[number];
-                (0..beam).map(move |slot| number * beam + origins.get(slot).unwrap_or(&origins[0]))
-            })
-            .collect();
-        if kept.len() < jobs.len() {
-            memory = memory.map(|memory| if kept.is_empty() { memory } else { memory.select(&kept) });
+        }
+        spread(&mut choices, writer.vocabulary(), |_, choice| choice.choose());
+        let mut first = 0;
+        let mut rows = Vec::new();
+        for job in &mut jobs {
+            let count = job.open.len();
+            let best: Vec<_> = choices[first..first + count].iter().map(|choice| &choice.best[..]).collect();
+            let looked = |slot: usize| writer.looked(first + slot).map(|weights| Rc::new(weights.to_vec()));
+            rows.extend(job.advance(beam, search, &best, looked).into_iter().map(|slot| first + slot));
+            first += count;
         }
         for mut job in jobs.extract_if(.., |job| job.open.is_empty()) {
             job.done.sort_by(|a, b| b.score.total_cmp(&a.score));
             job.done.truncate(search.best.clamp(1, beam));
             found[job.place] = job.done;
         }
-        state = if rows.is_empty() { decoded.state } else { decoded.state.select(&rows) };
+        writer.select(&rows);
     }
     found
 }
 
 impl Job<'_> {
-    /// Follows the likeliest continuations, as many as there are places left, and returns from which slot each of
-    /// those that go on comes.
-    fn advance<'s>(
+    /// The last token of every open hypothesis.
+    fn last_tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        self.open.iter().map(|open| open.last.map_or(SOS, |last| self.history[last].token))
+    }
+
+    /// The steps of a hypothesis, the last one first.
+    fn back(&self, open: Open) -> impl Iterator<Item = &Written> + '_ {
+        std::iter::successors(open.last.map(|last| &self.history[last]), |written| {
+            written.before.map(|before| &self.history[before])
+        })
+    }
+
+    fn choice<'s>(&self, open: Open, beam: usize, search: &Search, scores: &'s [f32]) -> Choice<'s> {
+        let forced = match self.prefix.get(self.length) {
+            Some(&token) => Some(token),
+            None => (self.length >= self.most).then_some(EOS),
+        };
+        let most = beam - self.done.len();
+        Choice { scores, most, forced, banned: self.repeats(open, search.no_repeat), best: Vec::new() }
+    }
+
+    /// The tokens that would make an n-gram that is there already.
+    fn repeats(&self, open: Open, n: usize) -> Vec<u32> {
+        if n == 0 || self.length < n {
+            return Vec::new();
+        }
+        let mut tokens: Vec<u32> = self.back(open).map(|written| written.token).collect();
+        tokens.reverse();
+        let last = &tokens[tokens.len() + 1 - n..];
+        tokens.windows(n).filter(|ngram| ngram[..n - 1] == *last).map(|ngram| ngram[n - 1]).collect()
+    }
+
+    /// Follows the likeliest of all continuations, as many as there are places left, and returns from which slot
+    /// each of those that go on comes.
+    fn advance(
         &mut self,
         beam: usize,
         search: &Search,
-        scores: impl Fn(usize) -> &'s [f32],
+        best: &[&[(u32, f64)]],
         looked: impl Fn(usize) -> Option<Rc<Vec<f32>>>,
     ) -> Vec<usize> {
-        let step = self.open[0].tokens.len();
-        let left = beam - self.done.len();
-        let mut candidates: Vec<(f64, f64, usize, u32)> = Vec::new();
-        for (slot, open) in self.open.iter().enumerate() {
-            let scores = scores(slot);
-            let log_probability = log_softmax(scores);
-            let forced = match self.prefix.get(step) {
-                Some(&token) => Some(token),
-                None => (step >= self.most).then_some(EOS),
-            };
-            let mut own: Vec<(f64, f64, usize, u32)> = match forced {
-                Some(token) => {
-                    let one = log_probability(token as usize);
-                    vec![(open.sum + one, one, slot, token)]
-                }
-                None => (0..scores.len() as u32)
-                    .filter(|&token| !matches!(token, PAD | SOS))
-                    .filter(|&token| token == EOS || !open.repeats(token, search.no_repeat))
-                    .map(|token| {
-                        let one = log_probability(token as usize);
-                        (open.sum + one, one, slot, token)
-                    })
-                    .collect(),
-            };
-            keep_best(&mut own, left);
-            candidates.extend(own);
-        }
-        keep_best(&mut candidates, left);
-        let weights: Vec<Option<Rc<Vec<f32>>>> = (0..self.open.len()).map(looked).collect();
-        let mut origins = Vec::new();
         let before = std::mem::take(&mut self.open);
-        for (_, one, slot, token) in candidates {
-            let longer = before[slot].with(token, one, weights[slot].as_ref());
+        // Sum, slot, token, log-probability of the token.
+        let mut candidates: Vec<(f64, usize, u32, f64)> = Vec::new();
+        for (slot, (open, best)) in before.iter().zip(best).enumerate() {
+            candidates.extend(best.iter().map(|&(token, one)| (open.sum + one, slot, token, one)));
+        }
+        // Of equal ones those of an earlier slot and a smaller token come first.
+        candidates.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        candidates.truncate(beam - self.done.len());
+        let looked: Vec<_> = (0..before.len()).map(looked).collect();
+        self.length += 1;
+        let mut origins = Vec::new();
+        for (sum, slot, token, one) in candidates {
+            let looked = looked[slot].clone();
+            self.history.push(Written {
+                before: before[slot].last,
+                token,
+                log_probability: one as f32,
+                looked,
+            });
+            let open = Open { last: Some(self.history.len() - 1), sum };
             if token == EOS {
-                self.done.push(longer.ended(search.penalty));
+                self.done.push(self.ended(open, search.penalty));
             } else {
-                self.open.push(longer);
+                self.open.push(open);
                 origins.push(slot);
             }
         }
         origins
     }
-}
 
-/// The best candidates, best first; of equal ones those of an earlier slot and a smaller token.
-fn keep_best(candidates: &mut Vec<(f64, f64, usize, u32)>, most: usize) {
-    let order = |a: &(f64, f64, usize, u32), b: &(f64, f64, usize, u32)| {
-        b.0.total_cmp(&a.0).then(a.2.cmp(&b.2)).then(a.3.cmp(&b.3))
-    };
-    if candidates.len() > most && most > 0 {
-        candidates.select_nth_unstable_by(most - 1, order);
+    fn ended(&self, open: Open, penalty: LengthPenalty) -> Hypothesis {
+        let mut steps: Vec<&Written> = self.back(open).collect();
+        steps.reverse();
+        Hypothesis {
+            score: open.sum / penalty.of(steps.len()),
+            tokens: steps.iter().map(|written| written.token).collect(),
+            log_probabilities: steps.iter().map(|written| written.log_probability).collect(),
+            attention: steps.iter().filter_map(|written| written.looked.clone()).collect(),
+        }
     }
-    candidates.truncate(most);
-    candidates.sort_by(order);
 }

@@ -39,15 +39,15 @@ impl Score {
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `W`: `[E, H]` of [`Score::General`], whose transpose meets the query; `[A, H]` of [`Score::Additive`].
-    query: Option<Param<Tensor<2>>>,
+    pub(super) query: Option<Param<Tensor<2>>>,
     /// `U` `[A, E]`.
-    key: Option<Param<Tensor<2>>>,
+    pub(super) key: Option<Param<Tensor<2>>>,
     /// `v` `[1, A]`.
-    vector: Option<Param<Tensor<2>>>,
+    pub(super) vector: Option<Param<Tensor<2>>>,
     /// `b` `[A]`.
-    bias: Option<Param<Tensor<1>>>,
+    pub(super) bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    score: Score,
+    pub(super) score: Score,
 }
 
 /// What attention reads: the encoder states of a batch, filled up to the longest sentence and masked there.
@@ -62,15 +62,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `B`.
-    #[must_use]
-    pub fn sentences(&self) -> usize {
-        self.values.dims()[0]
-    }
-
     /// The memories of these sentences, in this order.
-    #[must_use]
-    pub fn select(&self, sentences: &[usize]) -> Memory {
+    pub(super) fn select(&self, sentences: &[usize]) -> Memory {
         let device = self.values.device();
         let index = index_tensor(sentences.iter().map(|&sentence| sentence as i64).collect(), &device);
         let rows = |all: &Tensor<3>| all.clone().select(0, index.clone());

@@ -219,6 +219,11 @@ struct Affine {
 }
 
 impl Dense {
+    /// Weight `[H, I]` and bias of the first layer.
+    pub(super) fn first(&self) -> (&Param<Tensor<2>>, &Param<Tensor<1>>) {
+        (&self.layers[0].weight, &self.layers[0].bias)
+    }
+
     /// `x` `[N, I]` to `[N, H]`.
     ///
     /// # Panics

@@ -11,3 +11,4 @@ pub mod reader;
 pub mod regressor;
 pub mod tagger;
 pub mod translator;
+pub mod writer;

@@ -178,10 +178,10 @@ impl Reader {
         self.embedding.as_ref()
     }
 
-    /// For reading one step at a time; `None` where the stack does not walk forward, or there is none.
+    /// For reading `sequences` one step at a time; `None` where the stack does not walk forward, or there is none.
     #[must_use]
-    pub fn stepper(&self) -> Option<Stepper> {
-        self.recurrent.as_ref()?.stepper(1)
+    pub fn stepper(&self, sequences: usize) -> Option<Stepper> {
+        self.recurrent.as_ref()?.stepper(sequences)
     }
 
     /// A vector for every frame. With `noise` the model learns, and values drop out. `device` is the one that the
@@ -243,7 +243,8 @@ impl Reader {
         noise.is_some() && self.drop > 0.0
     }
 
-    fn forward_frames(
+    /// Frames of numbers `[F, I]` in packed order.
+    pub(crate) fn forward_frames(
         &self,
         x: Tensor<2>,
         batch: &Arc<Batch>,

@@ -12,18 +12,20 @@ use carousel_kernels::dropout::Mask;
 
 use crate::cell::{Cell, CellOptions};
 use crate::embedding::Embedding;
-use crate::fused::{with_slice, with_slice_mut};
+use crate::fused::with_slice_mut;
 use crate::init::{Init, Initializer, WeightInit};
 use crate::models::attention::{Attention, Memory, Score};
 use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::language_model::Regularize;
 use crate::models::reader::Reader;
+use crate::models::writer::Writer;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Batch, Ragged};
 use crate::recurrent::{ConfigError, Direction, Merge, Precision, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
-use crate::state::{LayerState, State};
+use crate::state::{LayerState, State, index_tensor};
+use crate::stepper::Stepper;
 
 /// How the decoder's first state comes from the encoder's last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,9 @@ pub struct TranslatorConfig {
     pub residual: bool,
     /// `None`: all that the decoder knows of the source is its first state.
     pub attention: Option<Score>,
+    /// Whether a step also reads what the output layer read at the one before, so that it knows where the model has
+    /// looked (input feeding, Luong et al. 2015). Learning then walks step by step and is slower.
+    pub feeds: bool,
     /// How the decoder starts.
     pub bridge: Bridge,
     /// Whether the target's embedding is the output layer's weight as well.
@@ -88,6 +93,7 @@ impl TranslatorConfig {
             direction: Direction::Both,
             residual: false,
             attention: Some(Score::General),
+            feeds: false,
             bridge: Bridge::Dense,
             tied: false,
             shared: false,
@@ -115,8 +121,8 @@ impl TranslatorConfig {
             true => Merge::Sum,
             false => Merge::Concat,
         };
-        let stack = || {
-            RecurrentConfig::new(self.cell, self.embedding, self.hidden)
+        let stack = |input| {
+            RecurrentConfig::new(self.cell, input, self.hidden)
                 .with_layers(self.layers)
                 .with_init(self.init)
                 .with_dropout(regularize.recurrent)
@@ -124,22 +130,18 @@ impl TranslatorConfig {
                 .with_options(self.options)
         };
         let directions = if self.direction == Direction::Both { 2 } else { 1 };
-        let reader = |recurrent, directions| {
-            Reader::around(
-                recurrent,
-                self.embedding,
-                directions,
-                regularize.input,
-                regularize.recurrent.locked,
-            )
+        let reader = |recurrent, input, directions| {
+            Reader::around(recurrent, input, directions, regularize.input, regularize.recurrent.locked)
         };
         let source = (!self.shared)
             .then(|| Embedding::init(self.source_vocabulary, self.embedding, random, device))
             .transpose()?;
         let target = Embedding::init(self.target_vocabulary, self.embedding, random, device)?;
-        let encoder = stack().with_direction(self.direction).with_merge(merge).init_with(random, device)?;
-        let encoder = reader(encoder, directions);
-        let decoder = reader(stack().init_with(random, device)?, 1);
+        let (words, reads) = (self.embedding, self.embedding + if self.feeds { self.hidden } else { 0 });
+        let encoder =
+            stack(words).with_direction(self.direction).with_merge(merge).init_with(random, device)?;
+        let encoder = reader(encoder, words, directions);
+        let decoder = reader(stack(reads).init_with(random, device)?, reads, 1);
         let dense = |input: usize, random: &mut Initializer| {
             let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
             DenseConfig { input, hidden: self.hidden, layers, activation, norm }.init(random, device)
@@ -168,6 +170,7 @@ impl TranslatorConfig {
             has_cells: self.cell.has_cell_state(),
             layers: self.layers,
             hidden: self.hidden,
+            feeds: self.feeds,
             tied: self.tied,
             regularize,
         };
@@ -214,8 +217,8 @@ impl Sentences {
 /// What the decoder is given of the sources of a batch.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// What it attends to; `None` without attention.
-    pub memory: Option<Memory>,
+    /// The encoder's states, which it attends to.
+    pub states: Ragged,
     /// What it starts from.
     pub state: State,
 }
@@ -229,39 +232,31 @@ pub struct Hidden {
     pub read: Tensor<2>,
 }
 
-/// What one step of the decoder gives.
-#[derive(Debug)]
-pub struct Decoded {
-    /// Scores of the next token, `[N, V]`.
-    pub logits: Tensor<2>,
-    /// The state to go on from.
-    pub state: State,
-    /// How much each place of the source was looked at, `[N, S]`; `None` without attention.
-    pub attention: Option<Tensor<2>>,
-}
-
 /// An encoder and a decoder.
 #[derive(Module, Debug)]
 pub struct Translator {
     /// `None`: the target's serves both.
     source: Option<Embedding>,
-    target: Embedding,
+    pub(super) target: Embedding,
     encoder: Reader,
     decoder: Reader,
     /// Hidden values and, for an LSTM, cells of layer 0, then of layer 1, …
     bridges: Vec<Dense>,
-    attention: Option<Attention>,
+    pub(super) attention: Option<Attention>,
     /// From what attention read and the decoder's step, `[E + H]`, to what the output layer reads, `[H]`.
-    combine: Option<Dense>,
+    pub(super) combine: Option<Dense>,
     output: Output,
     #[module(skip)]
     bridge: Bridge,
     #[module(skip)]
     has_cells: bool,
     #[module(skip)]
-    layers: usize,
+    pub(super) layers: usize,
     #[module(skip)]
-    hidden: usize,
+    pub(super) hidden: usize,
+    /// Whether a step also reads what the output layer read at the one before.
+    #[module(skip)]
+    pub(super) feeds: bool,
     #[module(skip)]
     tied: bool,
     #[module(skip)]
@@ -310,16 +305,59 @@ impl Translator {
         noise: Option<Noise>,
     ) -> Hidden {
         assert_eq!(sources.batch.sequences(), batch.sequences(), "a source for every target");
-        let Encoded { memory, state } = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
+        let Encoded { states, state } = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
+        let memory = self.attention.as_ref().map(|attention| attention.memory(&states));
         let noise = noise.map(|noise| noise.part(1));
         let words = self.words(noise);
         let (rows, index) = self.target.distinct_noisy(inputs, words);
-        let recurrent = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
-        let y = self.attend(recurrent.clone(), batch, memory.as_ref());
+        let (recurrent, y) = if self.feeds {
+            self.walk(&rows, &index, batch, (state, memory), noise)
+        } else {
+            let y = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
+            (y.clone(), self.attend(y, batch, memory.as_ref()))
+        };
         let locked = self.regularize.recurrent.locked;
         let names: Vec<u32> = (0..batch.sequences() as u32).collect();
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
         Hidden { recurrent, read: masked(y, mask, Sharing::of(locked, batch, &names)) }
+    }
+
+    /// Step by step, for a step reads what came of the one before: the decoder's outputs, and those after a look at
+    /// the source, `[F, H]` each.
+    fn walk(
+        &self,
+        rows: &Tensor<2>,
+        index: &[u32],
+        batch: &Batch,
+        (state, memory): (State, Option<Memory>),
+        noise: Option<Noise>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let device = rows.device();
+        // Longest first: those that go on are the first ones.
+        let mut state = state.select(batch.order());
+        let mut memory = memory.map(|memory| memory.select(batch.order()));
+        let mut read = Tensor::zeros([batch.sequences(), self.hidden], &device);
+        let (mut outputs, mut reads) = (Vec::new(), Vec::new());
+        for step in 0..batch.steps() {
+            let (frames, alive) = (batch.starts()[step], batch.alive(step));
+            if alive < state.sequences() {
+                let first: Vec<usize> = (0..alive).collect();
+                state = state.select(&first);
+                memory = memory.map(|memory| memory.select(&first));
+                read = read.slice([0..alive, 0..self.hidden]);
+            }
+            let words = index[frames..frames + alive].iter().map(|&row| i64::from(row)).collect();
+            let words = rows.clone().select(0, index_tensor(words, &device));
+            let now = Arc::new(Batch::full(alive, 1));
+            let noise = noise.map(|noise| noise.part(step as u64));
+            let reading =
+                self.decoder.forward_frames(Tensor::cat(vec![words, read], 1), &now, Some(state), noise);
+            state = reading.state.expect("a decoder has a recurrence");
+            read = self.attend(reading.frames.clone(), &now, memory.as_ref());
+            outputs.push(reading.frames);
+            reads.push(read.clone());
+        }
+        (Tensor::cat(outputs, 0), Tensor::cat(reads, 0))
     }
 
     /// Chooses what the recurrent layers of both sides multiply; see
@@ -363,10 +401,7 @@ impl Translator {
         let reading = self.encoder.forward_rows(rows, index, batch, None, noise);
         let state = reading.state.expect("an encoder has a recurrence, and sentences are not empty");
         let states = Ragged::new(reading.frames, batch.clone()).expect("one row a frame");
-        Encoded {
-            memory: self.attention.as_ref().map(|attention| attention.memory(&states)),
-            state: self.start(&state),
-        }
+        Encoded { states, state: self.start(&state) }
     }
 
     /// The decoder's first state.
@@ -393,33 +428,15 @@ impl Translator {
         State { layers: layers.collect() }
     }
 
-    /// One step for `N` sentences that are written: reads a token of each. Of `memory` there is one for every
-    /// `N / B` of them, in order, as a beam has them.
-    ///
-    /// # Panics
-    /// When `N` is no multiple of the memory's sentences, a token is not known, or the state has another size.
+    /// For writing one token at a time after what was read, a row for every source. The model is one without
+    /// gradients.
     #[must_use]
-    pub fn step(&self, tokens: &[u32], memory: Option<&Memory>, state: State) -> Decoded {
-        let count = tokens.len();
-        let batch = Arc::new(Batch::full(count, 1));
-        let (rows, index) = self.target.distinct(tokens);
-        let reading = self.decoder.forward_rows(rows, index, &batch, Some(state), None);
-        let state = reading.state.expect("a decoder has a recurrence");
-        // With one step each, packed order is the order of the sentences.
-        let y = reading.frames;
-        let (y, attention) = match (&self.attention, &self.combine, memory) {
-            (Some(attention), Some(combine), Some(memory)) => {
-                let sentences = memory.sentences();
-                let steps = y.clone().reshape([sentences, count / sentences, self.hidden]);
-                let (context, weights) = attention.forward(steps, memory);
-                let [_, _, width] = context.dims();
-                let [_, _, places] = weights.dims();
-                let context = context.reshape([count, width]);
-                (combine.forward(Tensor::cat(vec![context, y], 1)), Some(weights.reshape([count, places])))
-            }
-            _ => (y, None),
-        };
-        Decoded { logits: self.output().logits(y), state, attention }
+    pub fn writer(&self, encoded: &Encoded) -> Writer<'_> {
+        Writer::new(self, encoded)
+    }
+
+    pub(super) fn decoder_stepper(&self, rows: usize) -> Stepper {
+        self.decoder.stepper(rows).expect("a decoder walks forward")
     }
 
     /// How the decoder goes when some of what it reads is its own: for every frame of `batch` the token that is read.
@@ -439,31 +456,27 @@ impl Translator {
         pick: &mut dyn FnMut(&[f32]) -> u32,
     ) -> Vec<u32> {
         let model = self.valid();
-        let Encoded { memory, mut state } = model.encode(sources);
-        let sentences = batch.sequences();
+        let encoded = model.encode(sources);
+        let mut writer = model.writer(&encoded);
+        writer.select(batch.order());
         let mut read = inputs.to_vec();
-        let mut tokens = vec![0; sentences];
+        // What was picked after the last step.
+        let mut picked: Vec<u32> = Vec::new();
         for step in 0..batch.steps() {
-            let alive = batch.alive(step);
-            let frames = batch.starts()[step];
-            for (rank, &sentence) in batch.order()[..alive].iter().enumerate() {
-                // `tokens` holds what was picked after the last step.
-                if step > 0 && !keeps() {
-                    read[frames + rank] = tokens[sentence];
+            let (frames, alive) = (batch.starts()[step], batch.alive(step));
+            for (rank, &token) in picked.iter().enumerate() {
+                if !keeps() {
+                    read[frames + rank] = token;
                 }
-                tokens[sentence] = read[frames + rank];
             }
             if step + 1 == batch.steps() {
                 break;
             }
-            let decoded = model.step(&tokens, memory.as_ref(), state);
-            state = decoded.state;
-            let vocabulary = decoded.logits.dims()[1];
-            with_slice(&decoded.logits, |logits| {
-                for &sentence in &batch.order()[..batch.alive(step + 1)] {
-                    tokens[sentence] = pick(&logits[sentence * vocabulary..][..vocabulary]);
-                }
-            });
+            writer.step(&read[frames..frames + alive]);
+            // The longest sentences come first.
+            let next = batch.alive(step + 1);
+            picked = (0..next).map(|rank| pick(writer.scores(rank))).collect();
+            writer.select(&(0..next).collect::<Vec<_>>());
         }
         read
     }

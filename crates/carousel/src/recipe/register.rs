@@ -111,6 +111,8 @@ const EXAMPLES: &[&str] = &["classify", "tag", "translate"];
 /// The tasks whose models read and write tokens.
 const WRITES: &[&str] = &["lm", "translate"];
 const TRANSLATE: &[&str] = &["translate"];
+/// The values of `model.attention` that look at the source.
+const ATTENTION: &[&str] = &["general", "dot", "scaled-dot", "additive"];
 
 const COUNT: u64 = u32::MAX as u64;
 const SIZE: u64 = 1 << 16;
@@ -181,6 +183,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", READERS),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
+    key!(model.input_feeding, Kind::Flag).only_with("task", TRANSLATE).and_with("model.attention", ATTENTION),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
     key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
     key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
@@ -394,6 +397,23 @@ pub(super) const RULES: &[Rule] = &[
             broken.then(|| {
                 "model.bridge = \"zero\" beside model.attention = \"none\" tells the decoder nothing of the \
                  source, expected one of them to be another"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &[
+            "model.input_feeding",
+            "model.locked_dropout",
+            "model.weight_dropout",
+            "model.recurrent_dropout",
+        ],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let lasts = model.locked_dropout || model.weight_dropout + model.recurrent_dropout > 0.0;
+            (model.input_feeding && lasts).then(|| {
+                "model.input_feeding goes step by step and draws masks for each: model.locked_dropout, \
+                 model.weight_dropout and model.recurrent_dropout, whose masks last, cannot stand beside it"
                     .to_owned()
             })
         },

@@ -27,12 +27,13 @@ pub(crate) struct Known {
     pub(crate) max_len: [usize; 2],
 }
 
-/// The sizes that a recipe asks for.
-pub(crate) fn translator_config(recipe: &Recipe, sides: &[Side; 2]) -> TranslatorConfig {
+/// The sizes that a recipe asks for, with so many tokens of source and target.
+#[must_use]
+pub fn translator_config(recipe: &Recipe, vocabularies: [usize; 2]) -> TranslatorConfig {
     let model = &recipe.model;
     TranslatorConfig {
-        source_vocabulary: sides[0].len(),
-        target_vocabulary: sides[1].len(),
+        source_vocabulary: vocabularies[0],
+        target_vocabulary: vocabularies[1],
         embedding: model.embedding,
         cell: model.recurrence(),
         options: model.options(),
@@ -41,6 +42,7 @@ pub(crate) fn translator_config(recipe: &Recipe, sides: &[Side; 2]) -> Translato
         direction: model.direction,
         residual: model.residual,
         attention: model.attention.score(),
+        feeds: model.input_feeding,
         bridge: model.bridge,
         tied: model.tie_embeddings,
         shared: model.share_embeddings,
@@ -113,7 +115,8 @@ impl SavedTranslator {
         let Known { max_len } = read_json(&run, TRANSLATOR)?;
         let sides = read_sides(path, &recipe)
             .map_err(|error| OpenError::File { path: path.to_owned(), reason: error.to_string() })?;
-        let mut model = translator_config(&recipe, &sides).init(&Device::default())?;
+        let mut model =
+            translator_config(&recipe, sides.each_ref().map(Side::len)).init(&Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedTranslator { recipe, sides, max_len, model })
     }

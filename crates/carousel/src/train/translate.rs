@@ -69,7 +69,7 @@ pub fn translate(
         vocabularies: [prepared.sides[0].len(), prepared.sides[1].len()],
     });
     let [train_part, valid, test] = prepared.parts;
-    let model = translator_config(recipe, &prepared.sides)
+    let model = translator_config(recipe, prepared.sides.each_ref().map(Side::len))
         .init(&Device::default().autodiff())?
         .with_precision(precision);
     let tokens = |part: &[EncodedPair]| part.iter().map(places).sum();

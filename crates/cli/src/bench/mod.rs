@@ -1,10 +1,11 @@
-//! `carousel bench`: times layers, single steps and whole training steps on this machine.
+//! `carousel bench`: times layers, single steps, whole training steps and beam search on this machine.
 
 mod layer;
 mod machine;
 mod model;
 mod step;
 mod timing;
+mod translate;
 
 use carousel::cell::{Activation, Cell, Reset};
 use carousel_kernels::Level;
@@ -21,6 +22,7 @@ Examples:
   carousel bench layer --cell gru --shape 500,32,64 --lengths uniform
   carousel bench step --hidden 512
   carousel bench model recipes/word-lstm.toml --set model.hidden=650
+  carousel bench translate --mode decode
 
 A shape is T,B,H: time steps, batch, hidden units. The share of peak compares
 with what the processor's multiply-add units reach here and now, with as many
@@ -40,6 +42,7 @@ enum What {
     Layer(layer::LayerArgs),
     Step(step::StepArgs),
     Model(model::ModelArgs),
+    Translate(translate::TranslateArgs),
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -47,6 +50,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         What::Layer(args) => layer::run(args),
         What::Step(args) => step::run(args),
         What::Model(args) => model::run(args),
+        What::Translate(args) => translate::run(args),
     }
 }
 

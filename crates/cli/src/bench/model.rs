@@ -188,7 +188,7 @@ fn outside(
 }
 
 /// Tokens drawn evenly from the vocabulary.
-fn random_tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
+pub(super) fn random_tokens(count: usize, vocabulary: usize, seed: u64) -> Vec<u32> {
     let token =
         |value: f32| (((f64::from(value) + 1.0) / 2.0 * vocabulary as f64) as usize).min(vocabulary - 1);
     Initializer::new(seed).uniform(count, 1.0).into_iter().map(|value| token(value) as u32).collect()
