@@ -51,12 +51,14 @@ pub struct DataRecipe {
     pub input: InputName,
     /// The column of the text. [`Task::Classify`] of text.
     pub text: String,
-    /// The column of the class. [`Task::Classify`].
+    /// The column of the class, or of the label of a step. [`Task::Classify`], [`Task::Tag`] of numbers.
     pub label: String,
     /// The column whose equal values stay in one part when data is split.
     pub group: Option<String>,
     /// The column that tells sequences of numbers in one table apart; unset: each file is one.
     pub id: Option<String>,
+    /// The column that the steps of a sequence are ordered by; unset: as they stand. [`Task::Tag`] of numbers.
+    pub step: Option<String>,
     /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
     pub file_label: Option<String>,
     /// Whether a field of a table may stand in quotes.
@@ -130,6 +132,8 @@ pub struct ModelRecipe {
     pub embedding: usize,
     /// Which ways through time. [`Task::Classify`] and [`Task::Tag`].
     pub direction: Direction,
+    /// Steps that a label may hang on behind its own. [`Task::Tag`] of numbers only.
+    pub lookahead: usize,
     /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
     pub pooling: Option<Pooling>,
     /// What the decoder looks at the source with. [`Task::Translate`] only.
@@ -256,6 +260,8 @@ pub struct TrainRecipe {
     pub k1: Option<usize>,
     /// Steps that the gradient goes back from the end of a window; unset: `bptt`.
     pub k2: Option<usize>,
+    /// Steps of a window of longer sequences; unset: sequences are read whole. [`Task::Tag`] of numbers only.
+    pub window: Option<usize>,
     /// Whether windows vary in length, and the learning rate with them.
     pub vary_bptt: bool,
     /// Batches whose gradients are added up before an update.
@@ -1047,6 +1053,7 @@ impl Recipe {
                 label: "label".to_owned(),
                 group: None,
                 id: None,
+                step: None,
                 file_label: None,
                 quoting: true,
                 max_length: None,
@@ -1078,6 +1085,7 @@ impl Recipe {
                 hidden: 128,
                 embedding: 128,
                 direction: Direction::Both,
+                lookahead: 0,
                 pooling: None,
                 attention: AttentionName::General,
                 bridge: Bridge::Dense,
@@ -1115,6 +1123,7 @@ impl Recipe {
                 bptt: 50,
                 k1: None,
                 k2: None,
+                window: None,
                 vary_bptt: false,
                 accumulate: 1,
                 precision: Precision::F32,
@@ -1457,6 +1466,7 @@ mod tests {
             ("data.label", "stars", "task=classify"),
             ("data.group", "author", "task=classify"),
             ("data.id", "series", "task=classify data.input=numbers"),
+            ("data.step", "time", "task=tag data.tokens=word data.input=numbers"),
             ("data.file_label", "(.)_", "task=classify data.input=audio"),
             ("data.quoting", "false", "task=classify"),
             ("data.max_length", "200", "task=classify"),
@@ -1486,6 +1496,7 @@ mod tests {
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
             ("model.direction", "forward", "task=classify"),
+            ("model.lookahead", "5", "task=tag data.tokens=word data.input=numbers model.direction=forward"),
             ("model.pooling", "max", "task=classify"),
             ("model.attention", "additive", "task=translate"),
             ("model.bridge", "copy", "task=translate"),
@@ -1521,6 +1532,7 @@ mod tests {
             ("train.bptt", "35", ""),
             ("train.k1", "10", ""),
             ("train.k2", "90", ""),
+            ("train.window", "100", "task=tag data.tokens=word data.input=numbers model.direction=forward"),
             ("train.vary_bptt", "true", ""),
             ("train.accumulate", "4", ""),
             ("train.precision", "bf16", ""),
@@ -1611,7 +1623,7 @@ mod tests {
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
+             data.step, data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
              data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
              data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
              data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
@@ -1620,7 +1632,7 @@ mod tests {
             "data = 3",
             "a.toml:2: data is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
+             data.step, data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
              data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
              data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
              data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",

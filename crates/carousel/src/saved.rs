@@ -12,8 +12,10 @@ pub(crate) use classifier::{
     Encoder, LABELS, Labels, classifier_config, highest, number_columns, probabilities, read_json, steps,
 };
 pub use classifier::{Prediction, SavedClassifier};
-pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
-pub use tagger::{SavedTagger, TaggedSentence};
+pub(crate) use tagger::{
+    Found, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, tag_all, tagger_config, within,
+};
+pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side, translator_config};
 pub use translator::{SavedTranslator, Translated, Translation, Wanted};
 

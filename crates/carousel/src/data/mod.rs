@@ -7,6 +7,7 @@
 mod bpe;
 mod classes;
 mod corpus;
+mod frames;
 mod numbers;
 mod order;
 mod pack;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
+pub use frames::{FrameColumns, FrameExample, read_frames};
 pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};

@@ -205,7 +205,7 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
 }
 
 /// A number of a table.
-fn number(text: &str, name: &str, line: usize, column: &str) -> Result<f32, DataError> {
+pub(super) fn number(text: &str, name: &str, line: usize, column: &str) -> Result<f32, DataError> {
     let wrong = |what: &str| DataError::Line {
         name: name.to_owned(),
         line,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use carousel_kernels::ShapeError;
 
 use crate::cell::Cell;
 use crate::embedding::Embedding;
@@ -19,6 +20,8 @@ use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, SharedRows};
 use crate::recurrent::{ConfigError, Direction, Recurrent, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, masked};
+use crate::state::State;
+use crate::stepper::Stepper;
 
 /// Width of a letter's vector.
 const LETTER: usize = 32;
@@ -206,12 +209,18 @@ pub struct Tagged {
 }
 
 impl Tagger {
-    /// What the output layers read, `[F, H]`.
-    fn hidden(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, noise: Option<Noise>) -> Tensor<2> {
+    /// What the output layers read, `[F, H]`, and the state that the recurrence leaves.
+    fn hidden(
+        &self,
+        steps: TagSteps<'_>,
+        batch: &Arc<Batch>,
+        state: Option<State>,
+        noise: Option<Noise>,
+    ) -> (Tensor<2>, Option<State>) {
         let device = self.output.weight.device();
-        let Reading { frames, .. } = match (steps, &self.words) {
+        let Reading { frames, state } = match (steps, &self.words) {
             (TagSteps::Numbers(values), None) => {
-                self.reader.forward(Steps::Numbers(values), batch, None, noise, &device)
+                self.reader.forward(Steps::Numbers(values), batch, state, noise, &device)
             }
             (TagSteps::Words(words), Some(embedding)) => {
                 assert_eq!(words.index.len(), batch.frames(), "one word a frame");
@@ -222,13 +231,13 @@ impl Tagger {
                     }
                     _ => rows,
                 };
-                self.reader.forward_rows(rows, words.index.clone(), batch, None, noise)
+                self.reader.forward_rows(rows, words.index.clone(), batch, state, noise)
             }
             _ => panic!("a tagger of words reads words, a tagger of numbers reads numbers"),
         };
         let hidden = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        masked(hidden, mask, Sharing::None)
+        (masked(hidden, mask, Sharing::None), state)
     }
 
     /// The mean cross-entropy (or negative log-likelihood) a tag in nats, and with a second head that of the
@@ -245,7 +254,7 @@ impl Tagger {
         intents: &[u32],
         noise: Option<Noise>,
     ) -> Tensor<1> {
-        let hidden = self.hidden(steps, batch, noise);
+        let (hidden, _) = self.hidden(steps, batch, None, noise);
         let loss = match &self.crf {
             Some(crf) => crf.loss(self.output.logits(hidden.clone()), batch, tags),
             None => self.output.cross_entropy(hidden.clone(), tags),
@@ -254,6 +263,43 @@ impl Tagger {
             Some(intent) => loss + intent.cross_entropy(self.pool.forward(hidden, batch, None), intents),
             None => loss,
         }
+    }
+
+    /// The mean cross-entropy of the tags of one window of longer sequences, `[1]`, and the state to begin the next
+    /// window with: its values go on, the gradient does not (truncated backpropagation through time). A window in
+    /// which no tag counts has loss 0.
+    ///
+    /// # Panics
+    /// When there is not one tag a frame, no frame at all, or the tagger has a conditional random field, which sees
+    /// whole sequences.
+    #[must_use]
+    pub fn window_loss(
+        &self,
+        steps: TagSteps<'_>,
+        batch: &Arc<Batch>,
+        tags: &[u32],
+        state: Option<State>,
+        noise: Option<Noise>,
+    ) -> (Tensor<1>, Option<State>) {
+        assert!(self.crf.is_none(), "a conditional random field sees whole sequences");
+        let (hidden, state) = self.hidden(steps, batch, state, noise);
+        let loss = match tags.iter().any(|&tag| tag != IGNORE) {
+            true => self.output.cross_entropy(hidden, tags),
+            false => hidden.sum() * 0.0,
+        };
+        (loss, state.map(|state| state.detach()))
+    }
+
+    /// For answering step by step as numbers come; `None` where an answer needs what follows: in a net that walks
+    /// backward, or with a conditional random field.
+    #[must_use]
+    pub fn stepper(&self) -> Option<TagStepper> {
+        let recurrent = match self.reader.directions() {
+            0 => None,
+            _ => Some(self.reader.stepper()?),
+        };
+        let reads_alone = self.words.is_none() && self.crf.is_none();
+        reads_alone.then(|| TagStepper { model: self.clone(), recurrent })
     }
 
     /// Tags a batch.
@@ -265,7 +311,7 @@ impl Tagger {
         if batch.frames() == 0 && self.intent.is_none() {
             return Tagged { tags: Vec::new(), probabilities: Vec::new(), intents: Vec::new() };
         }
-        let hidden = self.hidden(steps, batch, None);
+        let (hidden, _) = self.hidden(steps, batch, None, None);
         let logits = self.output.logits(hidden.clone());
         let count = logits.dims()[1];
         let (tags, probabilities) = match &self.crf {
@@ -294,7 +340,7 @@ impl Tagger {
     /// As [`loss`](Tagger::loss), but no tag need count.
     #[must_use]
     pub fn measure(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, tags: &[u32]) -> Loss {
-        let hidden = self.hidden(steps, batch, None);
+        let (hidden, _) = self.hidden(steps, batch, None, None);
         let Some(crf) = &self.crf else { return self.output.evaluate(&hidden, tags) };
         let own = crf.scores();
         with_slice(&self.output.logits(hidden), |scores| {
@@ -318,6 +364,43 @@ impl Tagger {
     #[must_use]
     pub fn output(&self) -> &Output {
         &self.output
+    }
+}
+
+/// Reads one sequence step by step.
+pub struct TagStepper {
+    model: Tagger,
+    /// `None` where every step is read alone.
+    recurrent: Option<Stepper>,
+}
+
+impl TagStepper {
+    /// The probability of every tag after one more step, `[K]`.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the step has another number of values than the model reads.
+    pub fn step(&mut self, step: &[f32]) -> Result<Vec<f32>, ShapeError> {
+        let device = self.model.output.weight.device();
+        let hidden = match &mut self.recurrent {
+            Some(stepper) => stepper.step(step)?.to_vec(),
+            None => {
+                let (found, expected) = (step.len(), self.model.reader.output_width());
+                if found != expected {
+                    return Err(ShapeError::Elements { what: "the step", found, expected });
+                }
+                step.to_vec()
+            }
+        };
+        let width = hidden.len();
+        let hidden = Tensor::<2>::from_data(TensorData::new(hidden, [1, width]), &device);
+        let hidden = self.model.dense.as_ref().map_or(hidden.clone(), |dense| dense.forward(hidden));
+        let scores = self.model.output.logits(hidden);
+        Ok(with_slice(&activation::softmax(scores, 1), <[f32]>::to_vec))
+    }
+
+    /// Begins with another sequence.
+    pub fn reset(&mut self) {
+        self.recurrent.iter_mut().for_each(Stepper::reset);
     }
 }
 

@@ -121,12 +121,13 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.split, Kind::Shares).only_with("task", READS),
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
     key!(data.text, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
-    key!(data.label, Kind::Text)
-        .only_with("task", &["classify"])
-        .and_with("data.input", &["text", "numbers"]),
+    key!(data.label, Kind::Text).only_with("task", LABELLED).and_with("data.input", &["text", "numbers"]),
     key!(data.group, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.id, Kind::Text).only_with("data.input", &["numbers"]),
-    key!(data.file_label, Kind::Text).only_with("data.input", &["numbers", "audio"]),
+    key!(data.step, Kind::Text).only_with("task", &["tag"]).and_with("data.input", &["numbers"]),
+    key!(data.file_label, Kind::Text)
+        .only_with("task", &["classify"])
+        .and_with("data.input", &["numbers", "audio"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
     key!(data.format, Kind::OneOf(names::<PairFormat>)).only_with("task", TRANSLATE),
@@ -159,11 +160,16 @@ pub(super) const KEYS: &[Key] = &[
         .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
         .and_with("data.input", &["text"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", EXAMPLES),
+    key!(model.lookahead, Kind::Whole(0, SIZE))
+        .only_with("task", &["tag"])
+        .and_with("data.input", &["numbers", "audio"]),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
     key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
-    key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
+    key!(model.characters, Kind::Whole(1, SIZE))
+        .only_with("task", &["tag"])
+        .and_with("data.input", &["text"]),
     key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
     key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["none"]),
@@ -198,6 +204,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
+    key!(train.window, Kind::Whole(1, COUNT))
+        .only_with("task", &["tag"])
+        .and_with("data.input", &["numbers", "audio"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
     key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", &["lm"]),
@@ -297,10 +306,31 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
-        keys: &["data.input", "task"],
+        keys: &["data.label", "task", "data.input"],
         broken: |recipe| {
-            let broken = recipe.task == Task::Tag && recipe.data.input != InputName::Text;
-            broken.then(|| needs("task = \"tag\"", "data.input = \"text\": words with tags"))
+            let of_words = recipe.task == Task::Tag && recipe.data.input == InputName::Text;
+            (of_words && recipe.data.label != Recipe::default_for(Task::Tag).data.label).then(|| {
+                "data.label has no effect on words, whose tags stand in the last column; \
+                 it is read with data.input = \"numbers\" only"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["model.lookahead", "model.direction", "model.cell"],
+        broken: |recipe| {
+            (recipe.model.lookahead > 0).then(|| walks_forward(recipe, "model.lookahead above 0"))?
+        },
+    },
+    Rule {
+        keys: &["train.window", "model.direction", "model.cell", "model.crf", "train.accumulate"],
+        broken: |recipe| {
+            recipe.train.window?;
+            let other = walks_forward(recipe, "train.window");
+            let whole = recipe.model.crf || recipe.train.accumulate > 1;
+            other.or_else(|| {
+                whole.then(|| needs("train.window", "model.crf = false and train.accumulate = 1"))
+            })
         },
     },
     Rule {
@@ -499,6 +529,13 @@ pub(super) const RULES: &[Rule] = &[
 fn equal_windows(recipe: &Recipe, given: &str) -> Option<String> {
     let Truncation { k1, k2, .. } = recipe.train.truncation(0);
     (k1 != k2).then(|| format!("{given} needs train.k1 and train.k2 to be equal, found {k1} and {k2}"))
+}
+
+/// The message where a value of a tagger needs a recurrence that walks forward, and there is none.
+fn walks_forward(recipe: &Recipe, given: &str) -> Option<String> {
+    let broken = recipe.model.direction != Direction::Forward || recipe.model.cell == CellName::None;
+    (recipe.task == Task::Tag && broken)
+        .then(|| needs(given, "model.direction = \"forward\" and a model.cell other than \"none\""))
 }
 
 /// The message where a value needs another key.
