@@ -61,6 +61,10 @@ pub struct DataRecipe {
     pub step: Option<String>,
     /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
     pub file_label: Option<String>,
+    /// Height and width that images are scaled to. [`InputName::Images`].
+    pub image_size: usize,
+    /// Whether images have three channels and not one. [`InputName::Images`].
+    pub color: bool,
     /// Whether a field of a table may stand in quotes.
     pub quoting: bool,
     /// Longer sequences are cut off after so many steps.
@@ -130,6 +134,10 @@ pub struct ModelRecipe {
     pub hidden: usize,
     /// Width of a token's embedding.
     pub embedding: usize,
+    /// Channels that the first convolution makes. [`InputName::Images`].
+    pub filters: usize,
+    /// Convolutions. [`InputName::Images`].
+    pub convolutions: usize,
     /// Which ways through time. [`Task::Classify`] and [`Task::Tag`].
     pub direction: Direction,
     /// Steps that a label may hang on behind its own. [`Task::Tag`] of numbers only.
@@ -458,16 +466,20 @@ pub enum InputName {
     Numbers,
     /// Sound.
     Audio,
+    /// Images.
+    Images,
 }
 
 impl Named for InputName {
-    const ALL: &'static [InputName] = &[InputName::Text, InputName::Numbers, InputName::Audio];
+    const ALL: &'static [InputName] =
+        &[InputName::Text, InputName::Numbers, InputName::Audio, InputName::Images];
 
     fn name(self) -> &'static str {
         match self {
             InputName::Text => "text",
             InputName::Numbers => "numbers",
             InputName::Audio => "audio",
+            InputName::Images => "images",
         }
     }
 }
@@ -1055,6 +1067,8 @@ impl Recipe {
                 id: None,
                 step: None,
                 file_label: None,
+                image_size: 32,
+                color: true,
                 quoting: true,
                 max_length: None,
                 format: PairFormat::Auto,
@@ -1084,6 +1098,8 @@ impl Recipe {
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
+                filters: 16,
+                convolutions: 3,
                 direction: Direction::Both,
                 lookahead: 0,
                 pooling: None,
@@ -1466,8 +1482,10 @@ mod tests {
             ("data.label", "stars", "task=classify"),
             ("data.group", "author", "task=classify"),
             ("data.id", "series", "task=classify data.input=numbers"),
-            ("data.step", "time", "task=tag data.tokens=word data.input=numbers"),
+            ("data.step", "time", "task=tag data.input=numbers"),
             ("data.file_label", "(.)_", "task=classify data.input=audio"),
+            ("data.image_size", "64", "task=tag data.input=images"),
+            ("data.color", "false", "task=tag data.input=images"),
             ("data.quoting", "false", "task=classify"),
             ("data.max_length", "200", "task=classify"),
             ("data.format", "files", "task=translate"),
@@ -1495,8 +1513,10 @@ mod tests {
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
+            ("model.filters", "8", "task=tag data.input=images"),
+            ("model.convolutions", "4", "task=tag data.input=images"),
             ("model.direction", "forward", "task=classify"),
-            ("model.lookahead", "5", "task=tag data.tokens=word data.input=numbers model.direction=forward"),
+            ("model.lookahead", "5", "task=tag data.input=numbers model.direction=forward"),
             ("model.pooling", "max", "task=classify"),
             ("model.attention", "additive", "task=translate"),
             ("model.bridge", "copy", "task=translate"),
@@ -1532,7 +1552,7 @@ mod tests {
             ("train.bptt", "35", ""),
             ("train.k1", "10", ""),
             ("train.k2", "90", ""),
-            ("train.window", "100", "task=tag data.tokens=word data.input=numbers model.direction=forward"),
+            ("train.window", "100", "task=tag data.input=numbers model.direction=forward"),
             ("train.vary_bptt", "true", ""),
             ("train.accumulate", "4", ""),
             ("train.precision", "bf16", ""),
@@ -1580,7 +1600,9 @@ mod tests {
         );
         for (name, value, needs) in others {
             let key = find(name).unwrap();
-            let mut after = default();
+            let of = |task: &&Task| needs.split(' ').any(|need| need == format!("task={}", task.name()));
+            let task = Task::ALL.iter().find(of).copied().unwrap_or(Task::Lm);
+            let mut after = Recipe::default_for(task);
             let mut assignments: Vec<String> = needs.split_whitespace().map(str::to_owned).collect();
             assignments.push(format!("{name}={value}"));
             after.set_all(&assignments).unwrap();
@@ -1623,7 +1645,7 @@ mod tests {
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.step, data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
+             data.step, data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.format, data.source, data.target, \
              data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
              data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
              data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
@@ -1632,7 +1654,7 @@ mod tests {
             "data = 3",
             "a.toml:2: data is not a known key; \
              the known keys are data.split, data.input, data.text, data.label, data.group, data.id, \
-             data.step, data.file_label, data.quoting, data.max_length, data.format, data.source, data.target, \
+             data.step, data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.format, data.source, data.target, \
              data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, data.target_tokens, \
              data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
              data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
@@ -1801,7 +1823,7 @@ mod tests {
         );
         check(
             "task = 'classify'\ndata.input = 'audio'\nmodel.embedding = 8",
-            "a.toml:3: model.embedding has no effect with data.input = \"audio\"; it is read with text only",
+            "a.toml:3: model.embedding has no effect with data.input = \"audio\"; it is read with text or images only",
         );
         check(
             "task = 'tag'\ndata.group = 'author'",

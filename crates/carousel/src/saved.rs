@@ -13,7 +13,8 @@ pub(crate) use classifier::{
 };
 pub use classifier::{Prediction, SavedClassifier};
 pub(crate) use tagger::{
-    Found, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, tag_all, tagger_config, within,
+    Found, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, image_shape, tag_all, tagger_config,
+    within,
 };
 pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side, translator_config};

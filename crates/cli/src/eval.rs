@@ -129,6 +129,7 @@ fn tags(args: &EvalArgs, measured: &TagEvaluation, input: InputName) -> anyhow::
     let (sequences, steps, step) = match input {
         InputName::Text => ("sentences", "words", "word"),
         InputName::Numbers | InputName::Audio => ("sequences", "steps", "step"),
+        InputName::Images => ("videos", "frames", "frame"),
     };
     let confusion = &measured.confusion;
     if args.json {

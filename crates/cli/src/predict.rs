@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use carousel::data::NumberExample;
+use carousel::data::{Document, NumberExample};
 use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
 use carousel::saved::{
@@ -36,8 +36,9 @@ the class of the sentence where it has learned some; of a translator what
 
 A run that reads numbers or sound answers the files it is given. A tagger of
 numbers also reads steps from stdin: a line a step, its values apart by tabs,
-commas or blanks, an empty line between sequences. One that walks forward
-answers line by line, model.lookahead lines late.";
+commas or blanks, an empty line between sequences; one of videos the path of an
+image a line. One that walks forward answers line by line, model.lookahead
+lines late.";
 
 /// Answer lines of text, as they come
 #[derive(Args)]
@@ -144,11 +145,12 @@ fn frames(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    if saved.recipe.data.input != InputName::Numbers {
+    if saved.recipe.data.input == InputName::Audio {
         let kind = saved.recipe.data.input.name();
         return Err(BadUsage(format!("the run reads {kind}: name the files to answer")).into());
     }
-    let mut sequence = Sequence { saved, stream: saved.stream(), open: Vec::new(), width: 0 };
+    let mut sequence =
+        Sequence { saved, stream: saved.stream(), open: Vec::new(), width: 0, images: Vec::new() };
     let mut number = 0;
     each_lines(&[], |lines| {
         let mut answers = String::new();
@@ -190,6 +192,7 @@ struct Sequence<'a> {
     stream: Option<TagStream<'a>>,
     open: Vec<f32>,
     width: usize,
+    images: Vec<Document>,
 }
 
 impl Sequence<'_> {
@@ -197,6 +200,18 @@ impl Sequence<'_> {
     fn read(&mut self, line: &str, number: usize) -> anyhow::Result<Vec<TaggedStep>> {
         if line.trim().is_empty() {
             return self.finish();
+        }
+        if self.saved.recipe.data.input == InputName::Images {
+            let image = carousel::data::read_documents(&[PathBuf::from(line.trim())])?;
+            let Some(stream) = &mut self.stream else {
+                self.images.extend(image);
+                return Ok(Vec::new());
+            };
+            let mut steps = Vec::new();
+            for image in &image {
+                steps.extend(stream.push_image(image)?);
+            }
+            return Ok(steps);
         }
         let apart = |letter: char| letter == ',' || letter.is_whitespace();
         let words = line.split(apart).filter(|word| !word.is_empty());
@@ -225,11 +240,12 @@ impl Sequence<'_> {
         if let Some(stream) = &mut self.stream {
             return Ok(stream.finish());
         }
-        let values = std::mem::take(&mut self.open);
-        if values.is_empty() {
-            return Ok(Vec::new());
-        }
-        let found = self.saved.predict_numbers(&example(values, self.width, 1))?;
+        let (values, images) = (std::mem::take(&mut self.open), std::mem::take(&mut self.images));
+        let found = match (values.is_empty(), images.is_empty()) {
+            (true, true) => return Ok(Vec::new()),
+            (true, false) => self.saved.predict_images(&images)?,
+            (false, _) => self.saved.predict_numbers(&example(values, self.width, 1))?,
+        };
         self.width = 0;
         let steps = found.tags.into_iter().zip(found.probabilities);
         Ok(steps.map(|(tag, probability)| TaggedStep { tag, probability }).collect())

@@ -85,6 +85,7 @@ impl Measure {
 fn steps(recipe: &Recipe) -> &'static str {
     match (recipe.data.input, recipe.data.tokens) {
         (InputName::Numbers | InputName::Audio, _) => "steps",
+        (InputName::Images, _) => "frames",
         (InputName::Text, Tokens::Byte) => "bytes",
         (InputName::Text, Tokens::Char) => "characters",
         (InputName::Text, Tokens::Word) => "words",

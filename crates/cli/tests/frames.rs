@@ -263,13 +263,15 @@ fn everything_wrong_with_a_file_is_named() {
         &["model.lookahead above 0 needs model.direction = \"forward\""],
     );
     check(
-        "recipe.toml --data before.csv --set model.cell=none --set train.window=2",
-        &["train.window needs model.direction = \"forward\" and a model.cell other than"],
+        "recipe.toml --data before.csv --set model.cell=none --set model.lookahead=2",
+        &["model.lookahead above 0 needs", "a model.cell other than"],
     );
-    check(
-        "recipe.toml --data before.csv --set model.crf=true --set train.window=2",
-        &["train.window needs model.crf = false"],
-    );
+    for other in ["model.crf=true", "model.direction=both", "train.accumulate=2"] {
+        check(
+            &format!("recipe.toml --data before.csv --set train.window=2 --set {other}"),
+            &["train.window needs model.direction = \"forward\", model.crf = false"],
+        );
+    }
     check("tag --data before.csv --set data.label=x", &["data.label has no effect on words"]);
     check(
         "tag --data before.csv --set train.window=4",

@@ -8,7 +8,7 @@ use super::tagged::{NO_TAG, lines};
 use super::{DataError, Document, Quoting, Table, read_table};
 
 /// How the name of a file with the labels of another ends.
-const LABELS: &str = ".labels";
+pub(super) const LABELS: &str = ".labels";
 
 /// What the columns of a table are.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +112,8 @@ fn read_labels(document: &Document, numbers: &NumberExample) -> Result<Vec<Strin
     lines.iter().enumerate().map(|(place, line)| label(document, place + 1, line)).collect()
 }
 
-fn label(document: &Document, line: usize, text: &str) -> Result<String, DataError> {
+/// The label on a line.
+pub(super) fn label(document: &Document, line: usize, text: &str) -> Result<String, DataError> {
     match text.trim() {
         "" => Err(at(&document.name, line, "the label is empty; write _ for a step without one")),
         name => Ok(name.to_owned()),

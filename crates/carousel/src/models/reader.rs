@@ -234,7 +234,8 @@ impl Reader {
         noise.is_some() && self.drop > 0.0
     }
 
-    fn forward_frames(
+    /// Frames `[F, I]` as they are.
+    pub(crate) fn forward_frames(
         &self,
         x: Tensor<2>,
         batch: &Arc<Batch>,

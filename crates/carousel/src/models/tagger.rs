@@ -11,8 +11,9 @@ use crate::embedding::Embedding;
 use crate::fused::with_slice;
 use crate::init::{Init, Initializer};
 use crate::models::classifier::Body;
+use crate::models::convolution::{Convolution, ConvolutionConfig};
 use crate::models::crf::Crf;
-use crate::models::dense::{Dense, DenseConfig};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::{Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
@@ -40,6 +41,13 @@ pub enum TagInput {
     },
     /// So many numbers a step.
     Numbers(usize),
+    /// An image a step.
+    Images {
+        /// What reads the images.
+        convolution: ConvolutionConfig,
+        /// `E`, values that an image becomes before the recurrence reads it.
+        embedding: usize,
+    },
 }
 
 /// Sizes of a [`Tagger`].
@@ -81,7 +89,7 @@ pub struct Words {
 pub enum TagSteps<'a> {
     /// Words.
     Words(&'a Words),
-    /// Numbers `[F, I]`.
+    /// Numbers `[F, I]`, or images `[F, channels · height · width]`.
     Numbers(&'a [f32]),
 }
 
@@ -108,14 +116,18 @@ impl TaggerConfig {
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Tagger, ConfigError> {
         let random = &mut Initializer::new(self.seed);
-        let (words, letters, width) = match self.input {
-            TagInput::Numbers(width) => (None, None, width),
-            TagInput::Words { vocabulary, embedding, letters } => {
-                let words = Embedding::init(vocabulary, embedding, random, device)?;
-                let letters = letters.map(|(count, hidden)| Letters::init(count, hidden, random, device));
-                let letters = letters.transpose()?;
-                let more = letters.as_ref().map_or(0, |letters| letters.recurrent.output_width());
-                (Some(words), letters, embedding + more)
+        let (mut words, mut letters, mut images) = (None, None, None);
+        let width = match self.input {
+            TagInput::Numbers(width) => width,
+            TagInput::Images { convolution, embedding } => {
+                images = Some(Images::init(convolution, embedding, random, device)?);
+                embedding
+            }
+            TagInput::Words { vocabulary, embedding, letters: read } => {
+                words = Some(Embedding::init(vocabulary, embedding, random, device)?);
+                let read = read.map(|(count, hidden)| Letters::init(count, hidden, random, device));
+                letters = read.transpose()?;
+                embedding + letters.as_ref().map_or(0, |letters| letters.recurrent.output_width())
             }
         };
         let recurrence = match self.body {
@@ -133,6 +145,7 @@ impl TaggerConfig {
         Ok(Tagger {
             words,
             letters,
+            images,
             reader,
             dense,
             output: Output::init(hidden, self.tags, random, device)?
@@ -141,6 +154,10 @@ impl TaggerConfig {
             pool: Pool::init(Pooling::Max, hidden, random, device),
             intent,
             drop: self.output_dropout,
+            width: match self.input {
+                TagInput::Images { convolution, .. } => convolution.image.iter().product(),
+                TagInput::Numbers(_) | TagInput::Words { .. } => width,
+            },
         })
     }
 }
@@ -181,11 +198,40 @@ impl Letters {
     }
 }
 
+/// Turns an image into a vector.
+#[derive(Module, Debug)]
+struct Images {
+    convolution: Convolution,
+    dense: Dense,
+}
+
+impl Images {
+    fn init(
+        config: ConvolutionConfig,
+        embedding: usize,
+        random: &mut Initializer,
+        device: &Device,
+    ) -> Result<Images, ConfigError> {
+        let (input, layers, activation, norm) =
+            (config.output().iter().product(), 1, DenseActivation::Relu, Norm::None);
+        Ok(Images {
+            convolution: config.init(random, device)?,
+            dense: DenseConfig { input, hidden: embedding, layers, activation, norm }.init(random, device)?,
+        })
+    }
+
+    /// `[N, C · height · width]` to `[N, E]`.
+    fn forward(&self, images: Tensor<2>) -> Tensor<2> {
+        self.dense.forward(self.convolution.forward(images).flatten(1, 3))
+    }
+}
+
 /// A net that labels every step.
 #[derive(Module, Debug)]
 pub struct Tagger {
     words: Option<Embedding>,
     letters: Option<Letters>,
+    images: Option<Images>,
     reader: Reader,
     dense: Option<Dense>,
     output: Output,
@@ -194,6 +240,9 @@ pub struct Tagger {
     intent: Option<Output>,
     #[module(skip)]
     drop: f64,
+    /// Values of a step of numbers, or of an image.
+    #[module(skip)]
+    width: usize,
 }
 
 /// What a tagger says about a batch.
@@ -219,6 +268,12 @@ impl Tagger {
     ) -> (Tensor<2>, Option<State>) {
         let device = self.output.weight.device();
         let Reading { frames, state } = match (steps, &self.words) {
+            (TagSteps::Numbers(values), None) if let Some(images) = &self.images => {
+                let frames = batch.frames();
+                let x = TensorData::new(values.to_vec(), [frames, values.len() / frames.max(1)]);
+                let x = images.forward(Tensor::from_data(x, &device));
+                self.reader.forward_frames(x, batch, state, noise)
+            }
             (TagSteps::Numbers(values), None) => {
                 self.reader.forward(Steps::Numbers(values), batch, state, noise, &device)
             }
@@ -381,15 +436,18 @@ impl TagStepper {
     /// [`ShapeError`] when the step has another number of values than the model reads.
     pub fn step(&mut self, step: &[f32]) -> Result<Vec<f32>, ShapeError> {
         let device = self.model.output.weight.device();
+        let (found, expected) = (step.len(), self.model.width);
+        if found != expected {
+            return Err(ShapeError::Elements { what: "the step", found, expected });
+        }
+        let mut step = step.to_vec();
+        if let Some(images) = &self.model.images {
+            let image = Tensor::from_data(TensorData::new(step, [1, expected]), &device);
+            step = with_slice(&images.forward(image), <[f32]>::to_vec);
+        }
         let hidden = match &mut self.recurrent {
-            Some(stepper) => stepper.step(step)?.to_vec(),
-            None => {
-                let (found, expected) = (step.len(), self.model.reader.output_width());
-                if found != expected {
-                    return Err(ShapeError::Elements { what: "the step", found, expected });
-                }
-                step.to_vec()
-            }
+            Some(stepper) => stepper.step(&step)?.to_vec(),
+            None => step,
         };
         let width = hidden.len();
         let hidden = Tensor::<2>::from_data(TensorData::new(hidden, [1, width]), &device);
@@ -414,6 +472,10 @@ macro_rules! listed {
             all.push(("letters.embedding.weight".to_owned(), $kind::Matrix($($borrow)+ letters.embedding.weight)));
             all.extend(prefixed("letters.recurrent", letters.recurrent.$parameters()));
         }
+        if let Some(images) = $($borrow)+ $self.images {
+            all.extend(prefixed("images", images.convolution.$parameters()));
+            all.extend(prefixed("images.dense", images.dense.$parameters()));
+        }
         all.extend($self.reader.$parameters());
         if let Some(dense) = $($borrow)+ $self.dense {
             all.extend(prefixed("dense", dense.$parameters()));
@@ -431,7 +493,7 @@ macro_rules! listed {
     }};
 }
 
-/// `words.weight`, `letters.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there are.
+/// `words.weight`, `letters.…`, `images.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there are.
 impl NamedParameters for Tagger {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         listed!(self, parameters, Parameter, &)

@@ -128,6 +128,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.file_label, Kind::Text)
         .only_with("task", &["classify"])
         .and_with("data.input", &["numbers", "audio"]),
+    key!(data.image_size, Kind::Whole(1, 4096)).only_with("data.input", &["images"]),
+    key!(data.color, Kind::Flag).only_with("data.input", &["images"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
     key!(data.format, Kind::OneOf(names::<PairFormat>)).only_with("task", TRANSLATE),
@@ -158,11 +160,13 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
         .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
-        .and_with("data.input", &["text"]),
+        .and_with("data.input", &["text", "images"]),
+    key!(model.filters, Kind::Whole(1, 1024)).only_with("data.input", &["images"]),
+    key!(model.convolutions, Kind::Whole(1, 8)).only_with("data.input", &["images"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", EXAMPLES),
     key!(model.lookahead, Kind::Whole(0, SIZE))
         .only_with("task", &["tag"])
-        .and_with("data.input", &["numbers", "audio"]),
+        .and_with("data.input", &["numbers", "audio", "images"]),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
@@ -206,7 +210,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.window, Kind::Whole(1, COUNT))
         .only_with("task", &["tag"])
-        .and_with("data.input", &["numbers", "audio"]),
+        .and_with("data.input", &["numbers", "audio", "images"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
     key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", &["lm"]),
@@ -306,6 +310,15 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        keys: &["data.input", "task"],
+        broken: |recipe| {
+            let broken = recipe.task == Task::Classify && recipe.data.input == InputName::Images;
+            broken.then(|| {
+                needs("data.input = \"images\"", "task = \"tag\": a label for every frame of a video")
+            })
+        },
+    },
+    Rule {
         keys: &["data.label", "task", "data.input"],
         broken: |recipe| {
             let of_words = recipe.task == Task::Tag && recipe.data.input == InputName::Text;
@@ -319,24 +332,35 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         keys: &["model.lookahead", "model.direction", "model.cell"],
         broken: |recipe| {
-            (recipe.model.lookahead > 0).then(|| walks_forward(recipe, "model.lookahead above 0"))?
+            let model = &recipe.model;
+            let forward = model.direction == Direction::Forward && model.cell != CellName::None;
+            (recipe.task == Task::Tag && model.lookahead > 0 && !forward).then(|| {
+                needs(
+                    "model.lookahead above 0",
+                    "model.direction = \"forward\" and a model.cell other than \"none\"",
+                )
+            })
         },
     },
     Rule {
-        keys: &["train.window", "model.direction", "model.cell", "model.crf", "train.accumulate"],
+        keys: &["train.window", "model.direction", "model.crf", "train.accumulate"],
         broken: |recipe| {
             recipe.train.window?;
-            let other = walks_forward(recipe, "train.window");
-            let whole = recipe.model.crf || recipe.train.accumulate > 1;
-            other.or_else(|| {
-                whole.then(|| needs("train.window", "model.crf = false and train.accumulate = 1"))
+            let model = &recipe.model;
+            let fits = model.direction == Direction::Forward && !model.crf && recipe.train.accumulate == 1;
+            (recipe.task == Task::Tag && !fits).then(|| {
+                needs(
+                    "train.window",
+                    "model.direction = \"forward\", model.crf = false and train.accumulate = 1",
+                )
             })
         },
     },
     Rule {
         keys: &["data.tokens", "task"],
         broken: |recipe| {
-            let broken = recipe.task == Task::Tag && recipe.data.tokens != Tokens::Word;
+            let of_words = recipe.task == Task::Tag && recipe.data.input == InputName::Text;
+            let broken = of_words && recipe.data.tokens != Tokens::Word;
             broken.then(|| needs("task = \"tag\"", "data.tokens = \"word\": a tag belongs to a word"))
         },
     },
@@ -529,13 +553,6 @@ pub(super) const RULES: &[Rule] = &[
 fn equal_windows(recipe: &Recipe, given: &str) -> Option<String> {
     let Truncation { k1, k2, .. } = recipe.train.truncation(0);
     (k1 != k2).then(|| format!("{given} needs train.k1 and train.k2 to be equal, found {k1} and {k2}"))
-}
-
-/// The message where a value of a tagger needs a recurrence that walks forward, and there is none.
-fn walks_forward(recipe: &Recipe, given: &str) -> Option<String> {
-    let broken = recipe.model.direction != Direction::Forward || recipe.model.cell == CellName::None;
-    (recipe.task == Task::Tag && broken)
-        .then(|| needs(given, "model.direction = \"forward\" and a model.cell other than \"none\""))
 }
 
 /// The message where a value needs another key.

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::classifier::{LABELS, body, highest, read_json};
 use super::{OpenError, expect_task, load_weights};
 use crate::data::{
-    Classes, DataError, Document, FrameColumns, NumberExample, Passes, Scaling, Vocab, pack, read_frames,
+    Classes, DataError, Document, FrameColumns, ImageShape, NumberExample, Passes, Scaling, Vocab, pack,
+    read_frames, read_image, read_videos,
 };
+use crate::models::convolution::ConvolutionConfig;
 use crate::models::tagger::{TagInput, TagStepper, TagSteps, Tagged, Tagger, TaggerConfig, Words};
 use crate::output::IGNORE;
 use crate::ragged::Batch;
@@ -20,6 +22,8 @@ use crate::run::RunFolder;
 
 /// Sequences that are read side by side in prediction.
 const BATCH: usize = 64;
+/// The same of videos, whose steps are large.
+const IMAGES: usize = 4;
 
 /// What `labels.json` of a tagger holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +57,8 @@ pub(crate) enum TagSequence {
     Words(Vec<String>),
     /// Scaled numbers, `width` a step.
     Numbers { values: Vec<f32>, width: usize },
+    /// Images, from 0 to 255, of so many values each.
+    Images { values: Vec<u8>, width: usize },
 }
 
 impl TagSequence {
@@ -61,6 +67,7 @@ impl TagSequence {
         match self {
             TagSequence::Words(words) => words.len(),
             TagSequence::Numbers { values, width } => values.len() / width.max(&1),
+            TagSequence::Images { values, width } => values.len() / width.max(&1),
         }
     }
 }
@@ -89,6 +96,18 @@ pub(crate) enum TagEncoder {
         /// Steps that an answer comes after its own.
         lookahead: usize,
     },
+    Images {
+        shape: ImageShape,
+        lookahead: usize,
+    },
+}
+
+/// A shade that is neither dark nor light; what images are scaled around.
+const GREY: u8 = 128;
+
+/// Pixels as a model reads them, about -2 to 2.
+pub(crate) fn scaled_pixels(values: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    values.iter().map(|&value| (f32::from(value) - f32::from(GREY)) / 64.0)
 }
 
 impl TagEncoder {
@@ -98,11 +117,11 @@ impl TagEncoder {
         labels: &TagLabels,
         vocab: impl FnOnce() -> Result<Vocab, OpenError>,
     ) -> Result<TagEncoder, OpenError> {
-        Ok(match &labels.scaling {
-            Some(scaling) => {
-                TagEncoder::Numbers { scaling: scaling.clone(), lookahead: recipe.model.lookahead }
-            }
-            None => TagEncoder::Words(WordEncoder { vocab: vocab()?, letters: labels.letters.clone() }),
+        let lookahead = recipe.model.lookahead;
+        Ok(match (&labels.scaling, recipe.data.input) {
+            (Some(scaling), _) => TagEncoder::Numbers { scaling: scaling.clone(), lookahead },
+            (None, InputName::Images) => TagEncoder::Images { shape: image_shape(recipe), lookahead },
+            (None, _) => TagEncoder::Words(WordEncoder { vocab: vocab()?, letters: labels.letters.clone() }),
         })
     }
 
@@ -110,7 +129,7 @@ impl TagEncoder {
     pub(crate) fn lookahead(&self) -> usize {
         match self {
             TagEncoder::Words(_) => 0,
-            TagEncoder::Numbers { lookahead, .. } => *lookahead,
+            TagEncoder::Numbers { lookahead, .. } | TagEncoder::Images { lookahead, .. } => *lookahead,
         }
     }
 
@@ -140,7 +159,7 @@ impl TagEncoder {
             TagEncoder::Words(encoder) => {
                 let words = |sequence: &&TagSequence| match sequence {
                     TagSequence::Words(words) => within(words, 1, steps).to_vec(),
-                    TagSequence::Numbers { .. } => panic!("a tagger of words reads words"),
+                    _ => panic!("a tagger of words reads words"),
                 };
                 let all: Vec<Vec<String>> = sequences.iter().map(words).collect();
                 let (words, batch) = encoder.pack(&all.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -155,11 +174,25 @@ impl TagEncoder {
                         values.resize(self.steps(sequence) * width, 0.0);
                         within(&values, width, steps).to_vec()
                     }
-                    TagSequence::Words(_) => panic!("a tagger of numbers reads numbers"),
+                    _ => panic!("a tagger of numbers reads numbers"),
                 };
                 let all: Vec<Vec<f32>> = sequences.iter().map(numbers).collect();
                 let (values, batch) = pack(&all.iter().map(Vec::as_slice).collect::<Vec<_>>(), width);
                 (TagBatch::Numbers(values), batch)
+            }
+            TagEncoder::Images { shape, .. } => {
+                let width = shape.values();
+                let pixels = |sequence: &&TagSequence| match sequence {
+                    TagSequence::Images { values, .. } => {
+                        let more = self.steps(sequence) * width - values.len();
+                        let all = [values.as_slice(), &vec![GREY; more]].concat();
+                        within(&all, width, steps).to_vec()
+                    }
+                    _ => panic!("a tagger of images reads images"),
+                };
+                let all: Vec<Vec<u8>> = sequences.iter().map(pixels).collect();
+                let (values, batch) = pack(&all.iter().map(Vec::as_slice).collect::<Vec<_>>(), width);
+                (TagBatch::Numbers(scaled_pixels(&values).collect()), batch)
             }
         }
     }
@@ -212,6 +245,22 @@ impl WordEncoder {
     }
 }
 
+/// What a recipe brings images to.
+pub(crate) fn image_shape(recipe: &Recipe) -> ImageShape {
+    let size = recipe.data.image_size;
+    ImageShape { channels: if recipe.data.color { 3 } else { 1 }, height: size, width: size }
+}
+
+/// What reads images, as a recipe says.
+pub(crate) fn convolution(recipe: &Recipe) -> ConvolutionConfig {
+    let ImageShape { channels, height, width } = image_shape(recipe);
+    ConvolutionConfig {
+        image: [channels, height, width],
+        filters: recipe.model.filters,
+        layers: recipe.model.convolutions,
+    }
+}
+
 /// How a recipe finds the columns of tables with a label a step.
 pub(crate) fn frame_columns(recipe: &Recipe) -> FrameColumns<'_> {
     FrameColumns {
@@ -232,6 +281,9 @@ pub(crate) fn tagger_config(recipe: &Recipe, encoder: &TagEncoder, labels: &TagL
                 letters: letters.map(|(hidden, letters)| (letters.len() + 1, hidden)),
             },
             TagEncoder::Numbers { scaling, .. } => TagInput::Numbers(scaling.mean.len()),
+            TagEncoder::Images { .. } => {
+                TagInput::Images { convolution: convolution(recipe), embedding: recipe.model.embedding }
+            }
         },
         body: body(recipe),
         tags: labels.tags.len(),
@@ -265,7 +317,8 @@ impl SavedTagger {
         let recipe = run.read_recipe()?;
         expect_task(&recipe, Task::Tag, path)?;
         let labels: TagLabels = read_json(&run, LABELS)?;
-        if labels.scaling.is_some() != (recipe.data.input != InputName::Text) {
+        let scales = matches!(recipe.data.input, InputName::Numbers | InputName::Audio);
+        if labels.scaling.is_some() != scales {
             let reason = "its scaling and the data.input of config.toml do not belong together".to_owned();
             return Err(OpenError::File { path: path.join(LABELS), reason });
         }
@@ -290,13 +343,21 @@ impl SavedTagger {
         self.tag(&sentences.iter().map(|words| TagSequence::Words(words.to_vec())).collect::<Vec<_>>())
     }
 
-    /// Tags sequences of numbers in files, with the file and line that each begins on, in their order.
+    /// Tags sequences of numbers, sound or images in files, with the file and line that each begins on, in their
+    /// order.
     ///
     /// # Errors
     /// [`DataError`] when the files do not do.
     pub fn predict_files(&self, documents: &[Document]) -> Result<Vec<(String, TaggedSentence)>, DataError> {
         let mut places = Vec::new();
         let mut sequences = Vec::new();
+        if let TagEncoder::Images { shape, .. } = self.encoder {
+            for video in read_videos(documents, shape, false)? {
+                places.push(video.file);
+                sequences.push(TagSequence::Images { values: video.frames, width: shape.values() });
+            }
+            return Ok(places.into_iter().zip(self.tag(&sequences)).collect());
+        }
         for example in read_frames(documents, frame_columns(&self.recipe), false)? {
             places.push(format!("{}:{}", example.numbers.file, example.numbers.line));
             sequences.push(self.scaled(&example.numbers)?);
@@ -307,7 +368,7 @@ impl SavedTagger {
     /// Answers step by step as numbers come; `None` where an answer needs all that follows, and of words.
     #[must_use]
     pub fn stream(&self) -> Option<TagStream<'_>> {
-        let TagEncoder::Numbers { lookahead, .. } = self.encoder else { return None };
+        let lookahead = self.encoder.lookahead();
         Some(TagStream { saved: self, stepper: self.model.stepper()?, lookahead, read: 0 })
     }
 
@@ -323,12 +384,26 @@ impl SavedTagger {
         Ok(self.tag(&[sequence]).remove(0))
     }
 
+    /// Tags one video.
+    ///
+    /// # Errors
+    /// [`DataError`] for what is no image.
+    ///
+    /// # Panics
+    /// When the tagger reads no images.
+    pub fn predict_images(&self, frames: &[Document]) -> Result<TaggedSentence, DataError> {
+        let TagEncoder::Images { shape, .. } = self.encoder else { panic!("a tagger of images is wanted") };
+        let images = frames.iter().map(|frame| read_image(frame, shape)).collect::<Result<Vec<_>, _>>()?;
+        let sequence = TagSequence::Images { values: images.concat(), width: shape.values() };
+        Ok(self.tag(&[sequence]).remove(0))
+    }
+
     fn scaled(&self, example: &NumberExample) -> Result<TagSequence, DataError> {
         match &self.encoder {
             TagEncoder::Numbers { scaling, .. } => {
                 Ok(TagSequence::Numbers { values: scaling.apply(example)?, width: example.width })
             }
-            TagEncoder::Words(_) => panic!("a tagger of words reads no numbers"),
+            _ => panic!("a tagger of words or images reads no numbers"),
         }
     }
 
@@ -380,10 +455,23 @@ impl TagStream<'_> {
         Ok(self.advance(&values))
     }
 
+    /// The same of an image, `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// [`DataError`] for what is no image.
+    pub fn push_image(&mut self, image: &Document) -> Result<Option<TaggedStep>, DataError> {
+        let TagEncoder::Images { shape, .. } = &self.saved.encoder else { return Ok(None) };
+        let values: Vec<f32> = scaled_pixels(&read_image(image, *shape)?).collect();
+        Ok(self.advance(&values))
+    }
+
     /// The sequence is over: answers for its last steps, and begins with another one.
     pub fn finish(&mut self) -> Vec<TaggedStep> {
-        let TagEncoder::Numbers { scaling, .. } = &self.saved.encoder else { return Vec::new() };
-        let nothing = vec![0.0; scaling.mean.len()];
+        let nothing = match &self.saved.encoder {
+            TagEncoder::Words(_) => return Vec::new(),
+            TagEncoder::Numbers { scaling, .. } => vec![0.0; scaling.mean.len()],
+            TagEncoder::Images { shape, .. } => vec![0.0; shape.values()],
+        };
         let more = if self.read == 0 { 0 } else { self.lookahead };
         let rest = (0..more).filter_map(|_| self.advance(&nothing)).collect();
         self.stepper.reset();
@@ -392,7 +480,7 @@ impl TagStream<'_> {
     }
 
     fn advance(&mut self, values: &[f32]) -> Option<TaggedStep> {
-        let row = self.stepper.step(values).expect("scaling has checked the number of values");
+        let row = self.stepper.step(values).expect("what is pushed has the number of values");
         self.read += 1;
         let best = highest(&row);
         (self.read > self.lookahead)
@@ -419,7 +507,8 @@ pub(crate) fn tag_all(
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.length()).collect();
     let mut all = vec![Found::default(); sequences.len()];
     let count = labels.tags.len();
-    for chosen in Passes::in_order(&lengths, BATCH) {
+    let together = if matches!(encoder, TagEncoder::Images { .. }) { IMAGES } else { BATCH };
+    for chosen in Passes::in_order(&lengths, together) {
         let rows: Vec<&TagSequence> = chosen.iter().map(|&place| sequences[place]).collect();
         let (read, batch) = encoder.pack(&rows, &(0..usize::MAX));
         let batch = Arc::new(batch);

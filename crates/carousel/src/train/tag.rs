@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{
     Classes, Counts, DataError, Document, FrameExample, Lengths, Limits, NO_TAG, NumberExample, Scaling,
-    Sentence, Tokens, Vocab, pack, read_frames, read_sentences, split,
+    Sentence, Tokens, VideoExample, Vocab, pack, read_frames, read_sentences, read_videos, split,
 };
 use crate::metrics::{Confusion, SpanCounts, SpanScores, marks_spans};
 use crate::models::tagger::Tagger;
@@ -22,7 +22,7 @@ use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
     Found, LABELS, SavedTagger, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, highest,
-    read_json, tag_all, tagger_config, within,
+    image_shape, read_json, tag_all, tagger_config, within,
 };
 use crate::state::State;
 use crate::train::classify::{EVALUATION, WrongExample};
@@ -83,7 +83,7 @@ pub fn tag(
     let facts = Facts {
         vocabulary: match &encoder {
             TagEncoder::Words(words) => Some(words.vocab.len()),
-            TagEncoder::Numbers { .. } => None,
+            TagEncoder::Numbers { .. } | TagEncoder::Images { .. } => None,
         },
         train_tokens: Some(steps(&parts.train)),
         valid_tokens: Some(steps(&parts.valid)),
@@ -149,6 +149,8 @@ struct Raw {
 enum Content {
     Words(Vec<String>),
     Numbers(NumberExample),
+    /// Images of so many values each.
+    Images(Vec<u8>, usize),
 }
 
 impl Raw {
@@ -157,6 +159,7 @@ impl Raw {
         match &mut self.content {
             Content::Words(words) => words.truncate(most),
             Content::Numbers(numbers) => numbers.values.truncate(most * numbers.width),
+            Content::Images(pixels, width) => pixels.truncate(most * *width),
         }
     }
 }
@@ -171,6 +174,17 @@ fn read(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> 
             line,
         };
         return Ok(read_sentences(documents)?.into_iter().map(raw).collect());
+    }
+    if recipe.data.input == InputName::Images {
+        let shape = image_shape(recipe);
+        let raw = |VideoExample { frames, tags, file }| Raw {
+            content: Content::Images(frames, shape.values()),
+            tags,
+            intent: None,
+            file,
+            line: 1,
+        };
+        return Ok(read_videos(documents, shape, true)?.into_iter().map(raw).collect());
     }
     let raw = |FrameExample { numbers, tags }| Raw {
         tags,
@@ -214,6 +228,9 @@ impl Encoded {
             (Content::Numbers(numbers), TagEncoder::Numbers { scaling, .. }) => {
                 TagSequence::Numbers { values: scaling.apply(&numbers)?, width: numbers.width }
             }
+            (Content::Images(values, width), TagEncoder::Images { .. }) => {
+                TagSequence::Images { values, width }
+            }
             _ => unreachable!("data.input says what is read and with what"),
         };
         let place = format!("{file}:{line}");
@@ -251,7 +268,7 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainErr
 fn build_vocab(recipe: &Recipe, learned: &[Raw]) -> Vocab {
     let words = learned.iter().filter_map(|raw| match &raw.content {
         Content::Words(words) => Some(words.iter().map(String::as_str)),
-        Content::Numbers(_) => None,
+        Content::Numbers(_) | Content::Images(..) => None,
     });
     let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
     Vocab::of_pieces(Tokens::Word, words.flatten(), limits)
@@ -282,13 +299,13 @@ fn collect_labels(recipe: &Recipe, learned: &[Raw]) -> Result<TagLabels, DataErr
             Content::Words(words) if recipe.model.characters.is_some() => {
                 letters.extend(words.iter().flat_map(|word| word.chars().map(String::from)));
             }
-            Content::Words(_) => {}
+            Content::Words(_) | Content::Images(..) => {}
             Content::Numbers(example) => numbers.push(example),
         }
     }
     let letters = recipe.model.characters.map(|_| Classes::collect(letters.iter().map(String::as_str)));
     let scaling = match recipe.data.input {
-        InputName::Text => None,
+        InputName::Text | InputName::Images => None,
         InputName::Numbers | InputName::Audio => Some(Scaling::fit(numbers.into_iter())?),
     };
     Ok(TagLabels { tags, intents, letters, scaling })
@@ -463,7 +480,7 @@ fn wrong_example(encoded: &Encoded, found: &Found, names: &[String], probability
             });
             marked.collect::<Vec<_>>().join(" ")
         }
-        TagSequence::Numbers { .. } => {
+        TagSequence::Numbers { .. } | TagSequence::Images { .. } => {
             format!("{} of {} steps wrong", mistaken.len(), encoded.counted())
         }
     };
