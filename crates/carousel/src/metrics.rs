@@ -5,12 +5,14 @@ mod bleu;
 mod chrf;
 mod confusion;
 mod edits;
+mod rouge;
 mod spans;
 
 pub use bleu::{Bleu, BleuTokens, bleu};
 pub use chrf::{Chrf, chrf};
 pub use confusion::{ClassScores, Confusion};
 pub use edits::{TokenErrors, edits, exact_matches, token_errors};
+pub use rouge::rouge_l;
 pub use spans::{SpanCounts, SpanScores, marks_spans, spans};
 
 /// What the texts that Python calls blank have in common, so that scores agree with tools written in it.

@@ -30,7 +30,7 @@ fn documents(path: &Path) -> Vec<Document> {
 fn a_recurrence_sees_which_way_things_move() {
     let home = tempfile::tempdir().expect("a folder");
     let home = home.path();
-    motion::write_clips(&home.join("clips"), 200, 100).expect("clips");
+    motion::write_clips(&home.join("clips"), 200, 60).expect("clips");
     motion::write_clips(&home.join("long"), 1, 400).expect("a clip");
     let accuracy = |summary: &Summary| {
         let found = summary.test_scores.iter().find(|score| score.name == "accuracy");
@@ -38,13 +38,13 @@ fn a_recurrence_sees_which_way_things_move() {
     };
     let alone = trained(home, "alone", &["model.cell=none", "train.epochs=3"]);
     assert!(accuracy(&alone) < 0.6, "one frame tells too much: {alone:?}");
-    let together = trained(home, "run", &["train.steps=1100"]);
-    assert!(accuracy(&together) > 0.9, "{together:?}");
+    let together = trained(home, "run", &["train.steps=900"]);
+    assert!(accuracy(&together) > 0.8, "{together:?}");
 
     // A clip far longer than any that was learned, whole and frame by frame.
     let long = documents(&home.join("long"));
     let measured = evaluate_tagger(&home.join("run"), &long).expect("it is measured");
-    assert!(measured.words == 399 && measured.accuracy > 0.9, "{}", measured.accuracy);
+    assert!(measured.words == 399 && measured.accuracy > 0.8, "{}", measured.accuracy);
     let saved = SavedTagger::open(&home.join("run")).expect("a run");
     let whole = saved.predict_files(&long).expect("videos").remove(0).1;
     let mut stream = saved.stream().expect("it walks forward");

@@ -1,6 +1,7 @@
 //! Whole models. They know neither files nor training.
 
 pub mod attention;
+pub mod captioner;
 pub mod classifier;
 pub mod convolution;
 pub mod crf;
