@@ -6,6 +6,7 @@ mod chrf;
 mod confusion;
 mod edits;
 mod forecast;
+mod rouge;
 mod spans;
 
 pub use bleu::{Bleu, BleuTokens, bleu};
@@ -13,6 +14,7 @@ pub use chrf::{Chrf, chrf};
 pub use confusion::{ClassScores, Confusion};
 pub use edits::{TokenErrors, edits, exact_matches, token_errors};
 pub use forecast::{ErrorSums, ForecastErrors};
+pub use rouge::rouge_l;
 pub use spans::{SpanCounts, SpanScores, marks_spans, spans};
 
 /// What the texts that Python calls blank have in common, so that scores agree with tools written in it.

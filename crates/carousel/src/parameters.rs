@@ -60,6 +60,8 @@ pub enum Parameter<'a> {
     Matrix(&'a Param<Tensor<2>>),
     /// A vector.
     Vector(&'a Param<Tensor<1>>),
+    /// The kernels of a convolution, `[out, in, height, width]`.
+    Kernel(&'a Param<Tensor<4>>),
 }
 
 impl Parameter<'_> {
@@ -69,6 +71,7 @@ impl Parameter<'_> {
         match self {
             Parameter::Matrix(parameter) => parameter.dims().to_vec(),
             Parameter::Vector(parameter) => parameter.dims().to_vec(),
+            Parameter::Kernel(parameter) => parameter.dims().to_vec(),
         }
     }
 
@@ -77,6 +80,7 @@ impl Parameter<'_> {
         match self {
             Parameter::Matrix(parameter) => with_slice(&parameter.val(), f),
             Parameter::Vector(parameter) => with_slice(&parameter.val(), f),
+            Parameter::Kernel(parameter) => with_slice(&parameter.val(), f),
         }
     }
 
@@ -87,6 +91,9 @@ impl Parameter<'_> {
                 parameter.val().grad_remove(gradients).map(|gradient| gradient.flatten(0, 1))
             }
             Parameter::Vector(parameter) => parameter.val().grad_remove(gradients),
+            Parameter::Kernel(parameter) => {
+                parameter.val().grad_remove(gradients).map(|gradient| gradient.flatten(0, 3))
+            }
         }
     }
 }
@@ -98,6 +105,8 @@ pub enum ParameterMut<'a> {
     Matrix(&'a mut Param<Tensor<2>>),
     /// A vector.
     Vector(&'a mut Param<Tensor<1>>),
+    /// The kernels of a convolution.
+    Kernel(&'a mut Param<Tensor<4>>),
 }
 
 impl ParameterMut<'_> {
@@ -106,6 +115,7 @@ impl ParameterMut<'_> {
         match self {
             ParameterMut::Matrix(parameter) => with_slice_mut(parameter, f),
             ParameterMut::Vector(parameter) => with_slice_mut(parameter, f),
+            ParameterMut::Kernel(parameter) => with_slice_mut(parameter, f),
         }
     }
 }
@@ -171,6 +181,7 @@ pub trait NamedParameters {
                     let device = match parameter {
                         Parameter::Matrix(parameter) => parameter.device(),
                         Parameter::Vector(parameter) => parameter.device(),
+                        Parameter::Kernel(parameter) => parameter.device(),
                     };
                     Tensor::zeros([count], &device.without_autodiff())
                 })

@@ -53,14 +53,20 @@ pub struct DataRecipe {
     pub input: InputName,
     /// The column of the text. [`Task::Classify`] of text.
     pub text: String,
-    /// The column of the class. [`Task::Classify`].
+    /// The column of the class, or of the label of a step. [`Task::Classify`], [`Task::Tag`] of numbers.
     pub label: String,
     /// The column whose equal values stay in one part when data is split.
     pub group: Option<String>,
     /// The column that tells sequences of numbers in one table apart; unset: each file is one.
     pub id: Option<String>,
+    /// The column that the steps of a sequence are ordered by; unset: as they stand. [`Task::Tag`] of numbers.
+    pub step: Option<String>,
     /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
     pub file_label: Option<String>,
+    /// Height and width that images are scaled to. [`InputName::Images`].
+    pub image_size: usize,
+    /// Whether images have three channels and not one. [`InputName::Images`].
+    pub color: bool,
     /// Whether a field of a table may stand in quotes.
     pub quoting: bool,
     /// Longer sequences are cut off after so many steps.
@@ -152,8 +158,14 @@ pub struct ModelRecipe {
     pub hidden: usize,
     /// Width of a token's embedding.
     pub embedding: usize,
+    /// Channels that the first convolution makes. [`InputName::Images`].
+    pub filters: usize,
+    /// Convolutions. [`InputName::Images`].
+    pub convolutions: usize,
     /// Which ways through time. [`Task::Classify`] and [`Task::Tag`].
     pub direction: Direction,
+    /// Steps that a label may hang on behind its own. [`Task::Tag`] of numbers only.
+    pub lookahead: usize,
     /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
     pub pooling: Option<Pooling>,
     /// What the decoder looks at the source with. [`Task::Translate`] only.
@@ -297,6 +309,8 @@ pub struct TrainRecipe {
     pub k1: Option<usize>,
     /// Steps that the gradient goes back from the end of a window; unset: `bptt`.
     pub k2: Option<usize>,
+    /// Steps of a window of longer sequences; unset: sequences are read whole. [`Task::Tag`] of numbers only.
+    pub window: Option<usize>,
     /// Whether windows vary in length, and the learning rate with them.
     pub vary_bptt: bool,
     /// Batches whose gradients are added up before an update.
@@ -498,16 +512,20 @@ pub enum InputName {
     Numbers,
     /// Sound.
     Audio,
+    /// Images.
+    Images,
 }
 
 impl Named for InputName {
-    const ALL: &'static [InputName] = &[InputName::Text, InputName::Numbers, InputName::Audio];
+    const ALL: &'static [InputName] =
+        &[InputName::Text, InputName::Numbers, InputName::Audio, InputName::Images];
 
     fn name(self) -> &'static str {
         match self {
             InputName::Text => "text",
             InputName::Numbers => "numbers",
             InputName::Audio => "audio",
+            InputName::Images => "images",
         }
     }
 }
@@ -1169,7 +1187,10 @@ impl Recipe {
                 label: "label".to_owned(),
                 group: None,
                 id: None,
+                step: None,
                 file_label: None,
+                image_size: 32,
+                color: true,
                 quoting: true,
                 max_length: None,
                 targets: None,
@@ -1210,7 +1231,10 @@ impl Recipe {
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
+                filters: 16,
+                convolutions: 3,
                 direction: Direction::Both,
+                lookahead: 0,
                 pooling: None,
                 attention: AttentionName::General,
                 bridge: Bridge::Dense,
@@ -1251,6 +1275,7 @@ impl Recipe {
                 bptt: 50,
                 k1: None,
                 k2: None,
+                window: None,
                 vary_bptt: false,
                 accumulate: 1,
                 precision: Precision::F32,
@@ -1600,7 +1625,10 @@ mod tests {
             ("data.label", "stars", "task=classify"),
             ("data.group", "author", "task=classify"),
             ("data.id", "series", "task=classify data.input=numbers"),
+            ("data.step", "time", "task=tag data.input=numbers"),
             ("data.file_label", "(.)_", "task=classify data.input=audio"),
+            ("data.image_size", "64", "task=tag data.input=images"),
+            ("data.color", "false", "task=tag data.input=images"),
             ("data.quoting", "false", "task=classify"),
             ("data.max_length", "200", "task=classify"),
             ("data.targets", "a, b", "task=forecast"),
@@ -1639,7 +1667,10 @@ mod tests {
             ("model.layers", "3", ""),
             ("model.hidden", "200", ""),
             ("model.embedding", "64", ""),
+            ("model.filters", "8", "task=tag data.input=images"),
+            ("model.convolutions", "4", "task=tag data.input=images"),
             ("model.direction", "forward", "task=classify"),
+            ("model.lookahead", "5", "task=tag data.input=numbers model.direction=forward"),
             ("model.pooling", "max", "task=classify"),
             ("model.attention", "additive", "task=translate"),
             ("model.input_feeding", "true", "task=translate"),
@@ -1678,6 +1709,7 @@ mod tests {
             ("train.bptt", "35", ""),
             ("train.k1", "10", ""),
             ("train.k2", "90", ""),
+            ("train.window", "100", "task=tag data.input=numbers model.direction=forward"),
             ("train.vary_bptt", "true", ""),
             ("train.accumulate", "4", ""),
             ("train.precision", "bf16", ""),
@@ -1726,7 +1758,9 @@ mod tests {
         );
         for (name, value, needs) in others {
             let key = find(name).unwrap();
-            let mut after = default();
+            let of = |task: &&Task| needs.split(' ').any(|need| need == format!("task={}", task.name()));
+            let task = Task::ALL.iter().find(of).copied().unwrap_or(Task::Lm);
+            let mut after = Recipe::default_for(task);
             let mut assignments: Vec<String> = needs.split_whitespace().map(str::to_owned).collect();
             assignments.push(format!("{name}={value}"));
             after.set_all(&assignments).unwrap();
@@ -1768,8 +1802,8 @@ mod tests {
         check(
             "[data]\nwhatever = 3",
             "a.toml:3: data.whatever is not a known key; \
-             the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+             the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, data.step, \
+             data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
              data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
              data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
              data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
@@ -1778,8 +1812,8 @@ mod tests {
         check(
             "data = 3",
             "a.toml:2: data is not a known key; \
-             the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, \
-             data.file_label, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+             the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, data.step, \
+             data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
              data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
              data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
              data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
@@ -1962,7 +1996,7 @@ mod tests {
         );
         check(
             "task = 'classify'\ndata.input = 'audio'\nmodel.embedding = 8",
-            "a.toml:3: model.embedding has no effect with data.input = \"audio\"; it is read with text only",
+            "a.toml:3: model.embedding has no effect with data.input = \"audio\"; it is read with text or images only",
         );
         check(
             "task = 'tag'\ndata.group = 'author'",

@@ -15,8 +15,11 @@ pub(crate) use classifier::{
 pub use classifier::{Prediction, SavedClassifier};
 pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};
 pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing, point, series_columns};
-pub(crate) use tagger::{Found, TagLabels, WordEncoder, tag_all, tagger_config};
-pub use tagger::{SavedTagger, TaggedSentence};
+pub(crate) use tagger::{
+    Found, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, image_shape, tag_all, tagger_config,
+    within,
+};
+pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side};
 pub use translator::{SavedTranslator, Translated, Translation, Wanted, translator_config};
 

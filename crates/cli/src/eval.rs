@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use carousel::recipe::Task;
+use carousel::recipe::{InputName, Task};
 use carousel::report::thousands;
 use carousel::run::RunFolder;
 use carousel::train::{
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         return classes(args, &evaluate_classifier(&args.run, &documents)?);
     }
     if task == Task::Tag {
-        return tags(args, &evaluate_tagger(&args.run, &documents)?);
+        return tags(args, &evaluate_tagger(&args.run, &documents)?, recipe.data.input);
     }
     if task == Task::Forecast {
         return forecast::tell(&args.run, &evaluate_forecaster(&args.run, &documents)?, args.json);
@@ -143,39 +143,51 @@ fn classes(args: &EvalArgs, measured: &ClassEvaluation) -> anyhow::Result<()> {
 }
 
 /// How a tagger does.
-fn tags(args: &EvalArgs, measured: &TagEvaluation) -> anyhow::Result<()> {
+fn tags(args: &EvalArgs, measured: &TagEvaluation, input: InputName) -> anyhow::Result<()> {
+    let (sequences, steps, step) = match input {
+        InputName::Text => ("sentences", "words", "word"),
+        InputName::Numbers | InputName::Audio => ("sequences", "steps", "step"),
+        InputName::Images => ("videos", "frames", "frame"),
+    };
+    let confusion = &measured.confusion;
     if args.json {
-        return output::json(&json!({
+        let mut line = json!({
             "run": args.run,
-            "sentences": measured.sentences,
-            "words": measured.words,
             "loss": measured.loss,
             "accuracy": measured.accuracy,
+            "macro_f1": confusion.macro_f1(),
+            "balanced_accuracy": confusion.balanced_accuracy(),
             "span_f1": measured.spans.map(|spans| spans.f1),
             "span_precision": measured.spans.map(|spans| spans.precision),
             "span_recall": measured.spans.map(|spans| spans.recall),
             "intent_accuracy": measured.intent_accuracy,
             "confusion": measured.confusion,
-        }));
+        });
+        line[sequences] = json!(measured.sentences);
+        line[steps] = json!(measured.words);
+        return output::json(&line);
     }
     let percent = |share: f64| format!("{:.2} %", share * 100.0);
     let mut text = format!(
-        "sentences        {}\nwords            {}\nloss             {:.4} nats/word\naccuracy         {}\n",
+        "{sequences:<9}          {}\n{steps:<5}              {}\nloss               {:.4} nats/{step}\n\
+         accuracy           {}\nmacro F1           {}\nbalanced accuracy  {}\n",
         thousands(measured.sentences as u64),
         thousands(measured.words as u64),
         measured.loss,
         percent(measured.accuracy),
+        percent(confusion.macro_f1()),
+        percent(confusion.balanced_accuracy()),
     );
     if let Some(spans) = measured.spans {
         text.push_str(&format!(
-            "span precision   {}\nspan recall      {}\nspan F1          {}\n",
+            "span precision     {}\nspan recall        {}\nspan F1            {}\n",
             percent(spans.precision),
             percent(spans.recall),
             percent(spans.f1)
         ));
     }
     if let Some(share) = measured.intent_accuracy {
-        text.push_str(&format!("intent accuracy  {}\n", percent(share)));
+        text.push_str(&format!("intent accuracy    {}\n", percent(share)));
     }
     output::result(&format!("{text}\n{}", visible(&measured.confusion.to_text())))
 }

@@ -5,11 +5,12 @@ use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use carousel::data::{Document, NumberExample};
 use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
 use carousel::saved::{
-    Prediction, SavedClassifier, SavedForecaster, SavedTagger, SavedTranslator, TaggedSentence, Translated,
-    Wanted,
+    Prediction, SavedClassifier, SavedForecaster, SavedTagger, SavedTranslator, TagStream, TaggedSentence,
+    TaggedStep, Translated, Wanted,
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -34,7 +35,13 @@ tab between; of a tagger the tags of the words, apart by blanks, and before them
 the class of the sentence where it has learned some; of a translator what
 `carousel translate` says. Every line is answered as soon as it is there. Of a
 forecaster tables in, with the columns it was trained on, and the steps behind
-their ends out, as a table.";
+their ends out, as a table.
+
+A run that reads numbers or sound answers the files it is given. A tagger of
+numbers also reads steps from stdin: a line a step, its values apart by tabs,
+commas or blanks, an empty line between sequences; one of videos the path of an
+image a line. One that walks forward answers line by line, model.lookahead
+lines late.";
 
 /// Answer lines of text, as they come
 #[derive(Args)]
@@ -114,6 +121,9 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
 }
 
 fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
+    if saved.recipe.data.input != InputName::Text {
+        return frames(args, saved);
+    }
     each_lines(&args.files, |lines| {
         let split = |line: &String| line.split_whitespace().map(str::to_owned).collect();
         let sentences: Vec<Vec<String>> = lines.iter().map(split).collect();
@@ -122,6 +132,134 @@ fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
         let written = answers.iter().zip(&sentences).map(|(found, words)| tagged(args, found, words));
         output::result(&written.collect::<String>())
     })
+}
+
+/// Sequences in files, a line each; or steps from stdin.
+fn frames(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
+    if !args.files.is_empty() {
+        let documents = carousel::data::read_documents(&args.files)?;
+        for (place, found) in saved.predict_files(&documents)? {
+            let line = match args.json {
+                true => {
+                    let (tags, probabilities) = (found.tags, found.probabilities);
+                    format!("{}\n", json!({"place": place, "tags": tags, "probabilities": probabilities}))
+                }
+                false => format!("{place}\t{}", tagged(args, &found, &[])),
+            };
+            output::result(&line)?;
+        }
+        return Ok(());
+    }
+    if saved.recipe.data.input == InputName::Audio {
+        let kind = saved.recipe.data.input.name();
+        return Err(BadUsage(format!("the run reads {kind}: name the files to answer")).into());
+    }
+    let mut sequence =
+        Sequence { saved, stream: saved.stream(), open: Vec::new(), width: 0, images: Vec::new() };
+    let mut number = 0;
+    each_lines(&[], |lines| {
+        let mut answers = String::new();
+        for line in lines {
+            number += 1;
+            let more = sequence.read(line, number).map(|steps| told(args, &steps, line.trim().is_empty()));
+            match more {
+                Ok(more) => answers.push_str(&more),
+                Err(error) => {
+                    // What came before is answered all the same.
+                    output::result(&answers)?;
+                    return Err(error);
+                }
+            }
+        }
+        output::result(&answers)
+    })?;
+    output::result(&told(args, &sequence.finish()?, false))
+}
+
+/// Answers for steps, and an empty line where a sequence ends.
+fn told(args: &PredictArgs, steps: &[TaggedStep], ends: bool) -> String {
+    let line = |TaggedStep { tag, probability }: &TaggedStep| match (args.json, args.probabilities) {
+        (true, _) => format!("{}\n", json!({"tag": tag, "probability": probability})),
+        (false, true) => format!("{tag}={probability:.4}\n"),
+        (false, false) => format!("{tag}\n"),
+    };
+    let mut text: String = steps.iter().map(line).collect();
+    if ends && !args.json {
+        text.push('\n');
+    }
+    text
+}
+
+/// The sequence that stdin is telling.
+struct Sequence<'a> {
+    saved: &'a SavedTagger,
+    /// `None` where an answer needs what follows: steps are kept until the sequence ends.
+    stream: Option<TagStream<'a>>,
+    open: Vec<f32>,
+    width: usize,
+    images: Vec<Document>,
+}
+
+impl Sequence<'_> {
+    /// Reads a line; returns what can be answered after it.
+    fn read(&mut self, line: &str, number: usize) -> anyhow::Result<Vec<TaggedStep>> {
+        if line.trim().is_empty() {
+            return self.finish();
+        }
+        if self.saved.recipe.data.input == InputName::Images {
+            let image = carousel::data::read_documents(&[PathBuf::from(line.trim())])?;
+            let Some(stream) = &mut self.stream else {
+                self.images.extend(image);
+                return Ok(Vec::new());
+            };
+            let mut steps = Vec::new();
+            for image in &image {
+                steps.extend(stream.push_image(image)?);
+            }
+            return Ok(steps);
+        }
+        let apart = |letter: char| letter == ',' || letter.is_whitespace();
+        let words = line.split(apart).filter(|word| !word.is_empty());
+        let values = words.map(|word| match word.parse::<f32>() {
+            Ok(value) if value.is_finite() => Ok(value),
+            _ => bail!("stdin:{number}: {word:?} is no finite number, expected the values of a step"),
+        });
+        let values = values.collect::<anyhow::Result<Vec<f32>>>()?;
+        if self.stream.is_none() && self.width > 0 && values.len() != self.width {
+            bail!("stdin:{number}: {} values, expected {} as in the step before", values.len(), self.width);
+        }
+        match &mut self.stream {
+            Some(stream) => {
+                Ok(stream.push(&example(values.clone(), values.len(), number))?.into_iter().collect())
+            }
+            None => {
+                self.width = values.len();
+                self.open.extend(values);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// What is left to answer of the sequence.
+    fn finish(&mut self) -> anyhow::Result<Vec<TaggedStep>> {
+        if let Some(stream) = &mut self.stream {
+            return Ok(stream.finish());
+        }
+        let (values, images) = (std::mem::take(&mut self.open), std::mem::take(&mut self.images));
+        let found = match (values.is_empty(), images.is_empty()) {
+            (true, true) => return Ok(Vec::new()),
+            (true, false) => self.saved.predict_images(&images)?,
+            (false, _) => self.saved.predict_numbers(&example(values, self.width, 1))?,
+        };
+        self.width = 0;
+        let steps = found.tags.into_iter().zip(found.probabilities);
+        Ok(steps.map(|(tag, probability)| TaggedStep { tag, probability }).collect())
+    }
+}
+
+/// Steps as they come from stdin.
+fn example(values: Vec<f32>, width: usize, line: usize) -> NumberExample {
+    NumberExample { values, width, label: String::new(), file: "stdin".to_owned(), line, rate: 0 }
 }
 
 fn tagged(args: &PredictArgs, found: &TaggedSentence, words: &[String]) -> String {

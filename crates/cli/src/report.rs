@@ -90,6 +90,7 @@ fn steps(recipe: &Recipe) -> &'static str {
     match (recipe.data.input, recipe.data.tokens) {
         _ if recipe.task == Task::Forecast => "steps",
         (InputName::Numbers | InputName::Audio, _) => "steps",
+        (InputName::Images, _) => "frames",
         (InputName::Text, Tokens::Byte) => "bytes",
         (InputName::Text, Tokens::Char) => "characters",
         (InputName::Text, Tokens::Word) => "words",

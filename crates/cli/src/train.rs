@@ -34,6 +34,7 @@ Examples:
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
   carousel train classify --data reviews.tsv  texts and classes, by column
   carousel train tag --data train.conll       a label for every word
+  carousel train tag --data sensors/ --set data.input=numbers   for every step
   carousel train translate --data pairs.tsv   source, tab, target
   carousel train translate --data a.de a.en   two files side by side
   carousel train forecast --data load.csv     the next steps of series

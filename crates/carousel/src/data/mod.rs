@@ -7,6 +7,8 @@
 mod bpe;
 mod classes;
 mod corpus;
+mod frames;
+mod images;
 mod numbers;
 mod order;
 mod pack;
@@ -25,6 +27,8 @@ use std::path::PathBuf;
 
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
+pub use frames::{FrameColumns, FrameExample, read_frames};
+pub use images::{ImageShape, VideoExample, read_image, read_videos};
 pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};

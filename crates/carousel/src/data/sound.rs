@@ -77,6 +77,12 @@ pub fn log_mel(samples: &[f32], rate: u32) -> Vec<f32> {
     features
 }
 
+/// The seconds at which a frame of [`log_mel`] has its middle.
+pub(super) fn frame_middle(frame: usize, rate: u32) -> f64 {
+    let hop = ((HOP * f64::from(rate)) as usize).max(1);
+    (frame * hop) as f64 / f64::from(rate) + WINDOW / 2.0
+}
+
 /// Triangles between neighbouring bands, as bins and their weights. A band narrower than a bin takes the nearest.
 fn filters(size: usize, rate: u32) -> Vec<Vec<(usize, f32)>> {
     let mel = |hertz: f64| 2595.0 * (1.0 + hertz / 700.0).log10();

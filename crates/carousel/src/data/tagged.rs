@@ -66,7 +66,7 @@ fn split_name(path: &str) -> (&str, &str) {
     (folder, name.strip_suffix(".gz").unwrap_or(name))
 }
 
-fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
+pub(super) fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
     let text = match std::str::from_utf8(&document.bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
         Err(error) => {

@@ -1,7 +1,9 @@
 //! Whole models. They know neither files nor training.
 
 pub mod attention;
+pub mod captioner;
 pub mod classifier;
+pub mod convolution;
 pub mod crf;
 pub mod dense;
 pub mod forecaster;

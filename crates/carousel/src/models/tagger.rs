@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+use carousel_kernels::ShapeError;
 
 use crate::cell::Cell;
 use crate::embedding::Embedding;
 use crate::fused::with_slice;
 use crate::init::{Init, Initializer};
 use crate::models::classifier::Body;
+use crate::models::convolution::{Convolution, ConvolutionConfig};
 use crate::models::crf::Crf;
-use crate::models::dense::{Dense, DenseConfig};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::{Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
@@ -19,6 +21,8 @@ use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, SharedRows};
 use crate::recurrent::{ConfigError, Direction, Recurrent, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, masked};
+use crate::state::State;
+use crate::stepper::Stepper;
 
 /// Width of a letter's vector.
 const LETTER: usize = 32;
@@ -37,6 +41,13 @@ pub enum TagInput {
     },
     /// So many numbers a step.
     Numbers(usize),
+    /// An image a step.
+    Images {
+        /// What reads the images.
+        convolution: ConvolutionConfig,
+        /// `E`, values that an image becomes before the recurrence reads it.
+        embedding: usize,
+    },
 }
 
 /// Sizes of a [`Tagger`].
@@ -78,7 +89,7 @@ pub struct Words {
 pub enum TagSteps<'a> {
     /// Words.
     Words(&'a Words),
-    /// Numbers `[F, I]`.
+    /// Numbers `[F, I]`, or images `[F, channels · height · width]`.
     Numbers(&'a [f32]),
 }
 
@@ -105,14 +116,18 @@ impl TaggerConfig {
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Tagger, ConfigError> {
         let random = &mut Initializer::new(self.seed);
-        let (words, letters, width) = match self.input {
-            TagInput::Numbers(width) => (None, None, width),
-            TagInput::Words { vocabulary, embedding, letters } => {
-                let words = Embedding::init(vocabulary, embedding, random, device)?;
-                let letters = letters.map(|(count, hidden)| Letters::init(count, hidden, random, device));
-                let letters = letters.transpose()?;
-                let more = letters.as_ref().map_or(0, |letters| letters.recurrent.output_width());
-                (Some(words), letters, embedding + more)
+        let (mut words, mut letters, mut images) = (None, None, None);
+        let width = match self.input {
+            TagInput::Numbers(width) => width,
+            TagInput::Images { convolution, embedding } => {
+                images = Some(Images::init(convolution, embedding, random, device)?);
+                embedding
+            }
+            TagInput::Words { vocabulary, embedding, letters: read } => {
+                words = Some(Embedding::init(vocabulary, embedding, random, device)?);
+                let read = read.map(|(count, hidden)| Letters::init(count, hidden, random, device));
+                letters = read.transpose()?;
+                embedding + letters.as_ref().map_or(0, |letters| letters.recurrent.output_width())
             }
         };
         let recurrence = match self.body {
@@ -130,6 +145,7 @@ impl TaggerConfig {
         Ok(Tagger {
             words,
             letters,
+            images,
             reader,
             dense,
             output: Output::init(hidden, self.tags, random, device)?
@@ -138,6 +154,10 @@ impl TaggerConfig {
             pool: Pool::init(Pooling::Max, hidden, random, device),
             intent,
             drop: self.output_dropout,
+            width: match self.input {
+                TagInput::Images { convolution, .. } => convolution.image.iter().product(),
+                TagInput::Numbers(_) | TagInput::Words { .. } => width,
+            },
         })
     }
 }
@@ -178,11 +198,40 @@ impl Letters {
     }
 }
 
+/// Turns an image into a vector.
+#[derive(Module, Debug)]
+struct Images {
+    convolution: Convolution,
+    dense: Dense,
+}
+
+impl Images {
+    fn init(
+        config: ConvolutionConfig,
+        embedding: usize,
+        random: &mut Initializer,
+        device: &Device,
+    ) -> Result<Images, ConfigError> {
+        let (input, layers, activation, norm) =
+            (config.output().iter().product(), 1, DenseActivation::Relu, Norm::None);
+        Ok(Images {
+            convolution: config.init(random, device)?,
+            dense: DenseConfig { input, hidden: embedding, layers, activation, norm }.init(random, device)?,
+        })
+    }
+
+    /// `[N, C · height · width]` to `[N, E]`.
+    fn forward(&self, images: Tensor<2>) -> Tensor<2> {
+        self.dense.forward(self.convolution.forward(images).flatten(1, 3))
+    }
+}
+
 /// A net that labels every step.
 #[derive(Module, Debug)]
 pub struct Tagger {
     words: Option<Embedding>,
     letters: Option<Letters>,
+    images: Option<Images>,
     reader: Reader,
     dense: Option<Dense>,
     output: Output,
@@ -191,6 +240,9 @@ pub struct Tagger {
     intent: Option<Output>,
     #[module(skip)]
     drop: f64,
+    /// Values of a step of numbers, or of an image.
+    #[module(skip)]
+    width: usize,
 }
 
 /// What a tagger says about a batch.
@@ -206,12 +258,24 @@ pub struct Tagged {
 }
 
 impl Tagger {
-    /// What the output layers read, `[F, H]`.
-    fn hidden(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, noise: Option<Noise>) -> Tensor<2> {
+    /// What the output layers read, `[F, H]`, and the state that the recurrence leaves.
+    fn hidden(
+        &self,
+        steps: TagSteps<'_>,
+        batch: &Arc<Batch>,
+        state: Option<State>,
+        noise: Option<Noise>,
+    ) -> (Tensor<2>, Option<State>) {
         let device = self.output.weight.device();
-        let Reading { frames, .. } = match (steps, &self.words) {
+        let Reading { frames, state } = match (steps, &self.words) {
+            (TagSteps::Numbers(values), None) if let Some(images) = &self.images => {
+                let frames = batch.frames();
+                let x = TensorData::new(values.to_vec(), [frames, values.len() / frames.max(1)]);
+                let x = images.forward(Tensor::from_data(x, &device));
+                self.reader.forward_frames(x, batch, state, noise)
+            }
             (TagSteps::Numbers(values), None) => {
-                self.reader.forward(Steps::Numbers(values), batch, None, noise, &device)
+                self.reader.forward(Steps::Numbers(values), batch, state, noise, &device)
             }
             (TagSteps::Words(words), Some(embedding)) => {
                 assert_eq!(words.index.len(), batch.frames(), "one word a frame");
@@ -222,13 +286,13 @@ impl Tagger {
                     }
                     _ => rows,
                 };
-                self.reader.forward_rows(rows, words.index.clone(), batch, None, noise)
+                self.reader.forward_rows(rows, words.index.clone(), batch, state, noise)
             }
             _ => panic!("a tagger of words reads words, a tagger of numbers reads numbers"),
         };
         let hidden = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        masked(hidden, mask, Sharing::None)
+        (masked(hidden, mask, Sharing::None), state)
     }
 
     /// The mean cross-entropy (or negative log-likelihood) a tag in nats, and with a second head that of the
@@ -245,7 +309,7 @@ impl Tagger {
         intents: &[u32],
         noise: Option<Noise>,
     ) -> Tensor<1> {
-        let hidden = self.hidden(steps, batch, noise);
+        let (hidden, _) = self.hidden(steps, batch, None, noise);
         let loss = match &self.crf {
             Some(crf) => crf.loss(self.output.logits(hidden.clone()), batch, tags),
             None => self.output.cross_entropy(hidden.clone(), tags),
@@ -254,6 +318,43 @@ impl Tagger {
             Some(intent) => loss + intent.cross_entropy(self.pool.forward(hidden, batch, None), intents),
             None => loss,
         }
+    }
+
+    /// The mean cross-entropy of the tags of one window of longer sequences, `[1]`, and the state to begin the next
+    /// window with: its values go on, the gradient does not (truncated backpropagation through time). A window in
+    /// which no tag counts has loss 0.
+    ///
+    /// # Panics
+    /// When there is not one tag a frame, no frame at all, or the tagger has a conditional random field, which sees
+    /// whole sequences.
+    #[must_use]
+    pub fn window_loss(
+        &self,
+        steps: TagSteps<'_>,
+        batch: &Arc<Batch>,
+        tags: &[u32],
+        state: Option<State>,
+        noise: Option<Noise>,
+    ) -> (Tensor<1>, Option<State>) {
+        assert!(self.crf.is_none(), "a conditional random field sees whole sequences");
+        let (hidden, state) = self.hidden(steps, batch, state, noise);
+        let loss = match tags.iter().any(|&tag| tag != IGNORE) {
+            true => self.output.cross_entropy(hidden, tags),
+            false => hidden.sum() * 0.0,
+        };
+        (loss, state.map(|state| state.detach()))
+    }
+
+    /// For answering step by step as numbers come; `None` where an answer needs what follows: in a net that walks
+    /// backward, or with a conditional random field.
+    #[must_use]
+    pub fn stepper(&self) -> Option<TagStepper> {
+        let recurrent = match self.reader.directions() {
+            0 => None,
+            _ => Some(self.reader.stepper()?),
+        };
+        let reads_alone = self.words.is_none() && self.crf.is_none();
+        reads_alone.then(|| TagStepper { model: self.clone(), recurrent })
     }
 
     /// Tags a batch.
@@ -265,7 +366,7 @@ impl Tagger {
         if batch.frames() == 0 && self.intent.is_none() {
             return Tagged { tags: Vec::new(), probabilities: Vec::new(), intents: Vec::new() };
         }
-        let hidden = self.hidden(steps, batch, None);
+        let (hidden, _) = self.hidden(steps, batch, None, None);
         let logits = self.output.logits(hidden.clone());
         let count = logits.dims()[1];
         let (tags, probabilities) = match &self.crf {
@@ -294,7 +395,7 @@ impl Tagger {
     /// As [`loss`](Tagger::loss), but no tag need count.
     #[must_use]
     pub fn measure(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, tags: &[u32]) -> Loss {
-        let hidden = self.hidden(steps, batch, None);
+        let (hidden, _) = self.hidden(steps, batch, None, None);
         let Some(crf) = &self.crf else { return self.output.evaluate(&hidden, tags) };
         let own = crf.scores();
         with_slice(&self.output.logits(hidden), |scores| {
@@ -321,6 +422,46 @@ impl Tagger {
     }
 }
 
+/// Reads one sequence step by step.
+pub struct TagStepper {
+    model: Tagger,
+    /// `None` where every step is read alone.
+    recurrent: Option<Stepper>,
+}
+
+impl TagStepper {
+    /// The probability of every tag after one more step, `[K]`.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the step has another number of values than the model reads.
+    pub fn step(&mut self, step: &[f32]) -> Result<Vec<f32>, ShapeError> {
+        let device = self.model.output.weight.device();
+        let (found, expected) = (step.len(), self.model.width);
+        if found != expected {
+            return Err(ShapeError::Elements { what: "the step", found, expected });
+        }
+        let mut step = step.to_vec();
+        if let Some(images) = &self.model.images {
+            let image = Tensor::from_data(TensorData::new(step, [1, expected]), &device);
+            step = with_slice(&images.forward(image), <[f32]>::to_vec);
+        }
+        let hidden = match &mut self.recurrent {
+            Some(stepper) => stepper.step(&step)?.to_vec(),
+            None => step,
+        };
+        let width = hidden.len();
+        let hidden = Tensor::<2>::from_data(TensorData::new(hidden, [1, width]), &device);
+        let hidden = self.model.dense.as_ref().map_or(hidden.clone(), |dense| dense.forward(hidden));
+        let scores = self.model.output.logits(hidden);
+        Ok(with_slice(&activation::softmax(scores, 1), <[f32]>::to_vec))
+    }
+
+    /// Begins with another sequence.
+    pub fn reset(&mut self) {
+        self.recurrent.iter_mut().for_each(Stepper::reset);
+    }
+}
+
 macro_rules! listed {
     ($self:ident, $parameters:ident, $kind:ident, $($borrow:tt)+) => {{
         let mut all = Vec::new();
@@ -330,6 +471,10 @@ macro_rules! listed {
         if let Some(letters) = $($borrow)+ $self.letters {
             all.push(("letters.embedding.weight".to_owned(), $kind::Matrix($($borrow)+ letters.embedding.weight)));
             all.extend(prefixed("letters.recurrent", letters.recurrent.$parameters()));
+        }
+        if let Some(images) = $($borrow)+ $self.images {
+            all.extend(prefixed("images", images.convolution.$parameters()));
+            all.extend(prefixed("images.dense", images.dense.$parameters()));
         }
         all.extend($self.reader.$parameters());
         if let Some(dense) = $($borrow)+ $self.dense {
@@ -348,7 +493,7 @@ macro_rules! listed {
     }};
 }
 
-/// `words.weight`, `letters.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there are.
+/// `words.weight`, `letters.…`, `images.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there are.
 impl NamedParameters for Tagger {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         listed!(self, parameters, Parameter, &)

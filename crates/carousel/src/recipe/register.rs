@@ -129,14 +129,17 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.memory, Kind::Whole(0, COUNT)).only_with("task", &["lm"]),
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
     key!(data.text, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
-    key!(data.label, Kind::Text)
-        .only_with("task", &["classify"])
-        .and_with("data.input", &["text", "numbers"]),
+    key!(data.label, Kind::Text).only_with("task", LABELLED).and_with("data.input", &["text", "numbers"]),
     key!(data.group, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.id, Kind::Text)
         .only_with("task", &["classify", "tag", "forecast"])
         .and_with("data.input", &["numbers"]),
-    key!(data.file_label, Kind::Text).only_with("data.input", &["numbers", "audio"]),
+    key!(data.step, Kind::Text).only_with("task", &["tag"]).and_with("data.input", &["numbers"]),
+    key!(data.file_label, Kind::Text)
+        .only_with("task", &["classify"])
+        .and_with("data.input", &["numbers", "audio"]),
+    key!(data.image_size, Kind::Whole(1, 4096)).only_with("data.input", &["images"]),
+    key!(data.color, Kind::Flag).only_with("data.input", &["images"]),
     key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
     key!(data.targets, Kind::Names).only_with("task", FORECAST),
@@ -179,14 +182,21 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
         .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
-        .and_with("data.input", &["text"]),
+        .and_with("data.input", &["text", "images"]),
+    key!(model.filters, Kind::Whole(1, 1024)).only_with("data.input", &["images"]),
+    key!(model.convolutions, Kind::Whole(1, 8)).only_with("data.input", &["images"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", READERS),
+    key!(model.lookahead, Kind::Whole(0, SIZE))
+        .only_with("task", &["tag"])
+        .and_with("data.input", &["numbers", "audio", "images"]),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
     key!(model.input_feeding, Kind::Flag).only_with("task", TRANSLATE).and_with("model.attention", ATTENTION),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
     key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
-    key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", &["tag"]),
+    key!(model.characters, Kind::Whole(1, SIZE))
+        .only_with("task", &["tag"])
+        .and_with("data.input", &["text"]),
     key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
     key!(model.base, Kind::OneOf(names::<Base>)).only_with("task", FORECAST),
     key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
@@ -223,6 +233,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
+    key!(train.window, Kind::Whole(1, COUNT))
+        .only_with("task", &["tag"])
+        .and_with("data.input", &["numbers", "audio", "images"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
     key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", WRITES),
@@ -354,14 +367,55 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         keys: &["data.input", "task"],
         broken: |recipe| {
-            let broken = recipe.task == Task::Tag && recipe.data.input != InputName::Text;
-            broken.then(|| needs("task = \"tag\"", "data.input = \"text\": words with tags"))
+            let broken = recipe.task == Task::Classify && recipe.data.input == InputName::Images;
+            broken.then(|| {
+                needs("data.input = \"images\"", "task = \"tag\": a label for every frame of a video")
+            })
+        },
+    },
+    Rule {
+        keys: &["data.label", "task", "data.input"],
+        broken: |recipe| {
+            let of_words = recipe.task == Task::Tag && recipe.data.input == InputName::Text;
+            (of_words && recipe.data.label != Recipe::default_for(Task::Tag).data.label).then(|| {
+                "data.label has no effect on words, whose tags stand in the last column; \
+                 it is read with data.input = \"numbers\" only"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["model.lookahead", "model.direction", "model.cell"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let forward = model.direction == Direction::Forward && model.cell != CellName::None;
+            (recipe.task == Task::Tag && model.lookahead > 0 && !forward).then(|| {
+                needs(
+                    "model.lookahead above 0",
+                    "model.direction = \"forward\" and a model.cell other than \"none\"",
+                )
+            })
+        },
+    },
+    Rule {
+        keys: &["train.window", "model.direction", "model.crf", "train.accumulate"],
+        broken: |recipe| {
+            recipe.train.window?;
+            let model = &recipe.model;
+            let fits = model.direction == Direction::Forward && !model.crf && recipe.train.accumulate == 1;
+            (recipe.task == Task::Tag && !fits).then(|| {
+                needs(
+                    "train.window",
+                    "model.direction = \"forward\", model.crf = false and train.accumulate = 1",
+                )
+            })
         },
     },
     Rule {
         keys: &["data.tokens", "task"],
         broken: |recipe| {
-            let broken = recipe.task == Task::Tag && recipe.data.tokens != Tokens::Word;
+            let of_words = recipe.task == Task::Tag && recipe.data.input == InputName::Text;
+            let broken = of_words && recipe.data.tokens != Tokens::Word;
             broken.then(|| needs("task = \"tag\"", "data.tokens = \"word\": a tag belongs to a word"))
         },
     },

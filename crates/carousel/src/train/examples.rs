@@ -1,14 +1,19 @@
 //! What tasks over a set of separate examples have in common: passes in random order, batches of about equal
 //! length, and where in them a run is.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cell::Cell;
 use crate::data::{Fill, Passes};
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
 use crate::regularize::Noise;
+use crate::state::State;
 use crate::train::TrainError;
+use crate::train::tbptt::{StateShape, load_state, state_tensors};
 use crate::train::trainer::{Job, Measured, Objective, Pass, Work};
 
 /// What a task does with its examples.
@@ -30,6 +35,31 @@ pub(super) trait ExampleTask {
         noise: Noise,
         update: u64,
     ) -> Objective;
+
+    /// Steps of a window, where batches of long examples are read window by window, the state going on from one to
+    /// the next; `None`: whole.
+    fn window(&self) -> Option<usize> {
+        None
+    }
+
+    /// What of an example's steps counts in the loss.
+    fn targets_within(&self, example: &Self::Example, _steps: Range<usize>) -> usize {
+        self.targets(example)
+    }
+
+    /// [`objective`](ExampleTask::objective) over a window of a batch that begins with `state`, and the state, cut
+    /// from the graph, that the next one begins with.
+    fn windowed(
+        &self,
+        model: &Self::Model,
+        batch: &[&Self::Example],
+        _steps: Range<usize>,
+        _state: Option<State>,
+        noise: Noise,
+        update: u64,
+    ) -> (Objective, Option<State>) {
+        (self.objective(model, batch, noise, update), None)
+    }
 
     /// How good a model is.
     fn measure(&self, model: &Self::Model, examples: &[Self::Example]) -> Measured;
@@ -62,6 +92,8 @@ pub(super) struct ExampleJob<'a, T: ExampleTask> {
     place: Place,
     /// The batches of the pass under way.
     order: Vec<Vec<usize>>,
+    /// What the next window of the batch under way begins with.
+    carried: Option<State>,
 }
 
 /// Where in the data a run is.
@@ -73,6 +105,9 @@ struct Place {
     batch: usize,
     /// The first batch of the update under way.
     first: usize,
+    /// The window of that batch.
+    #[serde(default)]
+    window: usize,
 }
 
 /// The examples of a batch.
@@ -80,6 +115,8 @@ pub(super) struct Chosen {
     examples: Vec<usize>,
     /// The batch's number in its pass.
     number: usize,
+    /// What is read of each example.
+    steps: Range<usize>,
     targets: usize,
     frames: usize,
 }
@@ -103,12 +140,40 @@ impl<'a, T: ExampleTask> ExampleJob<'a, T> {
         };
         let passes = Passes::filled(lengths, fill, recipe.seed);
         let order = passes.pass(0);
-        ExampleJob { task, recipe, model, parts, passes, place: Place::default(), order }
+        ExampleJob { task, recipe, model, parts, passes, place: Place::default(), order, carried: None }
     }
 
-    /// Updates of a pass.
+    /// Updates of a pass over whole examples.
     fn updates(&self) -> usize {
         self.passes.batches().div_ceil(self.recipe.train.accumulate)
+    }
+
+    /// Windows of a batch.
+    fn windows(&self, batch: &[usize]) -> usize {
+        let longest =
+            batch.iter().map(|&example| self.task.length(&self.parts.train[example])).max().unwrap_or(0);
+        self.task.window().map_or(1, |window| longest.div_ceil(window).max(1))
+    }
+
+    /// Updates of so many passes.
+    fn updates_in(&self, epochs: f64) -> f64 {
+        if self.task.window().is_none() {
+            return epochs * self.updates() as f64;
+        }
+        // Which examples are together, and so how many windows there are, changes from pass to pass.
+        let count =
+            |pass: u64| self.passes.pass(pass).iter().map(|batch| self.windows(batch)).sum::<usize>() as f64;
+        let whole = epochs.floor();
+        let rest = if epochs > whole { (epochs - whole) * count(whole as u64) } else { 0.0 };
+        (0..whole as u64).map(count).sum::<f64>() + rest
+    }
+
+    /// Windows that are still to be read of the batch under way.
+    fn windows_left(&self) -> usize {
+        match self.place.batch > self.place.first {
+            true => self.windows(&self.order[self.place.first]) - self.place.window - 1,
+            false => 0,
+        }
     }
 }
 
@@ -128,45 +193,66 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         let train = &self.recipe.train;
         match (train.steps, train.epochs) {
             (Some(steps), _) => steps as u64,
-            (None, epochs) => (epochs.unwrap_or(1.0) * self.updates() as f64).ceil() as u64,
+            (None, epochs) => self.updates_in(epochs.unwrap_or(1.0)).ceil() as u64,
         }
     }
 
     fn next(&mut self) -> Vec<Chosen> {
-        if self.place.batch == self.order.len() {
-            self.place = Place { passes: self.place.passes + 1, batch: 0, first: 0 };
-            self.order = self.passes.pass(self.place.passes);
+        if self.windows_left() > 0 {
+            self.place.window += 1;
+        } else {
+            if self.place.batch == self.order.len() {
+                self.place = Place { passes: self.place.passes + 1, ..Place::default() };
+                self.order = self.passes.pass(self.place.passes);
+            }
+            let first = self.place.batch;
+            let end = (first + self.recipe.train.accumulate).min(self.order.len());
+            self.place = Place { first, batch: end, window: 0, ..self.place };
+            self.carried = None;
         }
-        let first = self.place.batch;
-        let end = (first + self.recipe.train.accumulate).min(self.order.len());
-        (self.place.first, self.place.batch) = (first, end);
-        (first..end)
+        let window = self.task.window().unwrap_or(usize::MAX);
+        let steps = self.place.window * window..(self.place.window + 1).saturating_mul(window);
+        (self.place.first..self.place.batch)
             .map(|number| {
                 let examples = self.order[number].clone();
                 let sum = |of: &dyn Fn(&T::Example) -> usize| {
                     examples.iter().map(|&example| of(&self.parts.train[example])).sum()
                 };
-                let targets = sum(&|example| self.task.targets(example));
-                let frames = sum(&|example| self.task.length(example));
-                Chosen { examples, number, targets, frames }
+                let targets = sum(&|example| self.task.targets_within(example, steps.clone()));
+                let frames = sum(&|example| {
+                    let length = self.task.length(example);
+                    length.min(steps.end) - length.min(steps.start)
+                });
+                Chosen { examples, number, steps: steps.clone(), targets, frames }
             })
             .collect()
     }
 
     fn objective(&mut self, batch: &Chosen) -> Objective {
-        let noise = Noise::new(&[self.recipe.seed, self.place.passes, batch.number as u64]);
+        let Place { passes, first, window, .. } = self.place;
+        let noise = match self.task.window() {
+            None => Noise::new(&[self.recipe.seed, passes, batch.number as u64]),
+            Some(_) => Noise::new(&[self.recipe.seed, passes, batch.number as u64, window as u64]),
+        };
         let examples: Vec<&T::Example> =
             batch.examples.iter().map(|&example| &self.parts.train[example]).collect();
-        let Place { passes, first, .. } = self.place;
         let update = passes * self.updates() as u64 + (first / self.recipe.train.accumulate) as u64;
-        self.task.objective(&self.model, &examples, noise, update)
+        if self.task.window().is_none() {
+            return self.task.objective(&self.model, &examples, noise, update);
+        }
+        let state = self.carried.take();
+        let (objective, state) =
+            self.task.windowed(&self.model, &examples, batch.steps.clone(), state, noise, update);
+        self.carried = state;
+        objective
     }
 
     fn pass(&self) -> Option<Pass> {
-        let Place { passes, batch, first } = self.place;
-        let count = self.order.len();
-        let epochs = passes as f64 + batch as f64 / count.max(1) as f64;
-        Some(Pass { epochs, passes, began: first == 0, ended: batch == count })
+        let Place { passes, batch, first, window } = self.place;
+        let (count, left) = (self.order.len(), self.windows_left());
+        let open = left as f64 / (window + 1 + left) as f64;
+        let epochs = passes as f64 + (batch as f64 - open) / count.max(1) as f64;
+        Some(Pass { epochs, passes, began: first == 0 && window == 0, ended: batch == count && left == 0 })
     }
 
     fn validates(&self) -> bool {
@@ -193,10 +279,10 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
     }
 
     fn carried(&self) -> Vec<NamedTensor> {
-        Vec::new()
+        state_tensors(self.carried.as_ref(), "")
     }
 
-    fn restore(&mut self, place: &Value, _: &[NamedTensor]) -> Result<(), TrainError> {
+    fn restore(&mut self, place: &Value, carried: &[NamedTensor]) -> Result<(), TrainError> {
         let state = |reason: String| TrainError::State { reason };
         let place = Place::deserialize(place).map_err(|error| state(error.to_string()))?;
         if place.batch > self.order.len() || place.first > place.batch {
@@ -204,6 +290,11 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         }
         self.place = place;
         self.order = self.passes.pass(place.passes);
+        let count = self.order.get(place.first).map_or(0, Vec::len);
+        let model = &self.recipe.model;
+        let has_cell = model.recurrence_if_any().is_some_and(Cell::has_cell_state);
+        let shape = StateShape { layers: model.layers, hidden: model.hidden, has_cell };
+        self.carried = load_state(carried, "", count, shape)?;
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
-//! Trains and measures taggers of words.
+//! Trains and measures taggers.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,27 +10,30 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{
-    Classes, Counts, DataError, Document, Lengths, Limits, NO_TAG, Sentence, Tokens, Vocab, pack,
-    read_sentences, split,
+    Classes, Counts, DataError, Document, FrameExample, Lengths, Limits, NO_TAG, NumberExample, Scaling,
+    Sentence, Tokens, VideoExample, Vocab, pack, read_frames, read_sentences, read_videos, split,
 };
 use crate::metrics::{Confusion, SpanCounts, SpanScores, marks_spans};
-use crate::models::tagger::{TagSteps, Tagger};
+use crate::models::tagger::Tagger;
 use crate::output::IGNORE;
-use crate::recipe::{MetricName, Recipe};
+use crate::ragged::Batch;
+use crate::recipe::{InputName, MetricName, Recipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
-    Found, LABELS, SavedTagger, TagLabels, WordEncoder, highest, read_json, tag_all, tagger_config,
+    Found, LABELS, SavedTagger, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, highest,
+    image_shape, read_json, tag_all, tagger_config, within,
 };
+use crate::state::State;
 use crate::train::classify::{EVALUATION, WrongExample};
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
 use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError};
 
-/// Sentences that an evaluation keeps.
+/// Sequences that an evaluation keeps.
 const MOST_WRONG: usize = 20;
 
-/// Trains a tagger of words in a run's folder, and with classes of whole sentences a second head on them.
+/// Trains a tagger in a run's folder: of words, with classes of whole sentences a second head on them, or of numbers.
 ///
 /// The folder gets the vocabulary, the tags and classes, and in the end `evaluation.json`: how the best checkpoint
 /// does on the test part, or on the validation part where there is no other.
@@ -44,50 +48,51 @@ pub fn tag(
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
     let Parts { train: learned, valid, test } = read_parts(recipe, sources)?;
-    let (labels, vocab) = match start {
+    let labels = match start {
         Start::New => {
             let labels = collect_labels(recipe, &learned)?;
-            let words = learned.iter().flat_map(|sentence| sentence.words.iter().map(String::as_str));
-            let limits =
-                Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
-            let vocab = Vocab::of_pieces(Tokens::Word, words, limits);
-            run.write_vocab(&vocab)?;
+            if recipe.data.input == InputName::Text {
+                run.write_vocab(&build_vocab(recipe, &learned))?;
+            }
             let text = serde_json::to_string_pretty(&labels)
                 .map_err(|error| TrainError::State { reason: error.to_string() })?;
             run.write(LABELS, text + "\n")?;
-            (labels, vocab)
+            labels
         }
-        Start::Resume => (read_json(run, LABELS)?, run.read_vocab()?),
+        Start::Resume => read_json(run, LABELS)?,
     };
-    let encode = |part: Vec<Sentence>| -> Result<Vec<Encoded>, DataError> {
-        part.into_iter().map(|sentence| Encoded::new(sentence, &labels)).collect()
+    let encoder = TagEncoder::of(recipe, &labels, || Ok(run.read_vocab()?))?;
+    let encode = |part: Vec<Raw>| -> Result<Vec<Encoded>, DataError> {
+        part.into_iter().map(|raw| Encoded::new(raw, &labels, &encoder)).collect()
     };
     let parts = Parts { train: encode(learned)?, valid: encode(valid)?, test: encode(test)? };
     let statistics: Vec<PartStatistics> =
         [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)]
             .into_iter()
             .filter(|(_, part)| !part.is_empty())
-            .map(|(name, part)| statistics(name, part))
+            .map(|(name, part)| statistics(name, part, &labels))
             .collect();
     on_event(&Event::Examples { parts: &statistics });
-    if parts.train.iter().all(|sentence| sentence.counted() == 0) {
-        let reason = format!("no word of the training part has a tag other than {NO_TAG}, expected some");
+    if parts.train.iter().all(|encoded| encoded.counted() == 0) {
+        let reason = format!("no step of the training part has a tag other than {NO_TAG}, expected some");
         return Err(DataError::Examples { reason }.into());
     }
 
-    let model = tagger_config(recipe, vocab.len(), &labels).init(&Device::default().autodiff())?;
-    let words = |part: &[Encoded]| part.iter().map(|sentence| sentence.tags.len()).sum();
+    let model = tagger_config(recipe, &encoder, &labels).init(&Device::default().autodiff())?;
+    let steps = |part: &[Encoded]| part.iter().map(|encoded| encoded.tags.len()).sum();
     let facts = Facts {
-        vocabulary: Some(vocab.len()),
-        train_tokens: Some(words(&parts.train)),
-        valid_tokens: Some(words(&parts.valid)),
+        vocabulary: match &encoder {
+            TagEncoder::Words(words) => Some(words.vocab.len()),
+            TagEncoder::Numbers { .. } | TagEncoder::Images { .. } => None,
+        },
+        train_tokens: Some(steps(&parts.train)),
+        valid_tokens: Some(steps(&parts.valid)),
     };
     let judged = if parts.test.is_empty() { parts.valid.clone() } else { parts.test.clone() };
-    // A batch in which no word has a tag teaches nothing, and its mean has no number.
-    let train_part = parts.train.into_iter().filter(|sentence| sentence.counted() > 0).collect();
+    // A batch in which no step has a tag teaches nothing, and its mean has no number.
+    let train_part = parts.train.into_iter().filter(|encoded| encoded.counted() > 0).collect();
     let parts = Parts { train: train_part, ..parts };
-    let encoder = WordEncoder { vocab, letters: labels.letters.clone() };
-    let task = Tagging { labels, encoder, metric: recipe.train.metric };
+    let task = Tagging { labels, encoder, metric: recipe.train.metric, window: recipe.train.window };
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let evaluation = judge_saved(&SavedTagger::open(run.path())?, &judged);
@@ -98,16 +103,15 @@ pub fn tag(
     Ok(summary)
 }
 
-/// Measures the best checkpoint of a run on sentences.
+/// Measures the best checkpoint of a run on sequences.
 ///
 /// # Errors
-/// [`TrainError`] when the run cannot be opened or the sentences do not do.
+/// [`TrainError`] when the run cannot be opened or the sequences do not do.
 pub fn evaluate_tagger(run: &Path, documents: &[Document]) -> Result<TagEvaluation, TrainError> {
     let saved = SavedTagger::open(run)?;
-    let sentences = read_sentences(documents)?;
-    let encoded = sentences
+    let encoded = read(&saved.recipe, documents)?
         .into_iter()
-        .map(|sentence| Encoded::new(sentence, &saved.labels))
+        .map(|raw| Encoded::new(raw, &saved.labels, &saved.encoder))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(judge_saved(&saved, &encoded))
 }
@@ -115,9 +119,9 @@ pub fn evaluate_tagger(run: &Path, documents: &[Document]) -> Result<TagEvaluati
 /// How well a tagger does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TagEvaluation {
-    /// Sentences measured.
+    /// Sequences measured.
     pub sentences: usize,
-    /// Words that have a tag.
+    /// Steps that have a tag.
     pub words: usize,
     /// Mean loss of the tags in nats.
     pub loss: f64,
@@ -125,96 +129,191 @@ pub struct TagEvaluation {
     pub accuracy: f64,
     /// How many spans are right, where the tags mark some.
     pub spans: Option<SpanScores>,
-    /// The share of sentences given the right class, where there are some.
+    /// The share of sequences given the right class, where there are some.
     pub intent_accuracy: Option<f64>,
     /// Which tag was taken for which.
     pub confusion: Confusion,
-    /// The most wrong sentences, worst first: those in which some right tag had the lowest probability.
+    /// The most wrong sequences, worst first: those in which some right tag had the lowest probability.
     pub wrong: Vec<WrongExample>,
 }
 
-/// A sentence that is ready to be read.
+/// A sequence as it was read.
+struct Raw {
+    content: Content,
+    tags: Vec<String>,
+    intent: Option<String>,
+    file: String,
+    line: usize,
+}
+
+enum Content {
+    Words(Vec<String>),
+    Numbers(NumberExample),
+    /// Images of so many values each.
+    Images(Vec<u8>, usize),
+}
+
+impl Raw {
+    fn truncate(&mut self, most: usize) {
+        self.tags.truncate(most);
+        match &mut self.content {
+            Content::Words(words) => words.truncate(most),
+            Content::Numbers(numbers) => numbers.values.truncate(most * numbers.width),
+            Content::Images(pixels, width) => pixels.truncate(most * *width),
+        }
+    }
+}
+
+fn read(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> {
+    if recipe.data.input == InputName::Text {
+        let raw = |Sentence { words, tags, intent, file, line }| Raw {
+            content: Content::Words(words),
+            tags,
+            intent,
+            file,
+            line,
+        };
+        return Ok(read_sentences(documents)?.into_iter().map(raw).collect());
+    }
+    if recipe.data.input == InputName::Images {
+        let shape = image_shape(recipe);
+        let raw = |VideoExample { frames, tags, file }| Raw {
+            content: Content::Images(frames, shape.values()),
+            tags,
+            intent: None,
+            file,
+            line: 1,
+        };
+        return Ok(read_videos(documents, shape, true)?.into_iter().map(raw).collect());
+    }
+    let raw = |FrameExample { numbers, tags }| Raw {
+        tags,
+        intent: None,
+        file: numbers.file.clone(),
+        line: numbers.line,
+        content: Content::Numbers(numbers),
+    };
+    Ok(read_frames(documents, frame_columns(recipe), true)?.into_iter().map(raw).collect())
+}
+
+/// A sequence that is ready to be read.
 #[derive(Clone)]
 struct Encoded {
-    sentence: Sentence,
+    sequence: TagSequence,
     tags: Vec<u32>,
+    /// The tags that the model is to give, one for every step that it makes.
+    wanted: Vec<u32>,
     intent: u32,
+    place: String,
 }
 
 impl Encoded {
-    fn new(sentence: Sentence, labels: &TagLabels) -> Result<Encoded, DataError> {
-        let Sentence { file, line, .. } = &sentence;
+    fn new(raw: Raw, labels: &TagLabels, encoder: &TagEncoder) -> Result<Encoded, DataError> {
+        let Raw { content, tags, intent, file, line } = raw;
         let tag = |tag: &String| match tag.as_str() {
             NO_TAG => Ok(IGNORE),
-            tag => labels.tags.find(tag, file, *line),
+            tag => labels.tags.find(tag, &file, line),
         };
-        let tags = sentence.tags.iter().map(tag).collect::<Result<_, _>>()?;
-        let intent = match (&labels.intents, &sentence.intent) {
-            (Some(intents), Some(intent)) => intents.find(intent, file, *line)?,
+        let tags = tags.iter().map(tag).collect::<Result<Vec<_>, _>>()?;
+        let intent = match (&labels.intents, &intent) {
+            (Some(intents), Some(intent)) => intents.find(intent, &file, line)?,
             (None, _) => 0,
             (Some(_), None) => {
                 let reason = "its sentences have no class, expected a label file beside it as in training";
-                return Err(DataError::File { name: file.clone(), reason: reason.to_owned() });
+                return Err(DataError::File { name: file, reason: reason.to_owned() });
             }
         };
-        Ok(Encoded { tags, intent, sentence })
+        let sequence = match (content, encoder) {
+            (Content::Words(words), TagEncoder::Words(_)) => TagSequence::Words(words),
+            (Content::Numbers(numbers), TagEncoder::Numbers { scaling, .. }) => {
+                TagSequence::Numbers { values: scaling.apply(&numbers)?, width: numbers.width }
+            }
+            (Content::Images(values, width), TagEncoder::Images { .. }) => {
+                TagSequence::Images { values, width }
+            }
+            _ => unreachable!("data.input says what is read and with what"),
+        };
+        let place = format!("{file}:{line}");
+        Ok(Encoded { wanted: encoder.delayed(&tags), tags, intent, sequence, place })
     }
 
-    /// Words whose tag counts.
+    /// Steps whose tag counts.
     fn counted(&self) -> usize {
-        self.tags.iter().filter(|&&tag| tag != IGNORE).count()
+        counted(&self.tags)
     }
 }
 
-fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Sentence>, TrainError> {
-    let read = |documents: &[Document]| -> Result<Vec<Sentence>, TrainError> {
-        let mut sentences = if documents.is_empty() { Vec::new() } else { read_sentences(documents)? };
+fn counted(tags: &[u32]) -> usize {
+    tags.iter().filter(|&&tag| tag != IGNORE).count()
+}
+
+fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainError> {
+    let read = |documents: &[Document]| -> Result<Vec<Raw>, TrainError> {
+        let mut all = if documents.is_empty() { Vec::new() } else { read(recipe, documents)? };
         if let Some(most) = recipe.data.max_length {
-            for sentence in &mut sentences {
-                sentence.words.truncate(most);
-                sentence.tags.truncate(most);
-            }
+            all.iter_mut().for_each(|raw| raw.truncate(most));
         }
-        Ok(sentences)
+        Ok(all)
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let places = split(all.len(), super::shares(recipe, sources), recipe.seed);
-    let mut all: Vec<Option<Sentence>> = all.into_iter().map(Some).collect();
+    let mut all: Vec<Option<Raw>> = all.into_iter().map(Some).collect();
     let mut take =
         |places: &[usize]| places.iter().filter_map(|&place| all[place].take()).collect::<Vec<_>>();
     let [train, held_valid, held_test] = places.each_ref().map(|places| take(places));
-    let given = |given: Vec<Sentence>, held: Vec<Sentence>| if given.is_empty() { held } else { given };
+    let given = |given: Vec<Raw>, held: Vec<Raw>| if given.is_empty() { held } else { given };
     Ok(Parts { train, valid: given(valid, held_valid), test: given(test, held_test) })
 }
 
-fn collect_labels(recipe: &Recipe, sentences: &[Sentence]) -> Result<TagLabels, DataError> {
-    let tags = sentences.iter().flat_map(|sentence| &sentence.tags).map(String::as_str);
+fn build_vocab(recipe: &Recipe, learned: &[Raw]) -> Vocab {
+    let words = learned.iter().filter_map(|raw| match &raw.content {
+        Content::Words(words) => Some(words.iter().map(String::as_str)),
+        Content::Numbers(_) | Content::Images(..) => None,
+    });
+    let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
+    Vocab::of_pieces(Tokens::Word, words.flatten(), limits)
+}
+
+fn collect_labels(recipe: &Recipe, learned: &[Raw]) -> Result<TagLabels, DataError> {
+    let tags = learned.iter().flat_map(|raw| &raw.tags).map(String::as_str);
     let tags = Classes::collect(tags.filter(|tag| *tag != NO_TAG));
     if tags.len() < 2 {
         let found = tags.names().join(", ");
         let reason = format!("the training part has the tags [{found}], expected at least two");
         return Err(DataError::Examples { reason });
     }
-    let with = sentences.iter().filter(|sentence| sentence.intent.is_some()).count();
-    if with > 0 && with < sentences.len() {
-        let without = sentences.iter().find(|sentence| sentence.intent.is_none());
+    let with = learned.iter().filter(|raw| raw.intent.is_some()).count();
+    if with > 0 && with < learned.len() {
+        let without = learned.iter().find(|raw| raw.intent.is_none());
         let reason =
             "its sentences have no class, but those of other files have; give all or none a label file";
-        let name = without.map(|sentence| sentence.file.clone()).unwrap_or_default();
+        let name = without.map(|raw| raw.file.clone()).unwrap_or_default();
         return Err(DataError::File { name, reason: reason.to_owned() });
     }
-    let intents = (with > 0)
-        .then(|| Classes::collect(sentences.iter().filter_map(|sentence| sentence.intent.as_deref())));
-    let letters = recipe.model.characters.map(|_| {
-        let words = sentences.iter().flat_map(|sentence| &sentence.words);
-        let letters: BTreeSet<String> = words.flat_map(|word| word.chars().map(String::from)).collect();
-        Classes::collect(letters.iter().map(String::as_str))
-    });
-    Ok(TagLabels { tags, intents, letters })
+    let intents =
+        (with > 0).then(|| Classes::collect(learned.iter().filter_map(|raw| raw.intent.as_deref())));
+    let mut numbers = Vec::new();
+    let mut letters: BTreeSet<String> = BTreeSet::new();
+    for raw in learned {
+        match &raw.content {
+            Content::Words(words) if recipe.model.characters.is_some() => {
+                letters.extend(words.iter().flat_map(|word| word.chars().map(String::from)));
+            }
+            Content::Words(_) | Content::Images(..) => {}
+            Content::Numbers(example) => numbers.push(example),
+        }
+    }
+    let letters = recipe.model.characters.map(|_| Classes::collect(letters.iter().map(String::as_str)));
+    let scaling = match recipe.data.input {
+        InputName::Text | InputName::Images => None,
+        InputName::Numbers | InputName::Audio => Some(Scaling::fit(numbers.into_iter())?),
+    };
+    Ok(TagLabels { tags, intents, letters, scaling })
 }
 
-fn statistics(name: &'static str, part: &[Encoded]) -> PartStatistics {
-    let tags = part.iter().flat_map(|encoded| encoded.sentence.tags.iter().map(String::as_str));
+fn statistics(name: &'static str, part: &[Encoded], labels: &TagLabels) -> PartStatistics {
+    let known = |tag: &u32| labels.tags.names().get(*tag as usize).map_or(NO_TAG, String::as_str);
+    let tags = part.iter().flat_map(|encoded| encoded.tags.iter().map(known));
     PartStatistics {
         part: name,
         lengths: Lengths::of(part.iter().map(|encoded| encoded.tags.len()).collect()),
@@ -224,8 +323,19 @@ fn statistics(name: &'static str, part: &[Encoded]) -> PartStatistics {
 
 struct Tagging {
     labels: TagLabels,
-    encoder: WordEncoder,
+    encoder: TagEncoder,
     metric: Option<MetricName>,
+    window: Option<usize>,
+}
+
+impl Tagging {
+    /// What lies in a window of a batch.
+    fn pack(&self, batch: &[&Encoded], steps: &Range<usize>) -> (TagBatch, Arc<Batch>, Vec<u32>) {
+        let sequences: Vec<&TagSequence> = batch.iter().map(|encoded| &encoded.sequence).collect();
+        let tags: Vec<&[u32]> = batch.iter().map(|encoded| within(&encoded.wanted, 1, steps)).collect();
+        let (read, ragged) = self.encoder.pack(&sequences, steps);
+        (read, Arc::new(ragged), pack(&tags, 1).0)
+    }
 }
 
 impl ExampleTask for Tagging {
@@ -233,7 +343,7 @@ impl ExampleTask for Tagging {
     type Example = Encoded;
 
     fn length(&self, example: &Encoded) -> usize {
-        example.tags.len()
+        example.wanted.len()
     }
 
     fn targets(&self, example: &Encoded) -> usize {
@@ -241,13 +351,31 @@ impl ExampleTask for Tagging {
     }
 
     fn objective(&self, model: &Tagger, batch: &[&Encoded], noise: Noise, _: u64) -> Objective {
-        let words: Vec<&[String]> = batch.iter().map(|encoded| encoded.sentence.words.as_slice()).collect();
-        let tags: Vec<&[u32]> = batch.iter().map(|encoded| encoded.tags.as_slice()).collect();
+        let (read, ragged, tags) = self.pack(batch, &(0..usize::MAX));
         let intents: Vec<u32> = batch.iter().map(|encoded| encoded.intent).collect();
-        let (words, ragged) = self.encoder.pack(&words);
-        let (tags, _) = pack(&tags, 1);
-        let steps = TagSteps::Words(&words);
-        Objective::plain(model.loss(steps, &Arc::new(ragged), &tags, &intents, Some(noise)))
+        Objective::plain(model.loss(read.steps(), &ragged, &tags, &intents, Some(noise)))
+    }
+
+    fn window(&self) -> Option<usize> {
+        self.window
+    }
+
+    fn targets_within(&self, example: &Encoded, steps: Range<usize>) -> usize {
+        counted(within(&example.wanted, 1, &steps))
+    }
+
+    fn windowed(
+        &self,
+        model: &Tagger,
+        batch: &[&Encoded],
+        steps: Range<usize>,
+        state: Option<State>,
+        noise: Noise,
+        _: u64,
+    ) -> (Objective, Option<State>) {
+        let (read, ragged, tags) = self.pack(batch, &steps);
+        let (loss, state) = model.window_loss(read.steps(), &ragged, &tags, state, Some(noise));
+        (Objective::plain(loss), state)
     }
 
     fn measure(&self, model: &Tagger, examples: &[Encoded]) -> Measured {
@@ -279,10 +407,9 @@ fn judge_saved(saved: &SavedTagger, examples: &[Encoded]) -> TagEvaluation {
     judge(&saved.model, &saved.encoder, &saved.labels, examples)
 }
 
-fn judge(model: &Tagger, encoder: &WordEncoder, labels: &TagLabels, examples: &[Encoded]) -> TagEvaluation {
-    let sentences: Vec<&[String]> =
-        examples.iter().map(|encoded| encoded.sentence.words.as_slice()).collect();
-    let all = tag_all(model, encoder, labels, &sentences);
+fn judge(model: &Tagger, encoder: &TagEncoder, labels: &TagLabels, examples: &[Encoded]) -> TagEvaluation {
+    let sequences: Vec<&TagSequence> = examples.iter().map(|encoded| &encoded.sequence).collect();
+    let all = tag_all(model, encoder, labels, &sequences);
     let names = labels.tags.names();
     let has_spans = marks_spans(names.iter().map(String::as_str));
     let mut confusion = Confusion::new(names);
@@ -333,9 +460,8 @@ fn judge(model: &Tagger, encoder: &WordEncoder, labels: &TagLabels, examples: &[
     }
 }
 
-/// A sentence with its mistakes: `word[right tag, not found tag]`.
+/// A sentence with its mistakes, `word[right tag, not found tag]`, or how many steps of a sequence are wrong.
 fn wrong_example(encoded: &Encoded, found: &Found, names: &[String], probability: f32) -> WrongExample {
-    let Sentence { words, file, line, .. } = &encoded.sentence;
     let mistaken: Vec<(u32, u32)> = encoded
         .tags
         .iter()
@@ -343,16 +469,25 @@ fn wrong_example(encoded: &Encoded, found: &Found, names: &[String], probability
         .map(|(&tag, &given)| (tag, given))
         .filter(|&(tag, given)| tag != IGNORE && tag != given)
         .collect();
-    let shown = words.iter().zip(encoded.tags.iter().zip(&found.tags)).map(|(word, (&tag, &given))| {
-        if tag == IGNORE || tag == given {
-            return word.clone();
+    let shown = match &encoded.sequence {
+        TagSequence::Words(words) => {
+            let pairs = words.iter().zip(encoded.tags.iter().zip(&found.tags));
+            let marked = pairs.map(|(word, (&tag, &given))| {
+                if tag == IGNORE || tag == given {
+                    return word.clone();
+                }
+                format!("{word}[{}, not {}]", names[tag as usize], names[given as usize])
+            });
+            marked.collect::<Vec<_>>().join(" ")
         }
-        format!("{word}[{}, not {}]", names[tag as usize], names[given as usize])
-    });
+        TagSequence::Numbers { .. } | TagSequence::Images { .. } => {
+            format!("{} of {} steps wrong", mistaken.len(), encoded.counted())
+        }
+    };
     let name = |tag: Option<u32>| tag.map_or(String::new(), |tag| names[tag as usize].clone());
     WrongExample {
-        place: format!("{file}:{line}"),
-        shown: shown.collect::<Vec<_>>().join(" "),
+        place: encoded.place.clone(),
+        shown,
         expected: name(mistaken.first().map(|pair| pair.0)),
         found: name(mistaken.first().map(|pair| pair.1)),
         probability,

@@ -86,36 +86,36 @@ impl Carried {
         self.state = kept;
         self.cut();
     }
+}
 
-    /// The state as tensors `h` and `c`, `[layers · directions, B, H]`, with an ending to their names.
-    fn named_tensors(&self, ending: &str) -> Vec<NamedTensor> {
-        let named = |name: &str, values: Tensor<3>| NamedTensor {
-            name: format!("{name}{ending}"),
-            shape: values.dims().to_vec(),
-            values: with_slice(&values, <[f32]>::to_vec),
-        };
-        let state = self.state.iter();
-        state.flat_map(|s| std::iter::once(named("h", s.h())).chain(s.c().map(|c| named("c", c)))).collect()
-    }
+/// A carried state as tensors `h` and `c`, `[layers · directions, B, H]`, with an ending to their names; nothing where
+/// nothing is carried.
+pub(super) fn state_tensors(state: Option<&State>, ending: &str) -> Vec<NamedTensor> {
+    let named = |name: &str, values: Tensor<3>| NamedTensor {
+        name: format!("{name}{ending}"),
+        shape: values.dims().to_vec(),
+        values: with_slice(&values, <[f32]>::to_vec),
+    };
+    let state = state.into_iter();
+    state.flat_map(|s| std::iter::once(named("h", s.h())).chain(s.c().map(|c| named("c", c)))).collect()
+}
 
-    /// The opposite of [`named_tensors`](Carried::named_tensors); nothing where nothing was carried.
-    fn load(
-        &mut self,
-        tensors: &[NamedTensor],
-        ending: &str,
-        shape: StateShape,
-    ) -> Result<(), CheckpointError> {
-        let StateShape { layers, hidden, has_cell } = shape;
-        let shape = [layers, self.streams, hidden];
-        let read = |name: &str| -> Result<Tensor<3>, CheckpointError> {
-            let values = find_tensor(tensors, &format!("{name}{ending}"), &shape)?.values.clone();
-            Ok(Tensor::from_data(TensorData::new(values, shape), &Device::default().autodiff()))
-        };
-        self.state = match tensors.iter().any(|tensor| tensor.name == format!("h{ending}")) {
-            true => Some(State::new(read("h")?, if has_cell { Some(read("c")?) } else { None })),
-            false => None,
-        };
-        Ok(())
+/// The opposite of [`state_tensors`], for `B` sequences.
+pub(super) fn load_state(
+    tensors: &[NamedTensor],
+    ending: &str,
+    sequences: usize,
+    shape: StateShape,
+) -> Result<Option<State>, CheckpointError> {
+    let StateShape { layers, hidden, has_cell } = shape;
+    let shape = [layers, sequences, hidden];
+    let read = |name: &str| -> Result<Tensor<3>, CheckpointError> {
+        let values = find_tensor(tensors, &format!("{name}{ending}"), &shape)?.values.clone();
+        Ok(Tensor::from_data(TensorData::new(values, shape), &Device::default().autodiff()))
+    };
+    match tensors.iter().any(|tensor| tensor.name == format!("h{ending}")) {
+        true => Ok(Some(State::new(read("h")?, if has_cell { Some(read("c")?) } else { None }))),
+        false => Ok(None),
     }
 }
 
@@ -240,7 +240,7 @@ impl<'a> Tbptt<'a> {
         self.carried
             .iter()
             .enumerate()
-            .flat_map(|(group, carried)| carried.named_tensors(&ending(group)))
+            .flat_map(|(group, carried)| state_tensors(carried.state.as_ref(), &ending(group)))
             .collect()
     }
 
@@ -260,7 +260,7 @@ impl<'a> Tbptt<'a> {
         }
         self.place = place;
         for (group, carried) in self.carried.iter_mut().enumerate() {
-            carried.load(tensors, &ending(group), shape)?;
+            carried.state = load_state(tensors, &ending(group), carried.streams, shape)?;
         }
         Ok(Some(()))
     }
