@@ -7,16 +7,16 @@
 mod attention;
 mod cells;
 mod classes;
-mod forecast;
 mod flow;
+mod forecast;
 
 use std::fmt::Write;
 
 pub use attention::{AttendedSentence, AttentionPage, TranslationsSection};
 pub use cells::{CellsPage, PageUnit};
 pub use classes::{ClassesSection, MistakenExample};
-pub use forecast::{ErrorRow, ForecastChart, ForecastCurve, ForecastSection, step_label};
 pub use flow::{ErrorBar, ErrorsPage, FlowLayer, GatePicture, GatesPage, GradientsPage, KnownAhead, NetFlow};
+pub use forecast::{ErrorRow, ForecastChart, ForecastCurve, ForecastSection, step_label};
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/hover.js");

@@ -16,7 +16,6 @@ use crate::models::attention::{Attention, Memory, Score};
 use crate::models::convolution::{Convolution, ConvolutionConfig};
 use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::reader::Reader;
-use crate::models::translator::{Decoded, Encoded};
 use crate::output::Output;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged};
@@ -106,13 +105,33 @@ pub struct Captioner {
     hidden: usize,
 }
 
+/// What the decoder is given of the images of a batch.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The grid that it attends to; `None` without attention.
+    pub memory: Option<Memory>,
+    /// What it starts from.
+    pub state: State,
+}
+
+/// What one step of the decoder gives.
+#[derive(Debug)]
+pub struct Described {
+    /// Scores of the next token, `[N, V]`.
+    pub logits: Tensor<2>,
+    /// The state to go on from.
+    pub state: State,
+    /// How much each place of the grid was looked at, `[N, S]`; `None` without attention.
+    pub attention: Option<Tensor<2>>,
+}
+
 impl Captioner {
     /// What the decoder is given of `count` images (or vectors) one after the other.
     ///
     /// # Panics
     /// When there is none, or they have another size.
     #[must_use]
-    pub fn encode(&self, values: &[f32], count: usize) -> Encoded {
+    pub fn encode(&self, values: &[f32], count: usize) -> Seen {
         let x = TensorData::new(values.to_vec(), [count, values.len() / count]);
         let x = Tensor::<2>::from_data(x, &self.target.weight.device());
         let (mean, memory) = match &self.convolution {
@@ -131,7 +150,7 @@ impl Captioner {
         };
         let mut parts = self.start.iter().map(|part| part.forward(mean.clone()));
         let h = parts.next().expect("a recurrence has hidden values");
-        Encoded { memory, state: State { layers: vec![LayerState { h, c: parts.next() }] } }
+        Seen { memory, state: State { layers: vec![LayerState { h, c: parts.next() }] } }
     }
 
     /// The mean cross-entropy of the sentences' tokens in nats, `[1]`: of each image the decoder reads `inputs` and is
@@ -141,7 +160,7 @@ impl Captioner {
     /// When there is not one image a sentence, not one input and target a frame, or a token is not known.
     #[must_use]
     pub fn loss(&self, images: &[f32], inputs: &[u32], targets: &[u32], batch: &Arc<Batch>) -> Tensor<1> {
-        let Encoded { memory, state } = self.encode(images, batch.sequences());
+        let Seen { memory, state } = self.encode(images, batch.sequences());
         let (rows, index) = self.target.distinct(inputs);
         let y = self.decoder.forward_rows(rows, index, batch, Some(state), None).frames;
         let y = match (&self.attention, &self.combine, &memory) {
@@ -161,7 +180,7 @@ impl Captioner {
     /// # Panics
     /// When there is not one token an image, one is not known, or the state has another size.
     #[must_use]
-    pub fn step(&self, tokens: &[u32], memory: Option<&Memory>, state: State) -> Decoded {
+    pub fn step(&self, tokens: &[u32], memory: Option<&Memory>, state: State) -> Described {
         let count = tokens.len();
         let batch = Arc::new(Batch::full(count, 1));
         let (rows, index) = self.target.distinct(tokens);
@@ -177,7 +196,7 @@ impl Captioner {
             }
             _ => (y, None),
         };
-        Decoded { logits: self.output.logits(y), state, attention }
+        Described { logits: self.output.logits(y), state, attention }
     }
 
     /// The likeliest token after each other for `count` images, between the tokens that begin and end a sentence, at
@@ -187,7 +206,7 @@ impl Captioner {
     /// As [`encode`](Captioner::encode).
     #[must_use]
     pub fn write(&self, images: &[f32], count: usize, [begin, end]: [u32; 2], most: usize) -> Vec<Vec<u32>> {
-        let Encoded { memory, mut state } = self.encode(images, count);
+        let Seen { memory, mut state } = self.encode(images, count);
         let mut written = vec![Vec::new(); count];
         let (mut tokens, mut ended) = (vec![begin; count], vec![false; count]);
         for _ in 0..most {

@@ -351,7 +351,7 @@ impl Tagger {
     pub fn stepper(&self) -> Option<TagStepper> {
         let recurrent = match self.reader.directions() {
             0 => None,
-            _ => Some(self.reader.stepper()?),
+            _ => Some(self.reader.stepper(1)?),
         };
         let reads_alone = self.words.is_none() && self.crf.is_none();
         reads_alone.then(|| TagStepper { model: self.clone(), recurrent })
