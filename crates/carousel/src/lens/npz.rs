@@ -46,7 +46,7 @@ pub struct Array {
 /// use carousel::record::Keep;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Gru(Reset::After), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
+///     cell: Cell::Gru(Reset::After).into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
 ///     init: Default::default(), residual: false, tied: false, regularize: Default::default(),
 ///     seed: 0,
 /// }

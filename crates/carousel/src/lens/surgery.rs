@@ -89,7 +89,7 @@ pub struct Control {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     cell: Cell::Lstm.into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
 ///     init: Default::default(), residual: false, tied: false, regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
@@ -101,7 +101,7 @@ pub struct Control {
 ///
 /// # Panics
 /// When there is no such unit, layers add what they read to what they give (past such a layer a unit is heard
-/// together with the one below it), or units zone out (their last value stays in the next).
+/// together with the one below it), units zone out (their last value stays in the next), or the cell is your own.
 #[must_use]
 pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> LanguageModel {
     let recurrent = model.recurrent();

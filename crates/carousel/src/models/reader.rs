@@ -5,9 +5,9 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::cell::Cell;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
+use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
 use crate::recurrent::{ConfigError, Direction, NoisySequences, Recurrent, RecurrentConfig};
@@ -33,7 +33,7 @@ pub enum StepKind {
 #[derive(Clone, Copy, Debug)]
 pub struct RecurrenceConfig {
     /// The cell.
-    pub cell: Cell,
+    pub cell: AnyCell,
     /// `H`.
     pub hidden: usize,
     /// Recurrent layers.
@@ -49,8 +49,9 @@ pub struct RecurrenceConfig {
 impl RecurrenceConfig {
     /// One forward layer of `hidden` units that drops nothing.
     #[must_use]
-    pub fn new(cell: Cell, hidden: usize) -> RecurrenceConfig {
+    pub fn new(cell: impl Into<AnyCell>, hidden: usize) -> RecurrenceConfig {
         let (direction, init, dropout) = (Direction::Forward, Init::default(), Dropout::default());
+        let cell = cell.into();
         RecurrenceConfig { cell, hidden, layers: 1, direction, init, dropout }
     }
 }

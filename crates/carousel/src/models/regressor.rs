@@ -3,9 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::cell::Cell;
 use crate::init::{Init, Initializer};
 use crate::output::Output;
+use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
 
@@ -13,7 +13,7 @@ use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
 #[derive(Clone, Debug)]
 pub struct RegressorConfig {
     /// The recurrence.
-    pub cell: Cell,
+    pub cell: AnyCell,
     /// `I`, values of a step.
     pub input: usize,
     /// `H`.

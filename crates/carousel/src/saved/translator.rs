@@ -34,7 +34,7 @@ pub(crate) fn translator_config(recipe: &Recipe, sides: &[Side; 2]) -> Translato
         source_vocabulary: sides[0].len(),
         target_vocabulary: sides[1].len(),
         embedding: model.embedding,
-        cell: model.recurrence(),
+        cell: model.recurrence().fused().expect("a recipe of translation has a cell that the kernels know"),
         hidden: model.hidden,
         layers: model.layers,
         direction: model.direction,

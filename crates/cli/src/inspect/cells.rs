@@ -237,7 +237,10 @@ fn operations(
     finds.truncate(args.operate);
     let hidden = Unit { layer: 0, signal: "h".to_owned(), unit: 0 };
     // Past a residual layer a unit cannot be held alone, and one that zones out not at all.
-    let held = !model.recurrent().is_residual() && model.recurrent().zoneout() == Zoneout::NONE;
+    let recurrent = model.recurrent();
+    let held = !recurrent.is_residual()
+        && recurrent.zoneout() == Zoneout::NONE
+        && recurrent.cell().fused().is_some();
     if finds.is_empty() || activations.index_of(&hidden).is_none() || !held {
         return Vec::new();
     }
