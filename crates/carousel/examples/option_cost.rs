@@ -105,7 +105,7 @@ fn compare(cell: Cell, choice: Choice) -> (f64, f64) {
 
 fn model(cell: Cell, choice: Choice) -> LanguageModel {
     let config = LanguageModelConfig {
-        cell,
+        cell: cell.into(),
         vocabulary: VOCABULARY,
         embedding: HIDDEN,
         hidden: HIDDEN,

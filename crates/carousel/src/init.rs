@@ -5,6 +5,7 @@ use carousel_kernels::{Activation, Cell, Layer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::own_cell::{AnyCell, Draw, Weight};
 use crate::recurrent::ConfigError;
 
 /// How one matrix of weights is drawn. A stack draws the matrix of each gate by itself: `[H, I]` from the
@@ -109,7 +110,7 @@ impl Init {
     /// # Errors
     /// [`ConfigError`] for a bias, range or gain that is no number or not above zero, and for chrono
     /// initialisation of a cell without gates or of less than two steps.
-    pub(crate) fn check(&self, cell: Cell) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, cell: AnyCell) -> Result<(), ConfigError> {
         for (what, how) in [("input", self.input), ("recurrent", self.recurrent)] {
             let size = match how {
                 WeightInit::PyTorch => None,
@@ -127,7 +128,9 @@ impl Init {
         }
         match self.gates {
             GateBias::Forget(found) if !found.is_finite() => Err(ConfigError::ForgetBias { found }),
-            GateBias::Chrono { longest } if longest < 2 || matches!(cell, Cell::Rnn(_)) => {
+            GateBias::Chrono { longest }
+                if longest < 2 || !matches!(cell.fused(), Some(Cell::Lstm | Cell::Gru(_))) =>
+            {
                 Err(ConfigError::Chrono { longest, cell: cell.name() })
             }
             _ => Ok(()),
@@ -192,11 +195,7 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
     };
     let (weight_ih, weight_hh) = (matrix(init.input, input), matrix(init.recurrent, hidden));
     let rows = gates.len() * hidden;
-    let mut bias = || match init.input {
-        WeightInit::PyTorch => random.uniform(rows, 1.0 / (hidden as f64).sqrt()),
-        WeightInit::Uniform { range } => random.uniform(rows, range),
-        _ => vec![0.0; rows],
-    };
+    let mut bias = || random.bias(init.input, rows, hidden);
     let (mut bias_ih, mut bias_hh) = (bias(), bias());
     let mut write = |gate: usize, values: Vec<f32>| {
         bias_ih[gate * hidden..][..hidden].copy_from_slice(&values);
@@ -224,6 +223,21 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
         peephole = random.uniform(3 * hidden, 1.0 / (hidden as f64).sqrt());
     }
     LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole }
+}
+
+/// Draws a weight of an own cell of `hidden` units; gates of `hidden` rows each by itself.
+pub(crate) fn draw_own(weight: &Weight, hidden: usize, init: &Init, random: &mut Initializer) -> Vec<f32> {
+    let [rows, columns] = weight.shape;
+    let mut matrix = |how| -> Vec<f32> {
+        let height = if rows % hidden == 0 { hidden } else { rows };
+        (0..rows / height).flat_map(|_| random.matrix(how, height, columns, Nonlinearity::Sigmoid)).collect()
+    };
+    match weight.draw {
+        Draw::Input => matrix(init.input),
+        Draw::Recurrent => matrix(init.recurrent),
+        Draw::Bias => random.bias(init.input, rows * columns, hidden),
+        Draw::Filled(value) => vec![value; rows * columns],
+    }
 }
 
 /// Draws initial values from a seed.
@@ -323,6 +337,15 @@ impl Initializer {
                 (0..hidden.min(columns)).for_each(|place| values[place * columns + place] = scale);
                 values
             }
+        }
+    }
+
+    /// The biases of a layer of `hidden` units whose input weights are drawn in a way.
+    fn bias(&mut self, input: WeightInit, count: usize, hidden: usize) -> Vec<f32> {
+        match input {
+            WeightInit::PyTorch => self.uniform(count, 1.0 / (hidden as f64).sqrt()),
+            WeightInit::Uniform { range } => self.uniform(count, range),
+            _ => vec![0.0; count],
         }
     }
 

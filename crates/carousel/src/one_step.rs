@@ -185,7 +185,8 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(model: &LanguageModel) -> Net {
-        let cell = model.recurrent().cell();
+        let cell =
+            model.recurrent().cell().fused().expect("callers look only into cells that the kernels know");
         let (zoneout, options) = (model.recurrent().zoneout(), model.recurrent().options());
         let layers = model.recurrent().weights().iter().map(|weights| {
             let input = weights.weight_ih.dims()[1];

@@ -1,12 +1,13 @@
 //! A recurrent layer in plain Burn operations: runs on every device, and is the oracle of `fused`.
 
 use burn::tensor::Tensor;
-use carousel_kernels::{Batch, Direction, Layer, Layout, StepMask, StepNoise};
+use carousel_kernels::{Batch, Layer, Layout, StepMask, StepNoise};
 
 use crate::cell::{self, Cell, Factors, Options, Recurrence, Reset};
 use crate::layer::{LayerInput, LayerOutput, RecurrentWeights};
 use crate::regularize::{Sharing, factors_like};
 use crate::state::{LayerState, index_tensor};
+use crate::walk;
 
 /// One layer in all its directions.
 pub(crate) fn layer(
@@ -15,15 +16,7 @@ pub(crate) fn layer(
     initial: Option<&[LayerState]>,
 ) -> LayerOutput {
     let batch = input.batch;
-    let x = match (input.index, input.x_layout) {
-        (Some(index), _) => {
-            let index = index.iter().map(|&row| i64::from(row)).collect();
-            let device = input.x.device();
-            input.x.select(0, index_tensor(index, &device))
-        }
-        (None, Layout::Packed) => input.x,
-        (None, Layout::Padded) => swap_axes(input.x, batch.sequences(), batch.time()),
-    };
+    let x = packed(input.x, input.index.as_deref(), input.x_layout, batch);
     let (ys, last): (Vec<_>, Vec<_>) = directions
         .iter()
         .enumerate()
@@ -32,12 +25,28 @@ pub(crate) fn layer(
             direction(layer, weights, batch, x.clone(), initial.map(|all| all[index].clone()), noise)
         })
         .unzip();
-    let y = Tensor::cat(ys, 1);
-    let y = match input.y_layout {
+    LayerOutput { y: laid_out(Tensor::cat(ys, 1), input.y_layout, batch), last }
+}
+
+/// What a layer reads, a row a frame in packed order.
+pub(crate) fn packed(x: Tensor<2>, index: Option<&Vec<u32>>, layout: Layout, batch: &Batch) -> Tensor<2> {
+    match (index, layout) {
+        (Some(index), _) => {
+            let index = index.iter().map(|&row| i64::from(row)).collect();
+            let device = x.device();
+            x.select(0, index_tensor(index, &device))
+        }
+        (None, Layout::Packed) => x,
+        (None, Layout::Padded) => swap_axes(x, batch.sequences(), batch.time()),
+    }
+}
+
+/// Rows in packed order as a layout has them.
+pub(crate) fn laid_out(y: Tensor<2>, layout: Layout, batch: &Batch) -> Tensor<2> {
+    match layout {
         Layout::Packed => y,
         Layout::Padded => swap_axes(y, batch.time(), batch.sequences()),
-    };
-    LayerOutput { y, last }
+    }
 }
 
 /// The factors of a mask of all frames; `None` where there is none.
@@ -53,7 +62,12 @@ fn factors(
 }
 
 /// The drawn share of the new value, or the mean one, and the rest of the last value.
-fn zone_out(new: Tensor<2>, past: Tensor<2>, share: Option<Tensor<2>>, mean: Option<f64>) -> Tensor<2> {
+pub(crate) fn zone_out(
+    new: Tensor<2>,
+    past: Tensor<2>,
+    share: Option<Tensor<2>>,
+    mean: Option<f64>,
+) -> Tensor<2> {
     match (share, mean) {
         (Some(share), _) => past.clone() + share * (new - past),
         (None, Some(mean)) => new * mean + past * (1.0 - mean),
@@ -88,19 +102,8 @@ fn direction(
     if batch.frames() == 0 {
         return (Tensor::zeros([0, hidden], &device), initial);
     }
-
-    // Reversing each sequence over its own length is its own inverse, so the same rows bring y back.
-    let reversed = (layer.direction == Direction::Reverse).then(|| {
-        let rows = (0..batch.steps())
-            .flat_map(|s| (0..batch.alive(s)).map(move |rank| (s, rank)))
-            .map(|(s, rank)| batch.row(Layout::Packed, Direction::Reverse, s, rank) as i64)
-            .collect();
-        index_tensor(rows, &device)
-    });
-    let turn = |frames: Tensor<2>| match &reversed {
-        Some(rows) => frames.select(0, rows.clone()),
-        None => frames,
-    };
+    let reversal = walk::reversal(batch, layer.direction, &device);
+    let turn = |frames: Tensor<2>| walk::turn(frames, &reversal);
 
     let frames = batch.frames();
     let factors = |which: StepMask| factors(layer, noise.as_ref(), which, [frames, hidden], &x);
@@ -132,54 +135,17 @@ fn direction(
     };
     let recurrence = Recurrence { weight: weights.weight_hh.val().transpose(), bias };
     let options = Options { own: layer.options, weights: weights.options(), bias: after };
-    let ranked = |values: Tensor<2>| {
-        let order = batch.order().iter().map(|&sequence| sequence as i64).collect();
-        values.select(0, index_tensor(order, &device))
-    };
-    let width = projected.dims()[1];
-    let (mut h, mut c) = (ranked(initial.h), initial.c.map(ranked));
-    // Sequences end from the last rank up; what is cut off here is put back in the order of the ranks below.
-    let (mut ended_h, mut ended_c) = (Vec::new(), Vec::new());
-    let mut outputs = Vec::with_capacity(batch.steps());
-    let split = |values: Tensor<2>, alive: usize, ended: &mut Vec<Tensor<2>>| {
-        let rows = values.dims()[0];
-        if rows == alive {
-            return values;
-        }
-        ended.push(values.clone().slice([alive..rows, 0..hidden]));
-        values.slice([0..alive, 0..hidden])
-    };
-    for (step, frames) in batch.starts().windows(2).enumerate() {
-        let alive = batch.alive(step);
-        h = split(h, alive, &mut ended_h);
-        c = c.map(|c| split(c, alive, &mut ended_c));
-        let projected = projected.clone().slice([frames[0]..frames[1], 0..width]);
-        let rows = |all: &Option<Tensor<2>>| {
-            all.as_ref().map(|all| all.clone().slice([frames[0]..frames[1], 0..hidden]))
-        };
+    let (y, last) = walk::walk(batch, initial, |moment, past| {
+        let rows = |all: &Option<Tensor<2>>| all.as_ref().map(|all| moment.rows(all));
         let factors = Factors {
-            recurrent: dropped.as_ref().map(|all| all.clone().slice([0..alive, 0..hidden])),
+            recurrent: dropped.as_ref().map(|all| all.clone().slice([0..moment.alive, 0..hidden])),
             update: rows(&update),
         };
-        let past = (h.clone(), c.clone());
-        (h, c) = cell::step(layer.cell, projected, &recurrence, h, c, &factors, &options);
-        h = zone_out(h, past.0, rows(&shares[0]), means[0]);
-        c = c.zip(past.1).map(|(c, past)| zone_out(c, past, rows(&shares[1]), means[1]));
-        outputs.push(h.clone());
-    }
-
-    let places = {
-        let mut places = vec![0; sequences];
-        for (rank, &sequence) in batch.order().iter().enumerate() {
-            places[sequence] = rank as i64;
-        }
-        index_tensor(places, &device)
-    };
-    let restore = |last: Tensor<2>, mut ended: Vec<Tensor<2>>| {
-        ended.push(last);
-        ended.reverse();
-        Tensor::cat(ended, 0).select(0, places.clone())
-    };
-    let last = LayerState { h: restore(h, ended_h), c: c.map(|c| restore(c, ended_c)) };
-    (turn(Tensor::cat(outputs, 0)), last)
+        let (h, c) = (past.h.clone(), past.c.clone());
+        let (h, c) = cell::step(layer.cell, moment.rows(&projected), &recurrence, h, c, &factors, &options);
+        let h = zone_out(h, past.h, rows(&shares[0]), means[0]);
+        let c = c.zip(past.c).map(|(c, past)| zone_out(c, past, rows(&shares[1]), means[1]));
+        LayerState { h, c }
+    });
+    (turn(y), last)
 }

@@ -18,11 +18,13 @@ use toml::de::{DeTable, DeValue};
 use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
 use crate::metrics::{BleuTokens, edits};
+use crate::minimal::{MinGru, MinLstm};
 use crate::models::attention::Score;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::language_model::Regularize;
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
+use crate::own_cell::AnyCell;
 use crate::recurrent::Direction;
 use crate::regularize::Dropout;
 use register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
@@ -236,17 +238,19 @@ impl ModelRecipe {
     /// # Panics
     /// When there is none; the tasks that need one refuse `model.cell = "none"`.
     #[must_use]
-    pub fn recurrence(&self) -> Cell {
+    pub fn recurrence(&self) -> AnyCell {
         self.recurrence_if_any().expect("a task that needs a recurrence refuses a recipe without one")
     }
 
     /// The recurrence with its variant, where there is one.
     #[must_use]
-    pub fn recurrence_if_any(&self) -> Option<Cell> {
+    pub fn recurrence_if_any(&self) -> Option<AnyCell> {
         match self.cell {
-            CellName::Rnn => Some(Cell::Rnn(self.activation)),
-            CellName::Lstm => Some(Cell::Lstm),
-            CellName::Gru => Some(Cell::Gru(self.reset)),
+            CellName::Rnn => Some(Cell::Rnn(self.activation).into()),
+            CellName::Lstm => Some(Cell::Lstm.into()),
+            CellName::Gru => Some(Cell::Gru(self.reset).into()),
+            CellName::MinGru => Some((&MinGru).into()),
+            CellName::MinLstm => Some((&MinLstm).into()),
             CellName::None => None,
         }
     }
@@ -271,7 +275,9 @@ impl ModelRecipe {
             None => input,
         };
         let gates = match (self.chrono, self.forget_bias) {
-            (Some(longest), _) if self.cell != CellName::Rnn => GateBias::Chrono { longest },
+            (Some(longest), _) if matches!(self.cell, CellName::Lstm | CellName::Gru) => {
+                GateBias::Chrono { longest }
+            }
             (_, forget) => GateBias::Forget(forget.unwrap_or_default()),
         };
         Init { input, recurrent, gates }
@@ -486,18 +492,25 @@ pub enum CellName {
     Lstm,
     /// Gated recurrent unit.
     Gru,
+    /// The minimal GRU; see [`MinGru`].
+    MinGru,
+    /// The minimal LSTM; see [`MinLstm`].
+    MinLstm,
     /// No recurrence: feed-forward layers.
     None,
 }
 
 impl Named for CellName {
-    const ALL: &'static [CellName] = &[CellName::Rnn, CellName::Lstm, CellName::Gru, CellName::None];
+    const ALL: &'static [CellName] =
+        &[CellName::Rnn, CellName::Lstm, CellName::Gru, CellName::MinGru, CellName::MinLstm, CellName::None];
 
     fn name(self) -> &'static str {
         match self {
             CellName::Rnn => "rnn",
             CellName::Lstm => "lstm",
             CellName::Gru => "gru",
+            CellName::MinGru => "min-gru",
+            CellName::MinLstm => "min-lstm",
             CellName::None => "none",
         }
     }
@@ -1837,7 +1850,7 @@ mod tests {
         );
         check(
             "model.cell = 'tree'",
-            "a.toml:2: model.cell is \"tree\", expected one of rnn, lstm, gru, none",
+            "a.toml:2: model.cell is \"tree\", expected one of rnn, lstm, gru, min-gru, min-lstm, none",
         );
         check(
             "data.split = [0.9, 0.2, 0]",

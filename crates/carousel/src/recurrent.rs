@@ -14,6 +14,7 @@ use crate::fused::{self, with_slice};
 use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, LayerNoise, TapePool};
+use crate::own_cell::{AnyCell, OwnLayer, OwnWeights, Recording, Sizes};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
 use crate::ragged::{Ragged, SharedRows};
@@ -162,7 +163,7 @@ pub enum ConfigError {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RecurrentConfig {
-    cell: Cell,
+    cell: AnyCell,
     input: usize,
     hidden: usize,
     layers: usize,
@@ -176,10 +177,11 @@ pub struct RecurrentConfig {
 }
 
 impl RecurrentConfig {
-    /// One forward layer of `cell` from `input` to `hidden` values a step.
-    pub fn new(cell: Cell, input: usize, hidden: usize) -> RecurrentConfig {
+    /// One forward layer of `cell` from `input` to `hidden` values a step. The cell is one of [`Cell`]'s or
+    /// [your own](crate::own_cell::RecurrentCell).
+    pub fn new(cell: impl Into<AnyCell>, input: usize, hidden: usize) -> RecurrentConfig {
         RecurrentConfig {
-            cell,
+            cell: cell.into(),
             input,
             hidden,
             layers: 1,
@@ -273,14 +275,20 @@ impl RecurrentConfig {
         }
         self.init.check(self.cell)?;
         self.dropout.check(self.cell)?;
-        if self.options.peephole && self.cell != Cell::Lstm {
+        let fused = self.cell.fused();
+        if self.options.peephole && fused != Some(Cell::Lstm) {
             return Err(ConfigError::NotOf { what: "a peephole", cell: self.cell.name() });
         }
-        if self.options.gate != GateActivation::Sigmoid && matches!(self.cell, Cell::Rnn(_)) {
+        let gated = matches!(fused, Some(Cell::Lstm | Cell::Gru(_)));
+        if self.options.gate != GateActivation::Sigmoid && !gated {
             return Err(ConfigError::NotOf { what: "a gate's non-linearity", cell: self.cell.name() });
         }
-        let recurrent = |weights| Recurrent {
+        if self.options.norm && fused.is_none() {
+            return Err(ConfigError::NotOf { what: "layer normalisation", cell: self.cell.name() });
+        }
+        let recurrent = |weights, own| Recurrent {
             weights,
+            own,
             cell: self.cell,
             input: self.input,
             hidden: self.hidden,
@@ -293,12 +301,18 @@ impl RecurrentConfig {
             path: Path::Auto,
             precision: Precision::F32,
         };
-        let frame = recurrent(Vec::new());
-        let weights = (0..self.layers)
-            .flat_map(|layer| frame.kernel_layers(layer))
-            .map(|layer| self.draw(&layer, random, device))
-            .collect();
-        Ok(recurrent(weights))
+        let frame = recurrent(Vec::new(), Vec::new());
+        Ok(match self.cell {
+            AnyCell::Fused(cell) => {
+                let layers = (0..self.layers).flat_map(|layer| frame.kernel_layers(cell, layer));
+                recurrent(layers.map(|layer| self.draw(&layer, random, device)).collect(), Vec::new())
+            }
+            AnyCell::Own(cell) => {
+                let layers = (0..frame.entries()).map(|entry| frame.sizes(entry / frame.directions()));
+                let draw = |sizes| OwnWeights::draw(cell, sizes, &self.init, random, device);
+                recurrent(Vec::new(), layers.map(draw).collect())
+            }
+        })
     }
 
     fn draw(&self, layer: &Layer, random: &mut Initializer, device: &Device) -> RecurrentWeights {
@@ -368,10 +382,12 @@ mod sealed {
 /// A stack of recurrent layers.
 #[derive(Module, Debug)]
 pub struct Recurrent {
-    /// Layer 0 forward, layer 0 reverse, layer 1 forward, …
+    /// Of a fused cell: layer 0 forward, layer 0 reverse, layer 1 forward, …
     weights: Vec<RecurrentWeights>,
+    /// Of an own cell, in the same order.
+    own: Vec<OwnWeights>,
     #[module(skip)]
-    cell: Cell,
+    cell: AnyCell,
     #[module(skip)]
     input: usize,
     #[module(skip)]
@@ -419,7 +435,7 @@ impl Recurrent {
         noise: Option<NoisySequences<'_>>,
     ) -> (S, State) {
         let (rows, batch, layout) = x.into_rows();
-        let (rows, state) = self.run(rows, None, &batch, layout, state, noise);
+        let (rows, state) = self.run(rows, None, &batch, layout, state, noise, None);
         (S::from_rows(rows, batch), state)
     }
 
@@ -444,14 +460,14 @@ impl Recurrent {
         noise: Option<NoisySequences<'_>>,
     ) -> (Ragged, State) {
         let SharedRows { rows, index, batch } = x;
-        let (rows, state) = self.run(rows, Some(index), &batch, Layout::Packed, state, noise);
+        let (rows, state) = self.run(rows, Some(index), &batch, Layout::Packed, state, noise, None);
         (sealed::Sealed::from_rows(rows, batch), state)
     }
 
     /// [`forward`](Recurrent::forward) that also keeps what the cells had at every step. The rows of what is kept
     /// stand in the order of the input: frames of a [`Ragged`] batch, or batch first of a `Tensor<3>`.
     ///
-    /// It runs on the CPU, whatever device the stack is on, and without gradients.
+    /// It runs without gradients, and a fused cell on the CPU, whatever device the stack is on.
     ///
     /// # Panics
     /// As [`forward`](Recurrent::forward).
@@ -467,9 +483,20 @@ impl Recurrent {
         if let Some(state) = &state {
             self.check_state(state, batch.sequences());
         }
-        let directions = self.direction.kernels().len();
+        let cell = match self.cell {
+            AnyCell::Fused(cell) => cell,
+            AnyCell::Own(_) => {
+                let mut record = Record::default();
+                let recording = Recording { keep, record: &mut record, layout };
+                let (rows, state) = (rows.without_autodiff(), state.map(|state| state.without_autodiff()));
+                let (rows, state) =
+                    self.valid().run(rows, None, &batch, layout, state, None, Some(recording));
+                return (S::from_rows(rows, batch), state, record);
+            }
+        };
+        let directions = self.directions();
         let layers: Vec<Vec<_>> = (0..self.layers)
-            .map(|layer| self.kernel_layers(layer).zip(&self.weights[layer * directions..]).collect())
+            .map(|layer| self.kernel_layers(cell, layer).zip(&self.weights[layer * directions..]).collect())
             .collect();
         let device = rows.device().without_autodiff();
         let initial = state.as_ref().map(|state| &state.layers[..]);
@@ -492,6 +519,7 @@ impl Recurrent {
         assert!(width == self.input, "the input has {width} values a step, expected {}", self.input);
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn run(
         &self,
         mut x: Tensor<2>,
@@ -500,6 +528,7 @@ impl Recurrent {
         layout: Layout,
         state: Option<State>,
         noise: Option<NoisySequences<'_>>,
+        mut recording: Option<Recording<'_>>,
     ) -> (Tensor<2>, State) {
         self.check_input(&x);
         if let Some(state) = &state {
@@ -507,13 +536,10 @@ impl Recurrent {
         }
         let rows = index.as_ref().map(|index| &index[..]);
         take_down(|| Call::new(self, &x, rows, batch, layout, state.as_ref()));
-        let directions = self.direction.kernels().len();
-        let mut last = Vec::with_capacity(self.weights.len());
+        let directions = self.directions();
+        let mut last = Vec::with_capacity(self.entries());
         for layer in 0..self.layers {
             let first = layer * directions;
-            let dropped: Vec<Cow<'_, RecurrentWeights>> =
-                (first..first + directions).map(|index| self.noisy_weights(index, noise)).collect();
-            let run: Vec<_> = self.kernel_layers(layer).zip(dropped.iter().map(AsRef::as_ref)).collect();
             let skipped = (self.residual && layer > 0).then(|| x.clone());
             if let (Some(NoisySequences { noise, names }), 1..) = (noise, layer) {
                 let mask = noise.mask(Purpose::Between, layer, self.dropout.between);
@@ -524,18 +550,35 @@ impl Recurrent {
             let x_layout = if layer == 0 { layout } else { Layout::Packed };
             let is_last = layer + 1 == self.layers;
             let y_layout = if is_last && skipped.is_none() { layout } else { Layout::Packed };
-            let noise =
+            let in_steps =
                 noise.filter(|_| self.dropout.is_in_steps()).map(|NoisySequences { noise, names }| {
                     let keys = (first..first + directions).map(|index| noise.steps(index)).collect();
                     LayerNoise { keys, dropout: self.dropout, names }
                 });
-            let is_fused = self.path.is_fused(&x, &self.weights[first].weight_ih);
-            let implementation = if is_fused { fused::layer } else { portable::layer };
-            let output = implementation(
-                LayerInput { batch, x, index: index.take(), x_layout, y_layout, noise },
-                &run,
-                initial,
-            );
+            let input = LayerInput { batch, x, index: index.take(), x_layout, y_layout, noise: in_steps };
+            let output = match self.cell {
+                AnyCell::Fused(cell) => {
+                    let dropped: Vec<Cow<'_, RecurrentWeights>> =
+                        (first..first + directions).map(|index| self.noisy_weights(index, noise)).collect();
+                    let layers = self.kernel_layers(cell, layer).zip(dropped.iter().map(AsRef::as_ref));
+                    let is_fused = self.path.is_fused(&input.x, &self.weights[first].weight_ih);
+                    let implementation = if is_fused { fused::layer } else { portable::layer };
+                    implementation(input, &layers.collect::<Vec<_>>(), initial)
+                }
+                AnyCell::Own(cell) => {
+                    let own = OwnLayer {
+                        cell,
+                        layer,
+                        sizes: self.sizes(layer),
+                        directions: self.direction.kernels(),
+                        weights: &self.own[first..first + directions],
+                        dropout: self.dropout,
+                        path: self.path,
+                    };
+                    let recording = recording.as_mut().map(Recording::reborrow);
+                    own.run(input, initial, noise.map(|noisy| noisy.noise), recording)
+                }
+            };
             x = self.merged(output.y);
             last.extend(output.last);
             if let Some(skipped) = skipped {
@@ -571,13 +614,13 @@ impl Recurrent {
     }
 
     fn check_state(&self, state: &State, sequences: usize) {
-        let expected = self.weights.len();
+        let expected = self.entries();
         let found = state.layers.len();
         assert!(
             found == expected,
             "the state has {found} entries (layers · directions), expected {expected}"
         );
-        let directions = self.direction.kernels().len();
+        let directions = self.directions();
         for (index, entry) in state.layers.iter().enumerate() {
             let layer = index / directions;
             let [found_sequences, found_hidden] = entry.h.dims();
@@ -590,20 +633,60 @@ impl Recurrent {
                 "layer {layer}: state has {found_hidden} units, expected {}",
                 self.hidden
             );
+            let (found, expected) =
+                (entry.c.as_ref().map(|c| c.dims()[1]), self.cell.memory(self.sizes(layer)));
             assert!(
-                entry.c.is_some() == self.cell.has_cell_state(),
-                "layer {layer}: the state of an lstm has cell values and no other; the cell is {}",
+                found == expected,
+                "layer {layer}: the state has {} of c, expected {}; the cell is {}",
+                values(found),
+                values(expected),
                 self.cell.name()
             );
         }
     }
 
-    /// The sizes of a layer, one entry a direction.
-    fn kernel_layers(&self, layer: usize) -> impl Iterator<Item = Layer> + use<> {
-        let directions = self.direction.kernels();
-        let (cell, hidden, precision) = (self.cell, self.hidden, self.precision);
-        let (zoneout, options) = (self.zoneout(), self.options);
+    /// The state of sequences that have read nothing.
+    pub(crate) fn zero_state(&self, sequences: usize) -> State {
+        let device = match (self.weights.first(), self.own.first().and_then(|own| own.named().next())) {
+            (Some(weights), _) => weights.weight_ih.device(),
+            (None, Some((_, weight))) => weight.device(),
+            (None, None) => Device::default(),
+        };
+        let zeros = |width: usize| Tensor::zeros([sequences, width], &device);
+        let entry = |entry: usize| {
+            let sizes = self.sizes(entry / self.directions());
+            LayerState { h: zeros(sizes.hidden), c: self.cell.memory(sizes).map(zeros) }
+        };
+        State { layers: (0..self.entries()).map(entry).collect() }
+    }
+
+    /// `I`, the width of what the first layer reads.
+    #[must_use]
+    pub fn input_width(&self) -> usize {
+        self.input
+    }
+
+    /// Ways through time.
+    fn directions(&self) -> usize {
+        self.direction.kernels().len()
+    }
+
+    /// Layers, times directions.
+    fn entries(&self) -> usize {
+        self.layers * self.directions()
+    }
+
+    /// The sizes of a layer.
+    fn sizes(&self, layer: usize) -> Sizes {
         let input = if layer == 0 { self.input } else { self.output_width() };
+        Sizes { input, hidden: self.hidden }
+    }
+
+    /// The layer of a fused cell as the kernels know it, one entry a direction.
+    fn kernel_layers(&self, cell: Cell, layer: usize) -> impl Iterator<Item = Layer> + use<> {
+        let directions = self.direction.kernels();
+        let (precision, zoneout, options) = (self.precision, self.zoneout(), self.options);
+        let Sizes { input, hidden } = self.sizes(layer);
         directions.iter().map(move |&direction| Layer {
             cell,
             direction,
@@ -638,19 +721,23 @@ impl Recurrent {
         self.stepper_with(batch, StepPrecision::F32)
     }
 
-    /// The same with the copy of the weights in `precision`.
+    /// The same with the copy of the weights in `precision`. An own cell has 32-bit floats only.
     ///
     /// # Panics
     /// In eight bits, when a layer has more than 133,144 inputs or units: 32 bits do not hold such a sum.
     #[must_use]
     pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<Stepper> {
-        (self.direction == Direction::Forward && batch > 0).then(|| {
-            let layers: Vec<Layer> = (0..self.layers).flat_map(|layer| self.kernel_layers(layer)).collect();
-            Stepper::new(&layers, &self.weights, batch, self.residual, precision)
+        (self.direction == Direction::Forward && batch > 0).then(|| match self.cell {
+            AnyCell::Fused(cell) => {
+                let layers = (0..self.layers).flat_map(|layer| self.kernel_layers(cell, layer));
+                Stepper::new(&layers.collect::<Vec<_>>(), &self.weights, batch, self.residual, precision)
+            }
+            AnyCell::Own(_) => Stepper::of_own(self.valid(), batch),
         })
     }
 
-    /// The parameters, layer 0 forward, layer 0 reverse, layer 1 forward, …
+    /// The parameters, layer 0 forward, layer 0 reverse, layer 1 forward, … None of an own cell; those have
+    /// [names](NamedParameters).
     #[must_use]
     pub fn weights(&self) -> &[RecurrentWeights] {
         &self.weights
@@ -686,7 +773,7 @@ impl Recurrent {
 
     /// The cell.
     #[must_use]
-    pub fn cell(&self) -> Cell {
+    pub fn cell(&self) -> AnyCell {
         self.cell
     }
 
@@ -699,63 +786,68 @@ impl Recurrent {
         }
     }
 
-    /// PyTorch's ending of the names of each entry of `weights`: `_l0`, `_l0_reverse`, `_l1`, …
+    /// PyTorch's ending of the names of each entry: `_l0`, `_l0_reverse`, `_l1`, …
     fn endings(&self) -> Vec<String> {
-        use carousel_kernels::Direction::Reverse;
         // PyTorch knows no stack that only walks backward; its single direction bears the plain name there.
-        let both = self.direction == Direction::Both;
-        (0..self.layers)
-            .flat_map(|layer| self.kernel_layers(layer).map(move |sizes| (layer, sizes.direction)))
-            .map(|(layer, direction)| {
-                let reverse = if both && direction == Reverse { "_reverse" } else { "" };
-                format!("_l{layer}{reverse}")
-            })
-            .collect()
+        let ending = |entry: usize| {
+            let reverse = if entry % self.directions() == 1 { "_reverse" } else { "" };
+            format!("_l{}{reverse}", entry / self.directions())
+        };
+        (0..self.entries()).map(ending).collect()
     }
 }
 
-/// Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …
-/// Those of the cell's options follow as `norm_l0` and `peephole_l0`.
+/// Widths of `c` for a message.
+fn values(width: Option<usize>) -> String {
+    width.map_or("none".to_owned(), |width| format!("{width} values"))
+}
+
+/// Those of the cell's options follow as `norm_l0` and `peephole_l0`. Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …;
+/// those of an own cell are what it calls them, with the same endings.
 impl NamedParameters for Recurrent {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        self.endings()
+        let endings = self.endings();
+        let fused = endings.iter().zip(&self.weights).flat_map(|(ending, weights)| {
+            let option = |name: &str, own| Some((format!("{name}{ending}"), Parameter::Matrix(own)));
+            [
+                Some((format!("weight_ih{ending}"), Parameter::Matrix(&weights.weight_ih))),
+                Some((format!("weight_hh{ending}"), Parameter::Matrix(&weights.weight_hh))),
+                Some((format!("bias_ih{ending}"), Parameter::Vector(&weights.bias_ih))),
+                Some((format!("bias_hh{ending}"), Parameter::Vector(&weights.bias_hh))),
+                weights.norm.as_ref().and_then(|own| option("norm", own)),
+                weights.peephole.as_ref().and_then(|own| option("peephole", own)),
+            ]
             .into_iter()
-            .zip(&self.weights)
-            .flat_map(|(ending, weights)| {
-                let option = |name: &str, own| Some((format!("{name}{ending}"), Parameter::Matrix(own)));
-                [
-                    Some((format!("weight_ih{ending}"), Parameter::Matrix(&weights.weight_ih))),
-                    Some((format!("weight_hh{ending}"), Parameter::Matrix(&weights.weight_hh))),
-                    Some((format!("bias_ih{ending}"), Parameter::Vector(&weights.bias_ih))),
-                    Some((format!("bias_hh{ending}"), Parameter::Vector(&weights.bias_hh))),
-                    weights.norm.as_ref().and_then(|own| option("norm", own)),
-                    weights.peephole.as_ref().and_then(|own| option("peephole", own)),
-                ]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-            })
-            .collect()
+            .flatten()
+            .collect::<Vec<_>>()
+        });
+        let own = endings.iter().zip(&self.own).flat_map(|(ending, weights)| {
+            weights.named().map(move |(name, value)| (format!("{name}{ending}"), Parameter::Matrix(value)))
+        });
+        fused.chain(own).collect()
     }
 
     fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        self.endings()
+        let endings = self.endings();
+        let fused = endings.iter().zip(&mut self.weights).flat_map(|(ending, weights)| {
+            let option = |name: &str, own| Some((format!("{name}{ending}"), ParameterMut::Matrix(own)));
+            [
+                Some((format!("weight_ih{ending}"), ParameterMut::Matrix(&mut weights.weight_ih))),
+                Some((format!("weight_hh{ending}"), ParameterMut::Matrix(&mut weights.weight_hh))),
+                Some((format!("bias_ih{ending}"), ParameterMut::Vector(&mut weights.bias_ih))),
+                Some((format!("bias_hh{ending}"), ParameterMut::Vector(&mut weights.bias_hh))),
+                weights.norm.as_mut().and_then(|own| option("norm", own)),
+                weights.peephole.as_mut().and_then(|own| option("peephole", own)),
+            ]
             .into_iter()
-            .zip(&mut self.weights)
-            .flat_map(|(ending, weights)| {
-                let option = |name: &str, own| Some((format!("{name}{ending}"), ParameterMut::Matrix(own)));
-                [
-                    Some((format!("weight_ih{ending}"), ParameterMut::Matrix(&mut weights.weight_ih))),
-                    Some((format!("weight_hh{ending}"), ParameterMut::Matrix(&mut weights.weight_hh))),
-                    Some((format!("bias_ih{ending}"), ParameterMut::Vector(&mut weights.bias_ih))),
-                    Some((format!("bias_hh{ending}"), ParameterMut::Vector(&mut weights.bias_hh))),
-                    weights.norm.as_mut().and_then(|own| option("norm", own)),
-                    weights.peephole.as_mut().and_then(|own| option("peephole", own)),
-                ]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-            })
-            .collect()
+            .flatten()
+            .collect::<Vec<_>>()
+        });
+        let own = endings.iter().zip(&mut self.own).flat_map(|(ending, weights)| {
+            weights
+                .named_mut()
+                .map(move |(name, value)| (format!("{name}{ending}"), ParameterMut::Matrix(value)))
+        });
+        fused.chain(own).collect()
     }
 }

@@ -20,6 +20,7 @@ use crate::cell::Cell;
 use crate::fused::{
     dense, flex, from_tracked, into_tracked, on_strategy, primitive, record, slice, supports,
 };
+use crate::own_cell::AnyCell;
 use crate::recurrent::ConfigError;
 use crate::state::index_tensor;
 
@@ -108,16 +109,18 @@ impl Dropout {
     ///
     /// # Errors
     /// [`ConfigError::Drop`] and [`ConfigError::NotOf`].
-    pub(crate) fn check(self, cell: Cell) -> Result<(), ConfigError> {
+    pub(crate) fn check(self, cell: AnyCell) -> Result<(), ConfigError> {
         check_drop("between layers", self.between)?;
         check_drop("of recurrent weights", self.weights)?;
         check_drop("of recurrent values", self.recurrent)?;
         check_drop("of updates", self.update)?;
         check_drop("of h by zoneout", self.zoneout)?;
         check_drop("of c by zoneout", self.zoneout_cell)?;
-        let rnn = matches!(cell, Cell::Rnn(_));
-        if self.update > 0.0 && rnn {
+        if self.update > 0.0 && !matches!(cell.fused(), Some(Cell::Lstm | Cell::Gru(_))) {
             return Err(ConfigError::NotOf { what: "dropout of updates", cell: cell.name() });
+        }
+        if self.recurrent > 0.0 && cell.fused().is_none() {
+            return Err(ConfigError::NotOf { what: "dropout of recurrent values", cell: cell.name() });
         }
         if self.zoneout_cell > 0.0 && !cell.has_cell_state() {
             return Err(ConfigError::NotOf { what: "zoneout of c", cell: cell.name() });

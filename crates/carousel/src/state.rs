@@ -2,14 +2,22 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// The state of one layer in one direction, `[B, H]` each; `c` for an LSTM only.
+/// The state of one layer in one direction.
 #[derive(Clone, Debug)]
-pub(crate) struct LayerState {
-    pub(crate) h: Tensor<2>,
-    pub(crate) c: Option<Tensor<2>>,
+pub struct LayerState {
+    /// What the layer gives, `[B, H]`.
+    pub h: Tensor<2>,
+    /// What it keeps to itself: an LSTM's cell values `[B, H]`, or what an own cell wants, of any width.
+    pub c: Option<Tensor<2>>,
 }
 
 impl LayerState {
+    /// A state that is `h` alone.
+    #[must_use]
+    pub fn of(h: Tensor<2>) -> LayerState {
+        LayerState { h, c: None }
+    }
+
     fn map(&self, f: impl Fn(Tensor<2>) -> Tensor<2>) -> LayerState {
         LayerState { h: f(self.h.clone()), c: self.c.clone().map(f) }
     }
@@ -34,18 +42,20 @@ pub enum Row {
 }
 
 impl State {
-    /// A state from `h` and, for an LSTM, `c`, both `[layers · directions, B, H]`.
+    /// A state from `h` and, for an LSTM, `c`, both `[layers · directions, B, H]`. The `c` of an own cell may have
+    /// another width.
     ///
     /// # Panics
-    /// When `c` has another shape than `h`.
+    /// When `c` has other layers or sequences than `h`.
     #[must_use]
     pub fn new(h: Tensor<3>, c: Option<Tensor<3>>) -> State {
-        let [count, sequences, hidden] = h.dims();
+        let [count, sequences, _] = h.dims();
         if let Some(c) = &c {
-            assert_eq!(c.dims(), h.dims(), "c must have the shape of h");
+            assert_eq!(c.dims()[..2], h.dims()[..2], "c must have the layers and sequences of h");
         }
         let entry = |all: &Tensor<3>, index: usize| {
-            all.clone().slice([index..index + 1, 0..sequences, 0..hidden]).reshape([sequences, hidden])
+            let width = all.dims()[2];
+            all.clone().slice([index..index + 1, 0..sequences, 0..width]).reshape([sequences, width])
         };
         let layers = (0..count)
             .map(|index| LayerState { h: entry(&h, index), c: c.as_ref().map(|c| entry(c, index)) })
@@ -77,6 +87,11 @@ impl State {
     #[must_use]
     pub fn detach(&self) -> State {
         self.map(Tensor::detach)
+    }
+
+    /// The same values off the autodiff layer.
+    pub(crate) fn without_autodiff(self) -> State {
+        self.map(Tensor::without_autodiff)
     }
 
     /// The rows (sequences) named, in that order; a row may be named more than once, as a beam search does.

@@ -1,5 +1,6 @@
 //! One step at a time, for text that is made or read as it comes.
 
+use burn::tensor::{Tensor, TensorData};
 use carousel_kernels as kernels;
 pub use kernels::StepPrecision;
 use kernels::{Layer, ShapeError};
@@ -7,7 +8,8 @@ use kernels::{Layer, ShapeError};
 use crate::fused::with_slice;
 use crate::layer::RecurrentWeights;
 use crate::record::{Keep, Record, Series};
-use crate::state::State;
+use crate::recurrent::Recurrent;
+use crate::state::{LayerState, Row, State};
 
 /// Runs a forward stack on the CPU one step at a time and keeps its state. [`step`](Stepper::step) allocates
 /// nothing. Made by [`Recurrent::stepper`](crate::recurrent::Recurrent::stepper).
@@ -43,12 +45,37 @@ use crate::state::State;
 /// assert!(y.iter().zip(rounded).all(|(y, rounded)| (y - rounded).abs() < 0.01));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// A stack of an [own cell](crate::own_cell) can be fed the same way; its steps are Burn's operations, which
+/// allocate.
 pub struct Stepper {
+    how: How,
+    layers: usize,
+    batch: usize,
+}
+
+enum How {
+    Fused(Fused),
+    Own(Box<Own>),
+}
+
+struct Fused {
     /// One of all layers, or one a layer where each adds what it reads.
     inner: Vec<kernels::Stepper>,
     layers: usize,
-    batch: usize,
     /// The output where layers add what they read.
+    y: Vec<f32>,
+}
+
+/// A stack of an own cell and where it stands.
+struct Own {
+    stack: Recurrent,
+    batch: usize,
+    /// What the last step read and started from, to record it.
+    last: Option<(Vec<f32>, State)>,
+    state: State,
+    /// The same on plain numbers: `h` and `c` of each layer.
+    values: Vec<(Vec<f32>, Option<Vec<f32>>)>,
     y: Vec<f32>,
 }
 
@@ -90,13 +117,18 @@ impl Stepper {
             kernels::Stepper::with_precision(layers, batch, precision)
                 .expect("the stack was made with sizes that fit and walks forward")
         });
-        Stepper { inner: inner.collect(), layers: layers.len(), batch, y: Vec::new() }
+        let fused = Fused { inner: inner.collect(), layers: layers.len(), y: Vec::new() };
+        Stepper { layers: fused.layers, how: How::Fused(fused), batch }
     }
 
-    /// The kernel's stepper that holds a layer, and the layer's place in it.
-    fn place(&self, layer: usize) -> (usize, usize) {
-        let together = self.layers / self.inner.len();
-        (layer / together, layer % together)
+    /// Of a stack of an own cell that walks forward, off the autodiff layer.
+    pub(crate) fn of_own(stack: Recurrent, batch: usize) -> Stepper {
+        let state = stack.zero_state(batch);
+        let layers = state.layers.len();
+        let mut own = Own { stack, batch, last: None, state, values: Vec::new(), y: Vec::new() };
+        own.copy_state();
+        own.y = own.values.last().map(|(h, _)| h.clone()).unwrap_or_default();
+        Stepper { how: How::Own(Box::new(own)), layers, batch }
     }
 
     /// One step of all sequences: `x` `[B, I]` in, the last layer's output `[B, H]` out.
@@ -104,26 +136,21 @@ impl Stepper {
     /// # Errors
     /// [`ShapeError::Elements`] when `x` has not `B·I` elements.
     pub fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
-        let (first, rest) = self.inner.split_first_mut().expect("a stack has a layer");
-        let y = first.step(x)?;
-        if rest.is_empty() {
-            return Ok(y);
+        match &mut self.how {
+            How::Fused(fused) => fused.step(x),
+            How::Own(own) => own.step(x),
         }
-        self.y.clear();
-        self.y.extend_from_slice(y);
-        for layer in rest {
-            let y = layer.step(&self.y)?;
-            self.y.iter_mut().zip(y).for_each(|(sum, y)| *sum += y);
-        }
-        Ok(&self.y)
     }
 
     /// The last layer's output of the last step, `[B, H]`.
     #[must_use]
     pub fn output(&self) -> &[f32] {
-        match self.inner.len() {
-            1 => self.inner[0].state(self.layers - 1).h.expect("a stepper has hidden values"),
-            _ => &self.y,
+        match &self.how {
+            How::Fused(Fused { inner, layers, .. }) if inner.len() == 1 => {
+                inner[0].state(layers - 1).h.expect("a stepper has hidden values")
+            }
+            How::Fused(fused) => &fused.y,
+            How::Own(own) => &own.y,
         }
     }
 
@@ -140,14 +167,24 @@ impl Stepper {
             if entry.c.is_some() != self.state(layer).c.is_some() {
                 return Err(ShapeError::State { what: "the state of an lstm has cell values and no other" });
             }
-            let (place, within) = self.place(layer);
-            let inner = &mut self.inner[place];
+            let fused = match &mut self.how {
+                How::Fused(fused) => fused,
+                How::Own(own) => {
+                    own.check(layer, entry)?;
+                    continue;
+                }
+            };
+            let (place, within) = fused.place(layer);
+            let inner = &mut fused.inner[place];
             with_slice(&entry.h, |h| match &entry.c {
                 Some(c) => {
                     with_slice(c, |c| inner.set_state(within, kernels::State { h: Some(h), c: Some(c) }))
                 }
                 None => inner.set_state(within, kernels::State { h: Some(h), c: None }),
             })?;
+        }
+        if let How::Own(own) = &mut self.how {
+            own.go_on(state.detach());
         }
         Ok(())
     }
@@ -164,8 +201,16 @@ impl Stepper {
     /// When there is no such layer.
     #[must_use]
     pub fn state(&self, layer: usize) -> kernels::State<'_> {
-        let (place, within) = self.place(layer);
-        self.inner[place].state(within)
+        match &self.how {
+            How::Fused(fused) => {
+                let (place, within) = fused.place(layer);
+                fused.inner[place].state(within)
+            }
+            How::Own(own) => {
+                let (h, c) = &own.values[layer];
+                kernels::State { h: Some(h), c: c.as_deref() }
+            }
+        }
     }
 
     /// What the cells had in the last step: rows `[B, H]`, one a sequence.
@@ -186,9 +231,13 @@ impl Stepper {
     /// ```
     #[must_use]
     pub fn record(&self, keep: &Keep) -> Record {
+        let fused = match &self.how {
+            How::Fused(fused) => fused,
+            How::Own(own) => return own.record(keep),
+        };
         let mut record = Record::default();
         let layers =
-            self.inner.iter().flat_map(|inner| inner.layers().enumerate().map(move |at| (inner, at)));
+            fused.inner.iter().flat_map(|inner| inner.layers().enumerate().map(move |at| (inner, at)));
         for (layer, (inner, (within, sizes))) in layers.enumerate() {
             for &(name, signal) in sizes.cell.signals() {
                 if keep.wants(layer, name) {
@@ -212,11 +261,96 @@ impl Stepper {
     /// # Panics
     /// When there is no such sequence.
     pub fn reset_sequence(&mut self, sequence: usize) {
-        self.inner.iter_mut().for_each(|inner| inner.reset_stream(sequence));
+        match &mut self.how {
+            How::Fused(fused) => fused.inner.iter_mut().for_each(|inner| inner.reset_stream(sequence)),
+            How::Own(own) => {
+                assert!(sequence < own.batch, "sequence {sequence} of {}", own.batch);
+                let row = |place| if place == sequence { Row::Zero } else { Row::Carried(place) };
+                let rows: Vec<Row> = (0..own.batch).map(row).collect();
+                own.go_on(own.state.arrange(&rows));
+            }
+        }
     }
 
     /// Starts again from zero.
     pub fn reset(&mut self) {
-        self.inner.iter_mut().for_each(kernels::Stepper::reset);
+        match &mut self.how {
+            How::Fused(fused) => fused.inner.iter_mut().for_each(kernels::Stepper::reset),
+            How::Own(own) => own.go_on(own.stack.zero_state(own.batch)),
+        }
+    }
+}
+
+impl Fused {
+    /// The kernel's stepper that holds a layer, and the layer's place in it.
+    fn place(&self, layer: usize) -> (usize, usize) {
+        let together = self.layers / self.inner.len();
+        (layer / together, layer % together)
+    }
+
+    fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
+        let (first, rest) = self.inner.split_first_mut().expect("a stack has a layer");
+        let y = first.step(x)?;
+        if rest.is_empty() {
+            return Ok(y);
+        }
+        self.y.clear();
+        self.y.extend_from_slice(y);
+        for layer in rest {
+            let y = layer.step(&self.y)?;
+            self.y.iter_mut().zip(y).for_each(|(sum, y)| *sum += y);
+        }
+        Ok(&self.y)
+    }
+}
+
+impl Own {
+    fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
+        let expected = self.batch * self.stack.input_width();
+        if x.len() != expected {
+            return Err(ShapeError::Elements { what: "x", found: x.len(), expected });
+        }
+        let before = self.state.clone();
+        let (y, state) = self.stack.forward(self.sequence(x), Some(before.clone()));
+        self.y = with_slice(&y, <[f32]>::to_vec);
+        self.go_on(state);
+        self.last = Some((x.to_vec(), before));
+        Ok(&self.y)
+    }
+
+    /// `x` as sequences of one step.
+    fn sequence(&self, x: &[f32]) -> Tensor<3> {
+        let shape = [self.batch, 1, self.stack.input_width()];
+        Tensor::from_data(TensorData::new(x.to_vec(), shape), &self.state.layers[0].h.device())
+    }
+
+    fn go_on(&mut self, state: State) {
+        self.state = state;
+        self.copy_state();
+    }
+
+    fn copy_state(&mut self) {
+        let copy = |values: &Tensor<2>| with_slice(values, <[f32]>::to_vec);
+        self.values =
+            self.state.layers.iter().map(|layer| (copy(&layer.h), layer.c.as_ref().map(copy))).collect();
+    }
+
+    fn check(&self, layer: usize, entry: &LayerState) -> Result<(), ShapeError> {
+        let own = &self.state.layers[layer];
+        let pairs = [(Some(&entry.h), Some(&own.h)), (entry.c.as_ref(), own.c.as_ref())];
+        for (found, expected) in pairs.into_iter().filter_map(|(found, own)| found.zip(own)) {
+            let [found, expected] = [found, expected].map(|values| values.dims().iter().product());
+            if found != expected {
+                return Err(ShapeError::Elements { what: "state", found, expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing before the first step.
+    fn record(&self, keep: &Keep) -> Record {
+        self.last.as_ref().map_or_else(Record::default, |(x, before)| {
+            self.stack.forward_recorded(self.sequence(x), Some(before.clone()), keep).2
+        })
     }
 }

@@ -21,7 +21,7 @@ const CLASSES: [u32; 4] = [2, 0, 1, 2];
 
 fn recurrent() -> Body {
     Body::Recurrent(RecurrenceConfig {
-        cell: Cell::Lstm,
+        cell: Cell::Lstm.into(),
         options: Default::default(),
         hidden: 6,
         layers: 1,

@@ -22,7 +22,7 @@ const PATHS: [Path; 2] = [Path::Auto, Path::Portable];
 
 fn model(device: &Device) -> LanguageModel {
     let config = LanguageModelConfig {
-        cell: Cell::Lstm,
+        cell: Cell::Lstm.into(),
         vocabulary: 5,
         embedding: 4,
         hidden: 8,
@@ -170,7 +170,7 @@ fn a_target_beyond_the_vocabulary_is_refused() {
 fn a_uniform_range_holds_for_the_whole_model() {
     let with = |init| {
         let config = LanguageModelConfig {
-            cell: Cell::Gru(Reset::After),
+            cell: Cell::Gru(Reset::After).into(),
             vocabulary: 50,
             embedding: 40,
             hidden: 30,

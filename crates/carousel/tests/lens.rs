@@ -23,7 +23,7 @@ const COUNTER: usize = 7;
 
 fn config(cell: Cell, layers: usize) -> LanguageModelConfig {
     LanguageModelConfig {
-        cell,
+        cell: cell.into(),
         vocabulary: VOCABULARY,
         embedding: 8,
         hidden: HIDDEN,
@@ -296,7 +296,7 @@ fn steppers(model: &LanguageModel) -> Vec<carousel_kernels::Stepper> {
     use carousel_kernels::{Direction, Layer, Precision, Stepper, Weights};
     let tensors = model.named_tensors();
     let of = |name: &str| &tensors.iter().find(|tensor| tensor.name == name).unwrap().values;
-    let cell = model.recurrent().cell();
+    let cell = model.recurrent().cell().fused().unwrap();
     (0..2)
         .map(|index| {
             let input = if index == 0 { 8 } else { HIDDEN };
@@ -502,7 +502,7 @@ fn the_gradient_at_every_lag_is_pytorchs() {
             other => panic!("unknown cell {other}"),
         };
         let mut model = LanguageModelConfig {
-            cell,
+            cell: cell.into(),
             vocabulary: size("vocabulary"),
             embedding: size("embedding"),
             hidden: size("hidden"),

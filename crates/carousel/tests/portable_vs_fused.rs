@@ -230,7 +230,7 @@ fn checkpointing_changes_nothing() {
 
 fn model_run(path: Path, targets: &[u32]) -> Found {
     let config = LanguageModelConfig {
-        cell: Cell::Lstm,
+        cell: Cell::Lstm.into(),
         vocabulary: 11,
         embedding: 4,
         hidden: 6,

@@ -267,7 +267,7 @@ fn state_of_another_depth_is_refused() {
 }
 
 #[test]
-#[should_panic(expected = "layer 0: the state of an lstm has cell values and no other; the cell is lstm")]
+#[should_panic(expected = "layer 0: the state has none of c, expected 5 values; the cell is lstm")]
 fn state_of_another_cell_is_refused() {
     let (stack, state) = with_foreign_state(2, 2, 5);
     forward_from(&stack, State::new(state.h(), None));

@@ -54,7 +54,7 @@ fn case(cell: Cell, options: &[&str], path: Path) -> Case {
     let on = |name: &str| options.contains(&name);
     let drop = |name: &str, p: f64| if on(name) { p } else { 0.0 };
     let config = LanguageModelConfig {
-        cell,
+        cell: cell.into(),
         vocabulary: 7,
         embedding: HIDDEN,
         hidden: HIDDEN,

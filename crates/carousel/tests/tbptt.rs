@@ -23,7 +23,7 @@ fn model(cell: Cell) -> LanguageModel {
     let (init, regularize) = (Init::default(), Regularize::default());
     let (residual, tied) = (false, false);
     LanguageModelConfig {
-        cell,
+        cell: cell.into(),
         vocabulary,
         embedding,
         hidden,

@@ -161,6 +161,8 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["model.recurrent_dropout=0.3", "model.update_dropout=0.2", "train.vary_bptt=true", "train.bptt=12"],
         &["model.zoneout=0.2", "model.zoneout_cell=0.4", "model.recurrent_dropout=0.3", "train.k1=5"],
         &["train.activation_penalty=2", "train.temporal_penalty=1", "train.label_smoothing=0.1"],
+        &["model.cell=min-gru", "model.layers=2", "model.dropout=0.2", "train.k1=5"],
+        &["model.cell=min-lstm", "model.zoneout=0.2"],
         &["model.tie_embeddings=true", "model.embedding=12", "model.layers=2", "model.residual=true"],
         &["model.norm=layer", "model.peephole=true", "model.zoneout=0.2", "train.k1=5"],
         &["model.cell=gru", "model.norm=layer", "model.gate_activation=hard-sigmoid"],

@@ -132,7 +132,7 @@ fn extend(line: &mut Value, report: &impl Serialize) -> anyhow::Result<()> {
 /// Refuses names of signals that the run's cell does not expose.
 fn check_signals(saved: &SavedLanguageModel, signals: &[String]) -> anyhow::Result<()> {
     let cell = saved.recipe.model.recurrence();
-    let known: Vec<&str> = cell.signals().iter().map(|(name, _)| *name).collect();
+    let known: Vec<&str> = cell.signals().iter().map(|signal| signal.name).collect();
     match signals.iter().find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
         Some(unknown) => {

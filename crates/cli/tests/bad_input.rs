@@ -54,6 +54,12 @@ fn bad_recipes_are_bad_usage() {
     check("--set model.hidden", &["--set model.hidden", "key=value"]);
     check("--set model.cell=lstn", &["model.cell", "rnn, lstm, gru"]);
     check("--set model.reset=before", &["model.reset has no effect", "gru"]);
+    check("--set model.cell=min-gru --set model.reset=before", &["model.reset has no effect"]);
+    check(
+        "lm --set model.cell=min-gru --set model.weight_dropout=0.1",
+        &["model.weight_dropout has no effect"],
+    );
+    check("translate --set model.cell=min-gru", &["model.cell = \"min-gru\" beside task = \"translate\""]);
     check(
         "translat",
         &["translat is no task", "expected lm, adding, copy, classify, tag, translate, forecast or a recipe"],

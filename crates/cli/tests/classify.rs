@@ -116,6 +116,8 @@ fn every_form_of_table_and_kind_of_model_is_learned_from() {
     check("csv", &format!("--data reviews.csv {named} --set model.cell=gru"));
     check("jsonl", &format!("--data reviews.jsonl {named} --set model.pooling=mean"));
     check("none", "--data reviews.tsv --set model.cell=none --set model.norm=layer --set train.epochs=20");
+    check("minimal", "--data reviews.tsv --set model.cell=min-gru --set model.layers=2");
+    check("minimal-causal", "--data reviews.tsv --set model.cell=min-lstm --set model.direction=forward");
     check("max", "--data reviews.tsv --set model.pooling=max --set train.class_weights=balanced");
     check("attention", "--data reviews.tsv --set model.pooling=attention --set train.label_smoothing=0.1");
     check("drop", "--data reviews.tsv --set model.input_dropout=0.1 --set model.output_dropout=0.1");

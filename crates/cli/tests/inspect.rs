@@ -149,6 +149,22 @@ fn gates_gradients_and_errors_are_shown_and_told() {
     }
 }
 
+/// A cell that the kernels do not know is looked into the same way, as far as that needs no kernel.
+#[test]
+fn minimal_cells_are_looked_into() {
+    let home = home();
+    home.carousel("train tiny.toml --data quotes.txt --out min --set model.cell=min-gru").succeeds();
+    let gates = home.carousel("inspect gates min --data quotes.txt --json").succeeds().json();
+    let names: Vec<&str> =
+        gates["gates"].as_array().expect("a list").iter().filter_map(|gate| gate["name"].as_str()).collect();
+    assert_eq!(names, ["z", "k"]);
+    home.carousel("inspect cells min --data quotes.txt --shifts 4 --html units.html").succeeds();
+    home.carousel("inspect cells min --data quotes.txt --signals f").fails(2, &["min-gru has h, z, k, n"]);
+    home.carousel("inspect errors min --data quotes.txt").succeeds();
+    home.carousel("sample min --length 20").succeeds();
+    home.carousel("inspect gradients min --data quotes.txt").fails(1, &["rnn, lstm and gru", "min-gru"]);
+}
+
 #[test]
 fn every_view_has_a_page() {
     let home = home();

@@ -59,7 +59,7 @@ struct Block {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     cell: Cell::Lstm.into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
 ///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
@@ -404,7 +404,7 @@ mod tests {
         use crate::cell::Cell;
         use crate::models::language_model::LanguageModelConfig;
         let config = LanguageModelConfig {
-            cell: Cell::Lstm,
+            cell: Cell::Lstm.into(),
             vocabulary: 128,
             embedding: 4,
             hidden: 3,

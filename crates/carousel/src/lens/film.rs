@@ -6,6 +6,7 @@ use super::read::{Reading, read};
 use super::text::Text;
 use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
+use crate::own_cell::{Role, Signal};
 use crate::record::Keep;
 
 /// Likely next tokens kept for each token.
@@ -53,7 +54,7 @@ pub struct FilmSignal {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     cell: Cell::Lstm.into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
 ///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
@@ -85,8 +86,8 @@ pub fn film(
     let how = Reading { keep: Keep::all().with_layers(units.iter().map(|unit| unit.0)), ..how.clone() };
     read(model, text, &how, |glimpse| {
         for (values, &(layer, unit)) in values.iter_mut().zip(units) {
-            for (values, &(name, _)) in values.iter_mut().zip(signals) {
-                let series = glimpse.record.get(layer, name).expect("the layer was kept");
+            for (values, signal) in values.iter_mut().zip(&signals) {
+                let series = glimpse.record.get(layer, signal.name).expect("the layer was kept");
                 for run in &glimpse.runs {
                     for (index, token) in run.tokens.clone().enumerate() {
                         values[token] = series.values[glimpse.row(run, index) * series.units + unit];
@@ -109,15 +110,16 @@ pub fn film(
     let units = units.iter().zip(values).map(|(&(layer, unit), values)| FilmUnit {
         layer,
         unit,
-        signals: signals.iter().zip(values).map(|(&(name, _), values)| coded(name, &values)).collect(),
+        signals: signals.iter().zip(values).map(|(signal, values)| coded(*signal, &values)).collect(),
     });
     Film { units: units.collect(), likely }
 }
 
 /// Gates between 0 and 1, all else evenly on both sides of the median, as far as 98 % of the values reach: a few
 /// extremes would leave the others without colour, and so would a unit's distance from 0.
-fn coded(name: &str, values: &[f32]) -> FilmSignal {
-    let is_gate = ["i", "f", "o", "r", "z"].contains(&name);
+fn coded(signal: Signal, values: &[f32]) -> FilmSignal {
+    let Signal { name, role } = signal;
+    let is_gate = role != Role::Value;
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f32::total_cmp);
     let at = |share: usize| sorted.get(sorted.len() * share / 100).copied().unwrap_or_default();

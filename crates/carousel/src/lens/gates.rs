@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::read::{Reading, read};
 use super::text::Text;
 use crate::models::language_model::LanguageModel;
+use crate::own_cell::Role;
 use crate::record::Keep;
 
 /// A gate below this is saturated on the left, above the other on the right.
@@ -54,7 +55,7 @@ pub struct Gate {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     cell: Cell::Lstm.into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
 ///     init: carousel::init::Init { gates: carousel::init::GateBias::Forget(4.0), ..Default::default() }, residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
@@ -72,10 +73,10 @@ pub fn watch_gates(
     how: &Reading,
     mut progress: impl FnMut(f64),
 ) -> GateReport {
-    let cell = model.recurrent().cell();
-    let keeps_past = if cell.has_cell_state() { "f" } else { "z" };
-    let names = cell.signals().iter().map(|&(name, _)| name);
-    let gates: Vec<&str> = names.filter(|name| !["h", "c", "g", "n"].contains(name)).collect();
+    let signals = model.recurrent().cell().signals();
+    let keeps = |name: &str| signals.iter().any(|signal| signal.name == name && signal.role == Role::Keep);
+    let gates: Vec<&str> =
+        signals.iter().filter(|signal| signal.role != Role::Value).map(|signal| signal.name).collect();
     let how = Reading { keep: Keep::signals(gates.iter().copied().chain(["h"])), ..how.clone() };
     let mut sums: Vec<Vec<Sums>> = Vec::new();
     let mut kinds: Vec<(usize, String)> = Vec::new();
@@ -89,7 +90,7 @@ pub fn watch_gates(
         }
         for (sums, series) in sums.iter_mut().zip(&glimpse.record.series) {
             let is_h = series.name == "h";
-            let keeps_past = series.name == keeps_past;
+            let keeps_past = keeps(&series.name);
             for run in &glimpse.runs {
                 for index in 0..run.tokens.len() {
                     let row = &series.values[glimpse.row(run, index) * series.units..][..series.units];
@@ -120,7 +121,7 @@ pub fn watch_gates(
             left: each(&|sums| sums.left as f64 / total),
             right: each(&|sums| sums.right as f64 / total),
             mean: each(&|sums| sums.sum / total),
-            time: if name == keeps_past { each(&|sums| -total / sums.logarithms) } else { Vec::new() },
+            time: if keeps(&name) { each(&|sums| -total / sums.logarithms) } else { Vec::new() },
             name,
         });
     }

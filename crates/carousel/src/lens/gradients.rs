@@ -147,7 +147,7 @@ impl Start {
 /// let text = Text::of_characters(&"the cat sat on the mat. ".repeat(20));
 /// let flow = |cell| {
 ///     let config = LanguageModelConfig {
-///         cell, vocabulary: 128, embedding: 4, hidden: 16, layers: 1,
+///         cell: cell.into(), vocabulary: 128, embedding: 4, hidden: 16, layers: 1,
 ///         init: carousel::init::Init { gates: carousel::init::GateBias::Forget(3.0), ..Default::default() }, residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 ///     };
 ///     let model = Start::Orthogonal.untrained(&config).expect("the sizes are not zero");

@@ -45,7 +45,7 @@ pub struct Array {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Gru(Reset::After), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
+///     cell: Cell::Gru(Reset::After).into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
 ///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(),
 ///     seed: 0,
 /// }

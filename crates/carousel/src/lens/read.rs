@@ -97,7 +97,7 @@ impl Glimpse {
 ///
 /// let text = Text::of_characters("hello, hello");
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
+///     cell: Cell::Lstm.into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 1,
 ///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;

@@ -108,7 +108,7 @@ pub struct Control {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let model = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
+///     cell: Cell::Lstm.into(), vocabulary: 128, embedding: 4, hidden: 8, layers: 2,
 ///     init: Default::default(), residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,
 /// }
 /// .init(&Device::default())?;
@@ -122,7 +122,7 @@ pub struct Control {
 /// # Panics
 /// When there is no such unit, layers add what they read to what they give (past such a layer a unit is heard
 /// together with the one below it), units zone out (their last value stays in the next) or are normalised (what one
-/// of them adds to a sum is no constant).
+/// of them adds to a sum is no constant), or the cell is your own.
 #[must_use]
 pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> LanguageModel {
     let recurrent = model.recurrent();

@@ -122,7 +122,7 @@ impl ClassifierConfig {
 /// use carousel::regularize::Dropout;
 ///
 /// let recurrence = RecurrenceConfig {
-///     cell: Cell::Lstm, options: Default::default(), hidden: 8, layers: 1, direction: Direction::Both, init: Init::default(),
+///     cell: Cell::Lstm.into(), options: Default::default(), hidden: 8, layers: 1, direction: Direction::Both, init: Init::default(),
 ///     dropout: Dropout::default(),
 /// };
 /// let config = ClassifierConfig {

@@ -6,11 +6,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel_kernels::{Batch, ShapeError, loss as kernels};
 
-use crate::cell::{Cell, CellOptions};
+use crate::cell::CellOptions;
 use crate::embedding::Embedding;
 use crate::fused::{with_slice, with_slice_mut};
 use crate::init::{Init, Initializer, WeightInit};
 use crate::output::{Loss, Output};
+use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
@@ -23,7 +24,7 @@ use crate::stepper::{StepPrecision, Stepper};
 #[derive(Clone, Debug)]
 pub struct LanguageModelConfig {
     /// The recurrence.
-    pub cell: Cell,
+    pub cell: AnyCell,
     /// What the cells have beside their equations.
     pub options: CellOptions,
     /// `V`.
@@ -123,7 +124,7 @@ impl LanguageModelConfig {
 /// use carousel::ragged::Batch;
 ///
 /// let config = LanguageModelConfig {
-///     cell: Cell::Lstm, vocabulary: 5, embedding: 4, hidden: 8, layers: 1, init: Init::default(), residual: false,
+///     cell: Cell::Lstm.into(), vocabulary: 5, embedding: 4, hidden: 8, layers: 1, init: Init::default(), residual: false,
 ///     tied: false, options: Default::default(), regularize: Regularize::default(), seed: 0,
 /// };
 /// let model = config.init(&Device::default().autodiff())?;

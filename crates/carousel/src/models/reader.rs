@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::cell::{Cell, CellOptions};
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
+use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
 use crate::recurrent::{ConfigError, Direction, NoisySequences, Precision, Recurrent, RecurrentConfig};
@@ -33,7 +34,7 @@ pub enum StepKind {
 #[derive(Clone, Copy, Debug)]
 pub struct RecurrenceConfig {
     /// The cell.
-    pub cell: Cell,
+    pub cell: AnyCell,
     /// What the cells have beside their equations.
     pub options: CellOptions,
     /// `H`.
@@ -51,8 +52,9 @@ pub struct RecurrenceConfig {
 impl RecurrenceConfig {
     /// One forward layer of `hidden` units that drops nothing.
     #[must_use]
-    pub fn new(cell: Cell, hidden: usize) -> RecurrenceConfig {
+    pub fn new(cell: impl Into<AnyCell>, hidden: usize) -> RecurrenceConfig {
         let (direction, init, dropout) = (Direction::Forward, Init::default(), Dropout::default());
+        let cell = cell.into();
         RecurrenceConfig { cell, options: CellOptions::PLAIN, hidden, layers: 1, direction, init, dropout }
     }
 }

@@ -3,9 +3,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::cell::{Cell, CellOptions};
+use crate::cell::CellOptions;
 use crate::init::{Init, Initializer};
 use crate::output::Output;
+use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
 
@@ -13,7 +14,7 @@ use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
 #[derive(Clone, Debug)]
 pub struct RegressorConfig {
     /// The recurrence.
-    pub cell: Cell,
+    pub cell: AnyCell,
     /// What the cells have beside their equations.
     pub options: CellOptions,
     /// `I`, values of a step.

@@ -113,6 +113,8 @@ const WRITES: &[&str] = &["lm", "translate"];
 const TRANSLATE: &[&str] = &["translate"];
 /// The values of `model.attention` that look at the source.
 const ATTENTION: &[&str] = &["general", "dot", "scaled-dot", "additive"];
+/// The cells that the kernels know, whose steps read `h` through weights.
+const FUSED: &[&str] = &["rnn", "lstm", "gru"];
 
 const COUNT: u64 = u32::MAX as u64;
 const SIZE: u64 = 1 << 16;
@@ -209,8 +211,10 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
     key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
-    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
-    key!(model.recurrent_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
+    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES).and_with("model.cell", FUSED),
+    key!(model.recurrent_dropout, Kind::Below(0.0, 1.0))
+        .only_with("task", WRITES)
+        .and_with("model.cell", FUSED),
     key!(model.update_dropout, Kind::Below(0.0, 1.0))
         .only_with("task", WRITES)
         .and_with("model.cell", &["lstm", "gru"]),
@@ -222,7 +226,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.init_range, Kind::Above(0.0, 100.0)).only_with("model.init", &["uniform"]),
     key!(model.init_gain, Kind::Above(0.0, 100.0)).only_with("model.init", SCALED),
     key!(model.init_fan, Kind::OneOf(names::<Fan>)).only_with("model.init", &["he-uniform", "he-normal"]),
-    key!(model.recurrent_init, Kind::OneOf(recurrent_inits)),
+    key!(model.recurrent_init, Kind::OneOf(recurrent_inits)).only_with("model.cell", FUSED),
     key!(model.recurrent_gain, Kind::Above(0.0, 100.0)).only_with("model.recurrent_init", SCALED),
     key!(model.forget_bias, Kind::Number(-100.0, 100.0)).only_with("model.cell", &["lstm"]),
     key!(model.chrono, Kind::Whole(2, COUNT)).only_with("model.cell", &["lstm", "gru"]),
@@ -238,7 +242,9 @@ pub(super) const KEYS: &[Key] = &[
         .and_with("data.input", &["numbers", "audio", "images"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
-    key!(train.precision, Kind::OneOf(names::<Precision>)).only_with("task", WRITES),
+    key!(train.precision, Kind::OneOf(names::<Precision>))
+        .only_with("task", WRITES)
+        .and_with("model.cell", FUSED),
     key!(train.optimizer, Kind::OneOf(names::<Optimizer>)),
     key!(train.learning_rate, Kind::Above(0.0, 1000.0)),
     key!(train.momentum, Kind::Number(0.0, 1.0)).only_with("train.optimizer", &["momentum"]),
@@ -361,6 +367,16 @@ pub(super) const RULES: &[Rule] = &[
                 let found = recipe.task.name();
                 let wanted = format!("task = \"classify\", \"tag\" or \"forecast\", found \"{found}\"");
                 needs("model.cell = \"none\"", &wanted)
+            })
+        },
+    },
+    Rule {
+        keys: &["model.cell", "task"],
+        broken: |recipe| {
+            let minimal = matches!(recipe.model.cell, CellName::MinGru | CellName::MinLstm);
+            (minimal && recipe.task == Task::Translate).then(|| {
+                let given = format!("model.cell = \"{}\"", recipe.model.cell.name());
+                format!("{given} beside task = \"translate\", expected rnn, lstm or gru")
             })
         },
     },

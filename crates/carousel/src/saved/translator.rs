@@ -35,7 +35,7 @@ pub fn translator_config(recipe: &Recipe, vocabularies: [usize; 2]) -> Translato
         source_vocabulary: vocabularies[0],
         target_vocabulary: vocabularies[1],
         embedding: model.embedding,
-        cell: model.recurrence(),
+        cell: model.recurrence().fused().expect("a recipe of translation has a cell that the kernels know"),
         options: model.options(),
         hidden: model.hidden,
         layers: model.layers,

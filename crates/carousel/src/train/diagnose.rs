@@ -19,6 +19,7 @@ use crate::cell::{Activation, Cell};
 use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
 use crate::one_step::{Net, Pair, Step};
+use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
 use crate::state::State;
@@ -257,7 +258,7 @@ pub(super) fn bad(values: &[f32]) -> Option<usize> {
 fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) -> Origin {
     let net = Net::new(model);
     let batch = &broken.batch;
-    let cell = model.recurrent().cell();
+    let Some(cell) = net.layers.first().map(|(sizes, _)| sizes.cell) else { return Origin::Sum };
     let mut states = initial(&net, broken);
     let mut walked: Vec<Vec<Step>> = Vec::new();
     let mut tops: Vec<f32> = Vec::new();
@@ -393,7 +394,7 @@ fn initial(net: &Net, broken: &BrokenBatch) -> Vec<Pair> {
         .collect()
 }
 
-fn advice(found: &Diagnosis, cell: Option<Cell>, recipe: &Recipe) -> Vec<String> {
+fn advice(found: &Diagnosis, cell: Option<AnyCell>, recipe: &Recipe) -> Vec<String> {
     let train = &recipe.train;
     let mut advice = Vec::new();
     let rate = train.learning_rate;
@@ -626,7 +627,7 @@ mod tests {
 
     fn model(cell: Cell) -> LanguageModel {
         LanguageModelConfig {
-            cell,
+            cell: cell.into(),
             vocabulary: 6,
             embedding: 3,
             hidden: 5,

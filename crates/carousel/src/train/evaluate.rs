@@ -219,7 +219,7 @@ mod tests {
             for (streams, bptt) in [(1, 5), (3, 6), (4, 1), (5, 100)] {
                 for cell in cells {
                     let config = LanguageModelConfig {
-                        cell,
+                        cell: cell.into(),
                         vocabulary: 7,
                         embedding: 6,
                         hidden: 20,

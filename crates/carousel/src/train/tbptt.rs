@@ -107,14 +107,17 @@ pub(super) fn load_state(
     sequences: usize,
     shape: StateShape,
 ) -> Result<Option<State>, CheckpointError> {
-    let StateShape { layers, hidden, has_cell } = shape;
-    let shape = [layers, sequences, hidden];
-    let read = |name: &str| -> Result<Tensor<3>, CheckpointError> {
+    let StateShape { layers, hidden, memory } = shape;
+    let read = |name: &str, width: usize| -> Result<Tensor<3>, CheckpointError> {
+        let shape = [layers, sequences, width];
         let values = find_tensor(tensors, &format!("{name}{ending}"), &shape)?.values.clone();
         Ok(Tensor::from_data(TensorData::new(values, shape), &Device::default().autodiff()))
     };
     match tensors.iter().any(|tensor| tensor.name == format!("h{ending}")) {
-        true => Ok(Some(State::new(read("h")?, if has_cell { Some(read("c")?) } else { None }))),
+        true => {
+            let c = memory.map(|width| read("c", width)).transpose()?;
+            Ok(Some(State::new(read("h", hidden)?, c)))
+        }
         false => Ok(None),
     }
 }
@@ -126,8 +129,8 @@ pub struct StateShape {
     pub layers: usize,
     /// `H`.
     pub hidden: usize,
-    /// Whether there are cell values.
-    pub has_cell: bool,
+    /// Values of `c`; `None` where there are none.
+    pub memory: Option<usize>,
 }
 
 /// Where in the data training is.

@@ -91,7 +91,12 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
     let rate = recipe.train.learning_rate;
     let vocabulary = args.vocabulary.unwrap_or_else(|| usual_vocabulary(&recipe));
     let (streams, bptt) = (recipe.train.batch, recipe.train.bptt);
-    let (cell, sizes) = (recipe.model.recurrence(), &recipe.model);
+    let Some(cell) = recipe.model.recurrence().fused() else {
+        let name = recipe.model.recurrence().name();
+        let message = format!("bench model counts the kernels' work, for rnn, lstm and gru; found {name}");
+        return Err(BadUsage(message).into());
+    };
+    let sizes = &recipe.model;
     let recurrent = multiply_adds(cell, sizes.embedding, sizes.hidden, sizes.layers, 1);
     let output = (sizes.hidden * vocabulary) as f64;
     let parameters = recurrent + output + (sizes.embedding * vocabulary) as f64;

@@ -239,10 +239,14 @@ fn operations(
     finds.truncate(args.operate);
     // Past a residual layer a unit cannot be held alone, and one that zones out or is normalised not at all.
     let recurrent = model.recurrent();
-    let held = !recurrent.is_residual() && recurrent.zoneout() == Zoneout::NONE && !recurrent.options().norm;
+    let held = !recurrent.is_residual()
+        && recurrent.zoneout() == Zoneout::NONE
+        && !recurrent.options().norm
+        && recurrent.cell().fused().is_some();
     if !held && !finds.is_empty() {
         message(format_args!(
-            "no surgery: units that zone out, that are normalised, or of residual layers, cannot be held alone"
+            "no surgery: units that zone out, that are normalised, of residual layers or of a cell that the \
+             kernels do not know cannot be held alone"
         ));
     }
     if finds.is_empty() || !held {

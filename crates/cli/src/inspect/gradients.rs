@@ -100,6 +100,13 @@ enum Nonlinearity {
 
 pub(crate) fn run(args: &GradientsArgs) -> anyhow::Result<()> {
     let (saved, text) = args.subject.open(|_| usize::MAX)?;
+    let cell = saved.model.recurrent().cell();
+    if cell.fused().is_none() {
+        anyhow::bail!(
+            "error is followed back through the kernels' cells, rnn, lstm and gru; this run's is {}",
+            cell.name()
+        );
+    }
     if text.len() < args.lags + 2 {
         anyhow::bail!(
             "the text has {} tokens, expected at least {} for --lags {}; give more, or lower --lags",
@@ -178,7 +185,7 @@ fn untrained(
                     Weights::Identity => Start::Identity,
                 };
                 let mut config = saved::config(&saved.recipe, saved.tokenizer.vocab().len());
-                config.cell = cell;
+                config.cell = cell.into();
                 config.seed = args.seed;
                 models.push((format!("{name} {}", start.name()), start.untrained(&config)?));
             }
