@@ -255,7 +255,7 @@ mod tests {
     /// `[3, 2]` in the format of NumPy.
     fn npy() -> Vec<u8> {
         let mut header = "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }".to_owned();
-        while (header.len() + 11) % 64 != 0 {
+        while !(header.len() + 11).is_multiple_of(64) {
             header.push(' ');
         }
         header.push('\n');

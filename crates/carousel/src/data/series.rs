@@ -589,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_spread_is_that_of_the_training_part() {
-        let spreads = Spreads::fit(&ramp(), &[0..5], 2);
+        let spreads = Spreads::fit(&ramp(), std::slice::from_ref(&(0..5)), 2);
         let Spread { mean, deviation, naive } = spreads.of("a");
         assert_eq!((mean[0], naive[0]), (20.0, 20.0));
         assert!((deviation[0] - 200.0_f64.sqrt()).abs() < 1e-12);
@@ -603,7 +603,7 @@ mod tests {
             [SeriesScaling::Series, SeriesScaling::Global, SeriesScaling::Window, SeriesScaling::None];
         for scaling in scalings {
             for base in [Base::None, Base::Last, Base::Season] {
-                let spreads = Spreads::fit(&set, &[0..10], 3);
+                let spreads = Spreads::fit(&set, std::slice::from_ref(&(0..10)), 3);
                 let framing = Framing { window: 4, horizon: 2, season: 3, scaling, base, spreads };
                 let origins = framing.origins(0, 10..20, 3);
                 let at: Vec<usize> = origins.iter().map(|origin| origin.at).collect();

@@ -342,14 +342,12 @@ impl Walk<'_> {
     }
 }
 
+/// What a piece of a file is handed to, with its place.
+type Take<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), DataError>;
+
 /// Hands on a file in pieces with their places, each cut where characters, or lines, begin. The last one ends where
 /// the file does.
-fn in_pieces(
-    file: &mut File,
-    path: &Path,
-    kind: Tokens,
-    take: &mut dyn FnMut(u64, &[u8]) -> Result<(), DataError>,
-) -> Result<(), DataError> {
+fn in_pieces(file: &mut File, path: &Path, kind: Tokens, take: Take<'_>) -> Result<(), DataError> {
     let (mut held, mut offset) = (Vec::new(), 0);
     loop {
         let read = io::Read::by_ref(file).take(CHUNK as u64).read_to_end(&mut held);

@@ -337,7 +337,7 @@ fn judge(
                     *below += usize::from(wanted <= value);
                 }
             }
-            if (number * BATCH + place) % between_drawn == 0 {
+            if (number * BATCH + place).is_multiple_of(between_drawn) {
                 drawn.push(draw(framing, set, origin, values, levels, point, drawn.len() % targets));
             }
         }
