@@ -13,7 +13,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let values: Vec<f64> = (0..240).map(f64::from).map(|t| (t / 3.0).sin() + (t / 7.0).cos()).collect();
     let names = SeriesNames { targets: vec!["waves".to_owned()], ..SeriesNames::default() };
     let set = SeriesSet { names, series: vec![Series { length: 240, values, ..Series::default() }] };
-    let (scaling, base, spreads) = (SeriesScaling::Series, Base::Last, Spreads::fit(&set, &[0..200], 1));
+    let (scaling, base, spreads) =
+        (SeriesScaling::Series, Base::Last, Spreads::fit(&set, std::slice::from_ref(&(0..200)), 1));
     let framing = Framing { window: 24, horizon: 6, season: 1, scaling, base, spreads };
     let [train, test] = [0..200, 200..240].map(|steps| framing.origins(0, steps, 1));
     let read = |part: &[_]| (framing.inputs(&set, part), framing.wanted(&set, part), part.len());

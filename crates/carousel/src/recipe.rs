@@ -260,7 +260,7 @@ impl ModelRecipe {
     pub fn options(&self) -> CellOptions {
         let gate = match self.cell {
             CellName::Lstm | CellName::Gru => self.gate_activation,
-            CellName::Rnn | CellName::None => GateActivation::Sigmoid,
+            CellName::Rnn | CellName::MinGru | CellName::MinLstm | CellName::None => GateActivation::Sigmoid,
         };
         let peephole = self.peephole && self.cell == CellName::Lstm;
         CellOptions { norm: self.norm == Norm::Layer, peephole, gate }

@@ -191,8 +191,13 @@ impl Stepper {
 
     /// Continues a layer from these hidden and cell values, `[B, H]` each.
     pub(crate) fn set_layer(&mut self, layer: usize, state: kernels::State<'_>) -> Result<(), ShapeError> {
-        let (place, within) = self.place(layer);
-        self.inner[place].set_state(within, state)
+        match &mut self.how {
+            How::Fused(fused) => {
+                let (place, within) = fused.place(layer);
+                fused.inner[place].set_state(within, state)
+            }
+            How::Own(_) => Err(ShapeError::State { what: "a cell of one's own takes a whole state" }),
+        }
     }
 
     /// A layer's hidden values and, for an LSTM, cell values, `[B, H]` each.

@@ -507,6 +507,7 @@ fn language_model(cell: impl Into<AnyCell>) -> LanguageModel {
         init: Init::default(),
         residual: false,
         tied: false,
+        options: Default::default(),
         regularize: Regularize::default(),
         seed: 5,
     };

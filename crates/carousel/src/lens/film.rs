@@ -154,9 +154,15 @@ mod tests {
         let mut values: Vec<f32> =
             (0..1000).map(|token| if token % 10 == 0 { -19.0 } else { -20.0 }).collect();
         values[7] = 5.0;
-        let signal = coded("c", &values);
+        let signal = coded(Signal { name: "c", role: Role::Value }, &values);
         assert_eq!((signal.low, signal.high), (-21.0, -19.0));
         assert_eq!((signal.codes[0], signal.codes[1], signal.codes[7]), (255, 128, 255));
-        assert_eq!((coded("f", &values).low, coded("f", &values).high), (0.0, 1.0));
+        assert_eq!(
+            (
+                coded(Signal { name: "f", role: Role::Gate }, &values).low,
+                coded(Signal { name: "f", role: Role::Gate }, &values).high
+            ),
+            (0.0, 1.0)
+        );
     }
 }

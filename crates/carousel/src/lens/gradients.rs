@@ -145,7 +145,7 @@ impl Start {
 /// use carousel::models::language_model::LanguageModelConfig;
 ///
 /// let text = Text::of_characters(&"the cat sat on the mat. ".repeat(20));
-/// let flow = |cell| {
+/// let flow = |cell: Cell| {
 ///     let config = LanguageModelConfig {
 ///         cell: cell.into(), vocabulary: 128, embedding: 4, hidden: 16, layers: 1,
 ///         init: carousel::init::Init { gates: carousel::init::GateBias::Forget(3.0), ..Default::default() }, residual: false, tied: false, options: Default::default(), regularize: Default::default(), seed: 0,

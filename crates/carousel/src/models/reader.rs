@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::cell::{Cell, CellOptions};
+use crate::cell::CellOptions;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::own_cell::AnyCell;

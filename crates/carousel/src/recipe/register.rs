@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::own_cell::AnyCell;
 use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 use toml::Value;
 
@@ -203,7 +204,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.base, Kind::OneOf(names::<Base>)).only_with("task", FORECAST),
     key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
-    key!(model.norm, Kind::OneOf(names::<Norm>)),
+    key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["rnn", "lstm", "gru", "none"]),
     key!(model.residual, Kind::Flag).only_with("task", WRITES),
     key!(model.tie_embeddings, Kind::Flag).only_with("task", WRITES),
     key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
@@ -333,7 +334,7 @@ pub(super) const RULES: &[Rule] = &[
         ],
         broken: |recipe| {
             let model = &recipe.model;
-            let cell = model.recurrence_if_any();
+            let cell = model.recurrence_if_any().and_then(AnyCell::fused);
             let plain = matches!(
                 cell,
                 Some(Cell::Rnn(Activation::Tanh | Activation::Relu) | Cell::Lstm | Cell::Gru(_)) | None

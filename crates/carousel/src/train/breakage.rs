@@ -138,12 +138,12 @@ fn in_gradients(
     model.parameters().into_iter().zip(gradients).rev().find_map(|((name, parameter), gradient)| {
         let at = with_slice(gradient, bad)?;
         let place = calls.iter().find(|(stack, _)| name.starts_with(&format!("{stack}.")));
-        let gate = place.map(|(_, call)| {
-            let hidden = call.stack.weights()[0].weight_hh.dims()[1];
+        let gate = place.and_then(|(_, call)| {
+            let hidden = call.stack.weights().first()?.weight_hh.dims()[1];
             let row = at / parameter.shape().get(1).copied().unwrap_or(1);
-            let gates = call.stack.cell().signals().iter().map(|(name, _)| *name);
+            let gates = call.stack.cell().signals().into_iter().map(|signal| signal.name);
             let gate = gates.filter(|name| !["h", "c"].contains(name)).nth(row / hidden);
-            (gate.unwrap_or("h").to_owned(), row % hidden)
+            Some((gate.unwrap_or("h").to_owned(), row % hidden))
         });
         Some(Origin::Gradient { parameter: name, gate })
     })
@@ -256,7 +256,7 @@ fn stack(weights: &[NamedTensor], wiring: &[f32], recipe: &Recipe) -> Option<Rec
     let (&[rows, input], &[_, hidden]) = (shape("weight_ih_l0")?, shape("weight_hh_l0")?) else {
         return None;
     };
-    let told = recipe.model.recurrence();
+    let told = recipe.model.recurrence().fused()?;
     let cell = match (rows.checked_div(hidden)?, told) {
         (1, Cell::Rnn(_)) | (3, Cell::Gru(_)) | (4, Cell::Lstm) => told,
         (1, _) => Cell::Rnn(Activation::Tanh),

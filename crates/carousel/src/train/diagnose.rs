@@ -198,7 +198,7 @@ pub(super) fn conclude(
     origin: Origin,
     largest_weight: (String, f32),
     measured: &Measured,
-    cell: Option<Cell>,
+    cell: Option<AnyCell>,
     told: Circumstances<'_>,
 ) -> Diagnosis {
     let mut diagnosis = Diagnosis {
@@ -226,8 +226,8 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Looks at finite values of a signal, and returns the largest `|h|` among them.
-    pub(super) fn see(&mut self, cell: Cell, signal: &str, values: &[f32]) -> f64 {
-        let is_tanh = matches!(cell, Cell::Rnn(Activation::Tanh));
+    pub(super) fn see(&mut self, cell: AnyCell, signal: &str, values: &[f32]) -> f64 {
+        let is_tanh = cell == Cell::Rnn(Activation::Tanh);
         let outside: Option<fn(f32) -> bool> = match signal {
             "h" if is_tanh => Some(|value| value.abs() > SATURATED[1]),
             "i" | "f" | "o" | "r" | "z" => Some(|value| !(SATURATED[0]..=SATURATED[1]).contains(&value)),
@@ -245,10 +245,10 @@ impl Measured {
 }
 
 /// A cell's signals in the order of computation: gates, then the cell value, then the hidden one.
-pub(super) fn in_order(cell: Cell) -> impl Iterator<Item = &'static str> {
-    let names = || cell.signals().iter().map(|&(name, _)| name);
-    let gates = names().filter(|name| !["h", "c"].contains(name));
-    gates.chain(names().filter(|name| ["h", "c"].contains(name)).rev())
+pub(super) fn in_order(cell: AnyCell) -> impl Iterator<Item = &'static str> {
+    let names = cell.signals().into_iter().map(|signal| signal.name);
+    let (states, gates): (Vec<_>, Vec<_>) = names.partition(|name| ["h", "c"].contains(name));
+    gates.into_iter().chain(states.into_iter().rev())
 }
 
 pub(super) fn bad(values: &[f32]) -> Option<usize> {
@@ -280,7 +280,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
         let mut largest = 0f64;
         for (layer, taken) in steps.iter_mut().enumerate() {
             let (sizes, weights) = &net.layers[layer];
-            for name in in_order(cell) {
+            for name in in_order(cell.into()) {
                 let signal = cell.signals().iter().find(|(own, _)| *own == name);
                 let &(_, signal) = signal.expect("the name is one of them");
                 let values = taken.signal(weights, signal);
@@ -295,7 +295,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, measured: &mut Measured) ->
                         unit: at % sizes.hidden,
                     };
                 }
-                largest = largest.max(measured.see(cell, name, &values));
+                largest = largest.max(measured.see(cell.into(), name, &values));
             }
         }
         if step == 0 {
@@ -409,7 +409,7 @@ fn advice(found: &Diagnosis, cell: Option<AnyCell>, recipe: &Recipe) -> Vec<Stri
         Origin::Values { .. } => advice.push("look at the data, or at what makes these values of it".to_owned()),
         _ => {}
     }
-    if cell == Some(Cell::Rnn(Activation::Relu)) && found.hidden[1] > HUGE {
+    if cell.is_some_and(|cell| cell == Cell::Rnn(Activation::Relu)) && found.hidden[1] > HUGE {
         advice.push(
             "ReLU has no upper end and its values grow from step to step: take model.activation=tanh or an lstm, \
              or lower train.learning_rate"

@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cell::Cell;
 use crate::data::{Fill, Passes};
+use crate::own_cell::Sizes;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
 use crate::regularize::Noise;
@@ -292,8 +292,9 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         self.order = self.passes.pass(place.passes);
         let count = self.order.get(place.first).map_or(0, Vec::len);
         let model = &self.recipe.model;
-        let has_cell = model.recurrence_if_any().is_some_and(Cell::has_cell_state);
-        let shape = StateShape { layers: model.layers, hidden: model.hidden, has_cell };
+        let sizes = Sizes { input: model.hidden, hidden: model.hidden };
+        let memory = model.recurrence_if_any().and_then(|cell| cell.memory(sizes));
+        let shape = StateShape { layers: model.layers, hidden: model.hidden, memory };
         self.carried = load_state(carried, "", count, shape)?;
         Ok(())
     }

@@ -115,7 +115,7 @@ pub(super) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
     let tokens: usize = lengths.iter().sum();
 
     let sizes = &recipe.model;
-    let cell = sizes.recurrence();
+    let cell = sizes.recurrence().fused().expect("a recipe of translation has a cell that the kernels know");
     let directions = if sizes.direction == Direction::Both { 2 } else { 1 };
     let encoder = multiply_adds(cell, sizes.embedding, sizes.hidden, sizes.layers, directions);
     let decoder = multiply_adds(cell, sizes.embedding, sizes.hidden, sizes.layers, 1)

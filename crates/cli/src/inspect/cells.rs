@@ -176,7 +176,7 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
 fn chosen_signals(args: &CellsArgs, saved: &SavedLanguageModel) -> Vec<String> {
     let cell = saved.recipe.model.recurrence();
     if args.signals.iter().any(|name| name == "all") {
-        return cell.signals().iter().map(|(name, _)| (*name).to_owned()).collect();
+        return cell.signals().into_iter().map(|signal| signal.name.to_owned()).collect();
     }
     if !args.signals.is_empty() {
         return args.signals.clone();
