@@ -171,7 +171,7 @@ fn train(steps: usize) -> Result<Captioner, Box<dyn Error>> {
         input: CaptionInput::Image(convolution),
         vocabulary: vocabulary.len(),
         embedding: 32,
-        cell: Cell::Lstm.into(),
+        cell: Cell::Lstm,
         hidden: 128,
         attention: Some(Score::Additive),
         seed: 1,
