@@ -90,7 +90,7 @@ const walk = (first, count, codes, signal, rectangle, letter, small) => {
     const y = (r - first) * height;
     for (const { index, column, width, character } of rows[r]) {
       const x = 12 + column * cell;
-      const colour = codes && shade(signal, codes[index]);
+      const colour = index < codes?.length && shade(signal, codes[index]);
       if (colour) rectangle(x, y + 1, width * cell, ROW - 2, colour);
       if (index === cursor) rectangle(x, y + ROW - 3, width * cell, 2, ink);
       if (!/\s/.test(character)) letter(x, y + 14.5, character);
@@ -143,7 +143,8 @@ const paintLine = (codes, signal, first, count) => {
     for (let x = 0; x < width; x++) {
       const from = Math.floor((x * total) / width), to = Math.max(from + 1, Math.floor(((x + 1) * total) / width));
       let low = 255, high = 0;
-      for (let i = from; i < to; i++) { low = Math.min(low, codes[i]); high = Math.max(high, codes[i]); }
+      if (from >= codes.length) break;
+      for (let i = from; i < Math.min(to, codes.length); i++) { low = Math.min(low, codes[i]); high = Math.max(high, codes[i]); }
       pen.fillRect(x, y(high), 1, Math.max(1, y(low) - y(high)));
     }
   }
@@ -159,7 +160,10 @@ const paintLine = (codes, signal, first, count) => {
   line.setAttribute("aria-valuemax", total - 1);
 };
 const paintHere = (signal) => {
-  at("shown").textContent = `${signal.name}_l${unit.layer}[${unit.unit}]  ${unit.note}`;
+  // Of signals that are not a unit's best a large page has the beginning only.
+  const kept = signal.ready?.length ?? data.tokens.length;
+  const until = kept < data.tokens.length ? `  (the first ${kept.toLocaleString("en")})` : "";
+  at("shown").textContent = `${signal.name}_l${unit.layer}[${unit.unit}]  ${unit.note}${until}`;
   at("low").textContent = signal.low.toFixed(2);
   at("high").textContent = signal.high.toFixed(2);
   document.querySelector(".ramp").classList.toggle("gate", isGate(signal));
@@ -172,7 +176,7 @@ const paintHere = (signal) => {
   };
   add(`character ${(cursor + 1).toLocaleString("en")}`, named(data.tokens[cursor] ?? ""));
   for (const own of unit.signals) {
-    if (own.ready) add(own.name, valueOf(own, own.ready[cursor]).toFixed(2));
+    if (own.ready) add(own.name, cursor < own.ready.length ? valueOf(own, own.ready[cursor]).toFixed(2) : "–");
     else codesOf(own).then(draw);
   }
   if (likely) {

@@ -56,8 +56,9 @@ pub struct PageUnit {
 }
 
 impl CellsPage {
-    /// The page, with as many tokens as fit into 20 MB, 100,000 at most. It refers to nothing outside itself, and
-    /// every text in it is escaped.
+    /// The page, at most 20 MB of it, with 100,000 tokens at most. Where not all fits, signals that are not a unit's
+    /// best end earlier than the text; where even the best do not, the text is shorter. The page refers to nothing
+    /// outside itself, and every text in it is escaped.
     ///
     /// ```
     /// use carousel::report::{CellsPage, PageUnit};
@@ -74,18 +75,35 @@ impl CellsPage {
     /// ```
     #[must_use]
     pub fn to_html(&self) -> String {
-        let mut tokens = self.tokens.len().min(LONGEST);
-        loop {
-            let page = self.render(tokens);
-            if page.len() <= LARGEST || tokens == 0 {
-                return page;
-            }
-            // A little less than what would fit, because a shorter text packs a little worse.
-            tokens = (tokens as f64 * LARGEST as f64 / page.len() as f64 * 0.98) as usize;
+        let tokens = self.tokens.len().min(LONGEST);
+        let whole = self.render(tokens, tokens);
+        if whole.len() <= LARGEST {
+            return whole;
         }
+        // A little less than what would fit, because less text packs a little worse.
+        let fitting = |length: usize, room: usize, taken: usize| {
+            (length as f64 * room as f64 / taken as f64 * 0.98) as usize
+        };
+        let mut least = self.render(tokens, 0);
+        if least.len() < LARGEST {
+            let mut others = tokens;
+            let mut page = whole;
+            while page.len() > LARGEST && others > 0 {
+                others = fitting(others, LARGEST - least.len(), page.len() - least.len());
+                page = self.render(tokens, others);
+            }
+            return page;
+        }
+        let mut tokens = tokens;
+        while least.len() > LARGEST && tokens > 0 {
+            tokens = fitting(tokens, LARGEST, least.len());
+            least = self.render(tokens, 0);
+        }
+        least
     }
 
-    fn render(&self, tokens: usize) -> String {
+    /// The page with so many tokens, of which signals other than a unit's best keep the first `others`.
+    fn render(&self, tokens: usize, others: usize) -> String {
         let title = escape(&self.title);
         let mut page = String::with_capacity(1 << 20);
         let _ = write!(
@@ -121,7 +139,8 @@ impl CellsPage {
                     .signals
                     .iter()
                     .map(|(name, [low, high], codes)| {
-                        json!({"name": name, "low": low, "high": high, "data": packed(&codes[..tokens.min(codes.len())])})
+                        let kept = if *name == unit.best { tokens } else { others }.min(codes.len());
+                        json!({"name": name, "low": low, "high": high, "data": packed(&codes[..kept])})
                     })
                     .collect();
                 json!({
@@ -255,12 +274,54 @@ mod tests {
         }
     }
 
+    /// Codes that a page has of a unit's signals.
+    fn lengths(html: &str, unit: usize) -> Vec<usize> {
+        let start = html.find("id=\"data\">").expect("the page has data") + "id=\"data\">".len();
+        let end = start + html[start..].find("</script>").expect("it ends");
+        let data: serde_json::Value = serde_json::from_str(&html[start..end]).expect("it is JSON");
+        let signals = data["units"][unit]["signals"].as_array().expect("signals").clone();
+        signals.iter().map(|signal| unpacked(signal["data"].as_str().expect("base64"))).collect()
+    }
+
+    /// How many bytes were packed: what the last four of a gzip stream say.
+    fn unpacked(base64: &str) -> usize {
+        let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let tail = &base64.as_bytes()[base64.len() - 12..];
+        let bits = |digit: &u8| digits.iter().position(|other| other == digit).unwrap_or(0) as u32;
+        let bytes: Vec<u8> = tail
+            .chunks(4)
+            .flat_map(|group| {
+                let word = group.iter().fold(0, |word, digit| word << 6 | bits(digit));
+                let padding = group.iter().filter(|&&digit| digit == b'=').count();
+                word.to_be_bytes()[1..4 - padding].to_vec()
+            })
+            .collect();
+        u32::from_le_bytes(*bytes.last_chunk().expect("four bytes")) as usize
+    }
+
     #[test]
-    fn noise_that_cannot_be_packed_shortens_the_text() {
-        let page = page(LONGEST, 160);
+    fn where_noise_cannot_be_packed_the_best_signal_is_kept_whole() {
+        let mut page = page(LONGEST, 64);
+        for unit in &mut page.units {
+            let more: Vec<_> =
+                ["c", "i", "f"].map(|name| (name.to_owned(), [0.0, 1.0], unit.signals[0].2.clone())).to_vec();
+            unit.signals.extend(more);
+        }
         let html = page.to_html();
-        assert!(html.len() <= LARGEST, "{}", html.len());
-        assert!(html.len() > LARGEST / 10 * 9, "{}", html.len());
+        assert!((LARGEST / 10 * 9..=LARGEST).contains(&html.len()), "{}", html.len());
+        let [best, others @ ..] = &lengths(&html, 63)[..] else { panic!("no signals") };
+        assert_eq!(*best, LONGEST);
+        assert!(
+            others.iter().all(|&other| other == others[0] && (LONGEST / 5..LONGEST).contains(&other)),
+            "{others:?}"
+        );
+    }
+
+    #[test]
+    fn where_not_even_the_best_signals_fit_the_text_is_shorter() {
+        let html = page(LONGEST, 160).to_html();
+        assert!((LARGEST / 10 * 9..=LARGEST).contains(&html.len()), "{}", html.len());
+        assert!((LONGEST / 2..LONGEST).contains(&lengths(&html, 0)[0]));
     }
 
     #[test]
