@@ -2,9 +2,6 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
 use support::Home;
 
@@ -129,40 +126,19 @@ fn every_form_of_table_and_kind_of_model_is_learned_from() {
 fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let home = home();
     let drop = "--set model.input_dropout=0.2 --set train.accumulate=2";
-    home.carousel(&format!("train recipe.toml --data reviews.tsv --out whole {drop} --set train.steps=40"))
-        .succeeds();
-    home.carousel(&format!("train recipe.toml --data reviews.tsv --out half {drop} --set train.steps=17"))
-        .succeeds();
-    home.write("half/config.toml", home.read("half/config.toml").replace("steps = 17", "steps = 40"));
-    home.carousel("train --resume --out half").succeeds();
-    let weights = |run: &str| {
-        let latest = home.read(&format!("{run}/latest"));
-        home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
-    };
-    assert!(weights("whole") == weights("half"), "a resumed run differs");
+    home.resumes_to_the_bit(&format!("train recipe.toml --data reviews.tsv {drop}"), 17, 40);
 }
 
 #[test]
 fn a_live_pipe_is_answered_line_by_line() {
     let home = trained();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_carousel"))
-        .args(["predict", "run"])
-        .current_dir(home.path("."))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut lines = child.stdin.take().expect("it reads");
-    let mut answers = BufReader::new(child.stdout.take().expect("it writes"));
+    let mut talk = home.talk("predict run");
     for (text, class) in [("it was good", "pos"), ("it was bad", "neg"), ("so-so", "mixed")] {
-        // The next line is sent only after the answer to this one: nothing may be kept back.
-        writeln!(lines, "{text}").expect("it takes a line");
-        let mut answer = String::new();
-        answers.read_line(&mut answer).expect("it answers");
+        talk.say(text);
+        let answer = talk.hear();
         assert!(answer.starts_with(class), "{text}: {answer}");
     }
-    drop(lines);
-    assert!(child.wait().expect("it ends").success());
+    assert_eq!(talk.ends(), [""; 0]);
 }
 
 #[test]

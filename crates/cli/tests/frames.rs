@@ -2,9 +2,6 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
 use support::Home;
 
@@ -150,29 +147,19 @@ fn a_live_pipe_is_answered_step_by_step() {
     train("run", "");
     train("late", "--set model.lookahead=1");
     for (name, late) in [("run", 0), ("late", 1)] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_carousel"))
-            .args(["predict", name])
-            .current_dir(home.path("."))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut lines = child.stdin.take().expect("it reads");
-        let mut answers = BufReader::new(child.stdout.take().expect("it writes")).lines();
+        let mut talk = home.talk(&format!("predict {name}"));
         let steps = sequence(500, 10, -1);
         let mut told = Vec::new();
         for (step, (a, b, _)) in steps.iter().enumerate() {
-            writeln!(lines, "{a}, {b}").expect("it takes a line");
+            talk.say(&format!("{a}, {b}"));
             if step >= late {
-                told.push(answers.next().expect("it answers").expect("text"));
+                told.push(talk.hear());
             }
         }
-        drop(lines);
-        told.extend(answers.map(|line| line.expect("text")));
+        told.extend(talk.ends());
         let expected: Vec<&str> = steps.iter().map(|step| step.2).collect();
         let right = expected.iter().zip(&told).filter(|(label, told)| **label == told.as_str()).count();
         assert!(told.len() == steps.len() && right >= 8, "{name}: {told:?}, expected {expected:?}");
-        assert!(child.wait().expect("it ends").success());
     }
 }
 
@@ -199,26 +186,19 @@ fn remembered(sequences: usize, length: usize) -> String {
 fn windows_of_long_sequences_carry_the_state() {
     let home = home();
     home.write("long.csv", remembered(40, 50));
-    let more = "--set data.id=id --set train.window=8 --set train.steps=280";
-    let said =
-        home.carousel(&format!("train recipe.toml --data long.csv --out run --json {more}")).succeeds();
+    let more = "--set data.id=id --set train.window=8";
+    let said = home
+        .carousel(&format!("train recipe.toml --data long.csv --out run --json {more} --set train.steps=280"))
+        .succeeds();
     // 28 sequences are two batches of seven windows each.
     assert_eq!(said.json()["epochs"].as_f64(), Some(20.0), "{}", said.stdout);
     assert!(said.json()["accuracy"].as_f64() > Some(0.97), "{}", said.stdout);
-    let epochs = "--set data.id=id --set train.window=8 --set train.epochs=2";
-    let said =
-        home.carousel(&format!("train recipe.toml --data long.csv --out two --json {epochs}")).succeeds();
+    let said = home
+        .carousel(&format!("train recipe.toml --data long.csv --out two --json {more} --set train.epochs=2"))
+        .succeeds();
     assert_eq!(said.json()["steps"], 28);
     // Stopped inside a batch: the state that its windows have reached is in the checkpoint.
-    home.carousel(&format!("train recipe.toml --data long.csv --out half {more} --set train.steps=17"))
-        .succeeds();
-    home.write("half/config.toml", home.read("half/config.toml").replace("steps = 17", "steps = 280"));
-    home.carousel("train --resume --out half").succeeds();
-    let weights = |run: &str| {
-        let latest = home.read(&format!("{run}/latest"));
-        home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
-    };
-    assert!(weights("run") == weights("half"), "a resumed run differs");
+    home.resumes_to_the_bit(&format!("train recipe.toml --data long.csv {more}"), 17, 40);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn assert_same_end(home: &Home, one: &str, other: &str) {
 fn a_longer_config_continues_a_finished_run() {
     let home = Home::new();
     home.carousel("train tiny.toml --data text.txt --out parts --set train.steps=30").succeeds();
-    home.write("parts/config.toml", home.read("parts/config.toml").replace("steps = 30", "steps = 60"));
+    home.prolong("parts", 30, 60);
     let said = home.carousel("train --resume --out parts").succeeds();
     assert!(said.stderr.contains("resumed after step 30"), "{}", said.stderr);
     home.carousel("train tiny.toml --data text.txt --out whole").succeeds();
@@ -104,7 +104,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
 fn a_half_written_checkpoint_is_ignored() {
     let home = Home::with_run();
     home.write("run/checkpoints/.tmp-90/model.safetensors", "half of");
-    home.write("run/config.toml", home.read("run/config.toml").replace("steps = 60", "steps = 90"));
+    home.prolong("run", 60, 90);
     home.carousel("train --resume --out run").succeeds();
     assert!(!home.exists("run/checkpoints/.tmp-90"), "it was not cleared away");
     assert_eq!(home.read("run/latest").trim(), "checkpoints/90");
@@ -113,10 +113,10 @@ fn a_half_written_checkpoint_is_ignored() {
 #[test]
 fn changed_data_is_pointed_out() {
     let home = Home::with_run();
-    home.write("run/config.toml", home.read("run/config.toml").replace("steps = 60", "steps = 90"));
+    home.prolong("run", 60, 90);
     assert!(!home.carousel("train --resume --out run").succeeds().stderr.contains("warning"));
     home.write("text.txt", support::rhyme(3000));
-    home.write("run/config.toml", home.read("run/config.toml").replace("steps = 90", "steps = 120"));
+    home.prolong("run", 90, 120);
     let said = home.carousel("train --resume --out run");
     assert!(said.stderr.contains("text.txt changed since this run began"), "{}", said.stderr);
 }

@@ -2,9 +2,6 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
 use support::Home;
 
@@ -140,39 +137,19 @@ fn a_word_without_a_tag_counts_for_nothing() {
 fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let home = home();
     let more = "--set model.crf=true --set model.characters=4 --set model.input_dropout=0.2";
-    home.carousel(&format!("train recipe.toml --data all --out whole {more} --set train.steps=40"))
-        .succeeds();
-    home.carousel(&format!("train recipe.toml --data all --out half {more} --set train.steps=17")).succeeds();
-    home.write("half/config.toml", home.read("half/config.toml").replace("steps = 17", "steps = 40"));
-    home.carousel("train --resume --out half").succeeds();
-    let weights = |run: &str| {
-        let latest = home.read(&format!("{run}/latest"));
-        home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
-    };
-    assert!(weights("whole") == weights("half"), "a resumed run differs");
+    home.resumes_to_the_bit(&format!("train recipe.toml --data all {more}"), 17, 40);
 }
 
 #[test]
 fn a_live_pipe_is_answered_line_by_line() {
     let home = home();
     home.carousel("train recipe.toml --data train.conll --out run").succeeds();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_carousel"))
-        .args(["predict", "run"])
-        .current_dir(home.path("."))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut lines = child.stdin.take().expect("it reads");
-    let mut answers = BufReader::new(child.stdout.take().expect("it writes"));
+    let mut talk = home.talk("predict run");
     for (text, tags) in [("go to river", "O O B-place"), ("play red town now", "O B-song I-song O")] {
-        writeln!(lines, "{text}").expect("it takes a line");
-        let mut answer = String::new();
-        answers.read_line(&mut answer).expect("it answers");
-        assert_eq!(answer.trim_end(), tags, "{text}");
+        talk.say(text);
+        assert_eq!(talk.hear(), tags, "{text}");
     }
-    drop(lines);
-    assert!(child.wait().expect("it ends").success());
+    assert_eq!(talk.ends(), [""; 0]);
 }
 
 #[test]

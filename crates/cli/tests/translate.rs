@@ -45,11 +45,6 @@ fn home() -> Home {
     home
 }
 
-fn weights(home: &Home, run: &str) -> Vec<u8> {
-    let latest = home.read(&format!("{run}/latest"));
-    home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
-}
-
 #[test]
 fn a_language_is_learned_measured_and_spoken() {
     let home = home();
@@ -165,13 +160,7 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let home = home();
     let more = "--set model.output_dropout=0.2 --set train.sampling=exponential --set train.sampling_steps=20 \
                 --set train.batch_tokens=150";
-    home.carousel(&format!("train recipe.toml --data pairs.tsv --out whole {more} --set train.steps=60"))
-        .succeeds();
-    home.carousel(&format!("train recipe.toml --data pairs.tsv --out half {more} --set train.steps=23"))
-        .succeeds();
-    home.write("half/config.toml", home.read("half/config.toml").replace("steps = 23", "steps = 60"));
-    home.carousel("train --resume --out half").succeeds();
-    assert!(weights(&home, "whole") == weights(&home, "half"), "a resumed run differs");
+    home.resumes_to_the_bit(&format!("train recipe.toml --data pairs.tsv {more}"), 23, 60);
 }
 
 #[test]
@@ -206,7 +195,7 @@ fn a_prepared_set_is_shown_and_learned_from() {
     let keys = "--set data.max_len=8 --set data.split=[1.0,0.0,0.0] --set train.epochs=2";
     home.carousel(&format!("train recipe.toml --data set --out a {keys}")).succeeds();
     home.carousel(&format!("train recipe.toml --data some.tsv --out b {keys}")).succeeds();
-    assert!(weights(&home, "a") == weights(&home, "b"));
+    assert!(home.weights("a") == home.weights("b"));
     home.carousel("train recipe.toml --data set --out c").fails(1, &["prepared with other data.* keys"]);
     home.carousel(&format!("train recipe.toml --data set --valid some.tsv --out c {keys}"))
         .fails(1, &["holds its own validation and test parts"]);

@@ -3,8 +3,9 @@
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -103,6 +104,43 @@ impl Home {
         Running { child: Some(child), command: arguments.to_owned() }
     }
 
+    /// Starts a command that answers lines.
+    pub(crate) fn talk(&self, arguments: &str) -> Talk {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let lines = child.stdin.take().expect("it reads");
+        let answers = BufReader::new(child.stdout.take().expect("it writes")).lines();
+        Talk { child, lines, answers }
+    }
+
+    /// The last weights of a run.
+    pub(crate) fn weights(&self, run: &str) -> Vec<u8> {
+        let latest = self.read(&format!("{run}/latest"));
+        self.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
+    }
+
+    /// Gives a run that has ended more steps to go.
+    pub(crate) fn prolong(&self, run: &str, from: usize, to: usize) {
+        let config = format!("{run}/config.toml");
+        self.write(&config, self.read(&config).replace(&format!("steps = {from}"), &format!("steps = {to}")));
+    }
+
+    /// Trains twice, once stopped after `stop` of `steps` steps and resumed, in the runs `whole` and `half`: the
+    /// weights are the same.
+    #[track_caller]
+    pub(crate) fn resumes_to_the_bit(&self, train: &str, stop: usize, steps: usize) {
+        for (run, steps) in [("whole", steps), ("half", stop)] {
+            self.carousel(&format!("{train} --out {run} --set train.steps={steps}")).succeeds();
+        }
+        self.prolong("half", stop, steps);
+        self.carousel("train --resume --out half").succeeds();
+        assert!(self.weights("whole") == self.weights("half"), "a resumed run differs");
+    }
+
     /// Runs a line in a shell, as a user would.
     pub(crate) fn shell(&self, line: &str) -> Said {
         let output =
@@ -153,6 +191,32 @@ impl Drop for Running {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// A command that is sent lines and answers them.
+pub(crate) struct Talk {
+    child: Child,
+    lines: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Talk {
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.lines, "{line}").expect("it takes a line");
+    }
+
+    /// The next answer. Nothing more is said before it comes, so nothing may be kept back.
+    pub(crate) fn hear(&mut self) -> String {
+        self.answers.next().expect("it answers").expect("text")
+    }
+
+    /// Says no more, and takes the answers that are left.
+    pub(crate) fn ends(mut self) -> Vec<String> {
+        drop(self.lines);
+        let rest = self.answers.map(|line| line.expect("text")).collect();
+        assert!(self.child.wait().expect("it ends").success());
+        rest
     }
 }
 
