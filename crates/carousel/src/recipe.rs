@@ -431,7 +431,7 @@ impl TrainRecipe {
 }
 
 impl Recipe {
-    /// What keeps a language model from learning its text by heart.
+    /// What keeps a model from learning its data by heart.
     #[must_use]
     pub fn regularize(&self) -> Regularize {
         let model = &self.model;

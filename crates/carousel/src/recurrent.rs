@@ -22,6 +22,7 @@ use crate::record::{self, Keep, Record};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, masked};
 use crate::state::{LayerState, State};
 use crate::stepper::{StepPrecision, Stepper};
+use crate::walk;
 
 /// Which ways the layers of a stack walk through time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -602,6 +603,29 @@ impl Recurrent {
         // Not a leaf: its gradient goes through the mask to the parameter itself.
         let weight_hh = Param::initialized(own.weight_hh.id, dropped);
         Cow::Owned(RecurrentWeights { weight_hh, ..own.clone() })
+    }
+
+    /// What the stack gives at the last step of each direction, `[B, O]`, from its outputs and last state.
+    pub(crate) fn ends(&self, y: &Ragged, state: &State) -> Tensor<2> {
+        let directions = self.direction.kernels();
+        let top = &state.layers[state.layers.len() - directions.len()..];
+        let mut ends: Vec<Tensor<2>> = top.iter().map(|layer| layer.h.clone()).collect();
+        if self.residual && self.layers > 1 {
+            // What the top layer gives is not its state alone.
+            let at = |&direction| walk::ends(y.frames(), y.batch(), direction);
+            ends = directions.iter().map(at).collect();
+            if self.merge == Merge::Concat && ends.len() > 1 {
+                let (sequences, width) = (state.sequences(), self.hidden);
+                let own = ends.into_iter().enumerate();
+                ends = own
+                    .map(|(place, all)| all.slice([0..sequences, place * width..(place + 1) * width]))
+                    .collect();
+            }
+        }
+        match self.merge {
+            Merge::Concat => Tensor::cat(ends, 1),
+            Merge::Sum => ends.into_iter().reduce(|sum, end| sum + end).expect("a stack has a direction"),
+        }
     }
 
     /// The outputs of all directions as one.

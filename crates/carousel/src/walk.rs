@@ -61,6 +61,20 @@ pub(crate) fn unranked(values: Tensor<2>, batch: &Batch) -> Tensor<2> {
     values.select(0, index_tensor(places, &device))
 }
 
+/// The rows of each sequence's last step in the way of a direction, `[B, W]`; zeros where there is no step.
+pub(crate) fn ends(y: Tensor<2>, batch: &Batch, direction: Direction) -> Tensor<2> {
+    let [frames, width] = y.dims();
+    let device = y.device();
+    let mut rows = vec![frames as i64; batch.sequences()];
+    for (frame, (sequence, step)) in batch.places().enumerate() {
+        if direction == Direction::Forward || step == 0 {
+            rows[sequence] = frame as i64;
+        }
+    }
+    let all = Tensor::cat(vec![y, Tensor::zeros([1, width], &device)], 0);
+    all.select(0, index_tensor(rows, &device))
+}
+
 /// Takes `step` from an initial state, in the caller's order, to the end of every sequence. Returns `h` of all
 /// frames `[F, H]` in the order of the walk, and the state after each sequence's last step.
 pub(crate) fn walk(

@@ -7,28 +7,18 @@ use burn::tensor::Device;
 use carousel::cell::Cell;
 use carousel::data::pack;
 use carousel::fused::with_slice;
-use carousel::init::Init;
 use carousel::models::classifier::{Body, Classifier, ClassifierConfig};
 use carousel::models::dense::{DenseActivation, DenseConfig, Norm};
 use carousel::models::pool::Pooling;
 use carousel::models::reader::{RecurrenceConfig, StepKind, Steps};
 use carousel::parameters::NamedParameters;
 use carousel::recurrent::Direction;
-use carousel::regularize::Dropout;
 
 const SEQUENCES: [&[u32]; 4] = [&[1, 4, 2], &[3], &[], &[0, 1, 2, 3, 4]];
 const CLASSES: [u32; 4] = [2, 0, 1, 2];
 
 fn recurrent() -> Body {
-    Body::Recurrent(RecurrenceConfig {
-        cell: Cell::Lstm.into(),
-        options: Default::default(),
-        hidden: 6,
-        layers: 1,
-        direction: Direction::Both,
-        init: Init::default(),
-        dropout: Dropout::default(),
-    })
+    RecurrenceConfig { direction: Direction::Both, ..RecurrenceConfig::new(Cell::Lstm, 6) }.into()
 }
 
 fn dense(norm: Norm, activation: DenseActivation) -> Body {
@@ -36,16 +26,8 @@ fn dense(norm: Norm, activation: DenseActivation) -> Body {
 }
 
 fn config(body: Body, pooling: Pooling) -> ClassifierConfig {
-    ClassifierConfig {
-        steps: StepKind::Token { vocabulary: 5, embedding: 3 },
-        body,
-        pooling,
-        classes: 3,
-        input_dropout: 0.0,
-        output_dropout: 0.0,
-        label_smoothing: 0.1,
-        seed: 7,
-    }
+    let steps = StepKind::Token { vocabulary: 5, embedding: 3 };
+    ClassifierConfig { pooling, label_smoothing: 0.1, seed: 7, ..ClassifierConfig::new(steps, body, 3) }
 }
 
 fn loss(model: &Classifier, weights: Option<&[f32]>) -> f64 {

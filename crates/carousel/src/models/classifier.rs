@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use crate::init::Initializer;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Reader, Reading, RecurrenceConfig, StepKind, Steps};
+use crate::models::reader::{Learned, Reader, Reading, RecurrenceConfig, StepKind, Steps};
 use crate::output::Output;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
@@ -35,6 +35,8 @@ pub struct ClassifierConfig {
     pub pooling: Pooling,
     /// Classes.
     pub classes: usize,
+    /// Probability of a token's whole vector to drop out.
+    pub word_dropout: f64,
     /// Probability to drop out of what is read first.
     pub input_dropout: f64,
     /// Probability to drop out of what the output layer reads.
@@ -61,15 +63,15 @@ impl ClassifierConfig {
             Body::Recurrent(_) => Pooling::Last,
             Body::Dense(_) => Pooling::Mean,
         };
-        let (input_dropout, output_dropout, label_smoothing) = (0.0, 0.0, 0.0);
         ClassifierConfig {
             steps,
             body,
             pooling,
             classes,
-            input_dropout,
-            output_dropout,
-            label_smoothing,
+            word_dropout: 0.0,
+            input_dropout: 0.0,
+            output_dropout: 0.0,
+            label_smoothing: 0.0,
             seed: 0,
         }
     }
@@ -84,7 +86,8 @@ impl ClassifierConfig {
             Body::Recurrent(recurrence) => Some(recurrence),
             Body::Dense(_) => None,
         };
-        let reader = Reader::init(self.steps, recurrence, self.input_dropout, random, device)?;
+        let reader = Reader::init(self.steps, recurrence, self.input_dropout, random, device)?
+            .with_word_dropout(self.word_dropout)?;
         let width = reader.output_width();
         let pool = Pool::init(self.pooling, width, random, device);
         let dense = match self.body {
@@ -113,22 +116,13 @@ impl ClassifierConfig {
 /// use std::sync::Arc;
 /// use burn::tensor::Device;
 /// use carousel::cell::Cell;
-/// use carousel::init::Init;
-/// use carousel::models::classifier::{Body, ClassifierConfig};
-/// use carousel::models::pool::Pooling;
+/// use carousel::models::classifier::ClassifierConfig;
 /// use carousel::models::reader::{RecurrenceConfig, StepKind, Steps};
 /// use carousel::ragged::Batch;
 /// use carousel::recurrent::Direction;
-/// use carousel::regularize::Dropout;
 ///
-/// let recurrence = RecurrenceConfig {
-///     cell: Cell::Lstm.into(), options: Default::default(), hidden: 8, layers: 1, direction: Direction::Both, init: Init::default(),
-///     dropout: Dropout::default(),
-/// };
-/// let config = ClassifierConfig {
-///     steps: StepKind::Token { vocabulary: 5, embedding: 4 }, body: Body::Recurrent(recurrence),
-///     pooling: Pooling::Last, classes: 3, input_dropout: 0.0, output_dropout: 0.0, label_smoothing: 0.0, seed: 0,
-/// };
+/// let recurrence = RecurrenceConfig { direction: Direction::Both, ..RecurrenceConfig::new(Cell::Lstm, 8) };
+/// let config = ClassifierConfig::new(StepKind::Token { vocabulary: 5, embedding: 4 }, recurrence, 3);
 /// let model = config.init(&Device::default())?;
 /// let batch = Arc::new(Batch::ragged(&[1, 3], 3)?); // packed: the longer sequence comes first in each step
 /// let probabilities = model.probabilities(Steps::Tokens(&[0, 4, 1, 2]), &batch);
@@ -148,15 +142,14 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// What the output layer reads, `[B, H]`.
-    fn hidden(&self, steps: Steps<'_>, batch: &Arc<Batch>, noise: Option<Noise>) -> Tensor<2> {
-        let Reading { frames, state } =
+    /// What the output layer reads, `[B, H]`, and what the reader gives at every frame.
+    fn hidden(&self, steps: Steps<'_>, batch: &Arc<Batch>, noise: Option<Noise>) -> (Tensor<2>, Tensor<2>) {
+        let Reading { frames, last, .. } =
             self.reader.forward(steps, batch, None, noise, &self.output.weight.device());
-        let state = state.as_ref().map(|state| (state, self.reader.directions()));
-        let pooled = self.pool.forward(frames, batch, state);
+        let pooled = self.pool.forward(frames.clone(), batch, last);
         let hidden = self.dense.as_ref().map_or(pooled.clone(), |dense| dense.forward(pooled));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        masked(hidden, mask, Sharing::None)
+        (masked(hidden, mask, Sharing::None), frames)
     }
 
     /// The mean cross-entropy in nats `[1]` against one class a sequence. With `weights`, one a class, an example
@@ -173,13 +166,30 @@ impl Classifier {
         weights: Option<&[f32]>,
         noise: Option<Noise>,
     ) -> Tensor<1> {
-        let hidden = self.hidden(steps, batch, noise);
-        match weights {
+        self.learn(steps, batch, classes, weights, noise).loss
+    }
+
+    /// [`loss`](Classifier::loss) with what can have a price beside it: what the pool reads.
+    ///
+    /// # Panics
+    /// As [`loss`](Classifier::loss).
+    #[must_use]
+    pub fn learn(
+        &self,
+        steps: Steps<'_>,
+        batch: &Arc<Batch>,
+        classes: &[u32],
+        weights: Option<&[f32]>,
+        noise: Option<Noise>,
+    ) -> Learned {
+        let (hidden, frames) = self.hidden(steps, batch, noise);
+        let loss = match weights {
             None => self.output.cross_entropy(hidden, classes),
             Some(weights) => {
                 weighted_cross_entropy(self.output.logits(hidden), classes, weights, self.smoothing)
             }
-        }
+        };
+        Learned { loss, raw: frames.clone(), dropped: frames }
     }
 
     /// The probability of each class for each sequence, `[B, C]`.
@@ -188,7 +198,7 @@ impl Classifier {
     /// When there is not one step a frame, or a token is not below `V`.
     #[must_use]
     pub fn probabilities(&self, steps: Steps<'_>, batch: &Arc<Batch>) -> Tensor<2> {
-        activation::softmax(self.output.logits(self.hidden(steps, batch, None)), 1)
+        activation::softmax(self.output.logits(self.hidden(steps, batch, None).0), 1)
     }
 }
 

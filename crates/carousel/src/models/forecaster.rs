@@ -10,7 +10,7 @@ use crate::init::Initializer;
 use crate::models::classifier::Body;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Reader, Reading, StepKind, Steps};
+use crate::models::reader::{Learned, Reader, Reading, StepKind, Steps};
 use crate::output::Output;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
@@ -122,23 +122,25 @@ impl Forecaster {
     /// When the windows are not `sequences` of the model's length and width.
     #[must_use]
     pub fn forward(&self, windows: &[f32], sequences: usize, noise: Option<Noise>) -> Tensor<2> {
+        self.answer(windows, sequences, noise).0
+    }
+
+    /// [`forward`](Forecaster::forward), and what the reader gives at every frame.
+    fn answer(&self, windows: &[f32], sequences: usize, noise: Option<Noise>) -> (Tensor<2>, Tensor<2>) {
         let batch = Arc::new(Batch::full(sequences, self.window));
         let device = self.output.weight.device();
-        let Reading { frames, state } =
+        let Reading { frames, last, .. } =
             self.reader.forward(Steps::Numbers(windows), &batch, None, noise, &device);
         let hidden = match &self.dense {
-            None => {
-                let state = state.as_ref().map(|state| (state, self.reader.directions()));
-                self.pool.forward(frames, &batch, state)
-            }
+            None => self.pool.forward(frames.clone(), &batch, last),
             Some(dense) => {
                 let width = frames.dims()[1];
-                let beside = frames.reshape([self.window, sequences, width]).swap_dims(0, 1);
+                let beside = frames.clone().reshape([self.window, sequences, width]).swap_dims(0, 1);
                 dense.forward(beside.reshape([sequences, self.window * width]))
             }
         };
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        self.output.logits(masked(hidden, mask, Sharing::None))
+        (self.output.logits(masked(hidden, mask, Sharing::None)), frames)
     }
 
     /// The mean loss `[1]` of answers to windows whose next values are `wanted` `[B, K]`.
@@ -154,10 +156,27 @@ impl Forecaster {
         criterion: &Criterion,
         noise: Option<Noise>,
     ) -> Tensor<1> {
-        let answers = self.forward(windows, sequences, noise).reshape([wanted.len(), self.levels]);
+        self.learn(windows, wanted, sequences, criterion, noise).loss
+    }
+
+    /// [`loss`](Forecaster::loss) with what can have a price beside it: what the last layer gives at every step.
+    ///
+    /// # Panics
+    /// As [`loss`](Forecaster::loss).
+    #[must_use]
+    pub fn learn(
+        &self,
+        windows: &[f32],
+        wanted: &[f32],
+        sequences: usize,
+        criterion: &Criterion,
+        noise: Option<Noise>,
+    ) -> Learned {
+        let (answers, frames) = self.answer(windows, sequences, noise);
+        let answers = answers.reshape([wanted.len(), self.levels]);
         let wanted = TensorData::new(wanted.to_vec(), [wanted.len(), 1]);
         let errors = Tensor::<2>::from_data(wanted, &answers.device()) - answers;
-        match criterion {
+        let loss = match criterion {
             Criterion::Squared => errors.powi_scalar(2).mean(),
             Criterion::Absolute => errors.abs().mean(),
             Criterion::Huber => {
@@ -172,7 +191,8 @@ impl Forecaster {
                 let levels = Tensor::<2>::from_data(levels, &errors.device());
                 (errors.clone() * levels + activation::relu(-errors)).mean()
             }
-        }
+        };
+        Learned { loss, raw: frames.clone(), dropped: frames }
     }
 }
 

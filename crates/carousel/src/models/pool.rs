@@ -4,12 +4,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use carousel_kernels::Direction;
 
 use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::ragged::Batch;
-use crate::state::{State, index_tensor};
+use crate::state::index_tensor;
+use crate::walk;
 
 /// How the steps of a sequence become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +58,13 @@ impl Pool {
         Pool { how, attention }
     }
 
-    /// One vector a sequence, `[B, O]`, of frames `y` `[F, O]` in packed order. The last steps come from `state`
-    /// where a recurrent stack of `directions` directions left one.
+    /// One vector a sequence, `[B, O]`, of frames `y` `[F, O]` in packed order. What a recurrence ends with is `last`;
+    /// without one it is the last step.
     ///
     /// # Panics
     /// When `y` has not one row a frame.
     #[must_use]
-    pub fn forward(&self, y: Tensor<2>, batch: &Batch, state: Option<(&State, usize)>) -> Tensor<2> {
+    pub fn forward(&self, y: Tensor<2>, batch: &Batch, last: Option<Tensor<2>>) -> Tensor<2> {
         let [frames, width] = y.dims();
         assert_eq!(frames, batch.frames(), "one row a frame");
         if frames == 0 {
@@ -70,10 +72,7 @@ impl Pool {
         }
         match (self.how, &self.attention) {
             (Pooling::Attention, Some(attention)) => attention.pool(y, batch),
-            (Pooling::Last, _) => match state {
-                Some((state, directions)) => last_states(state, directions),
-                None => last_rows(y, batch),
-            },
+            (Pooling::Last, _) => last.unwrap_or_else(|| walk::ends(y, batch, Direction::Forward)),
             (Pooling::Max, _) => largest(y, batch),
             _ => {
                 let reciprocals = reciprocal_lengths(batch, &y.device());
@@ -134,23 +133,6 @@ fn sums(y: Tensor<2>, batch: &Batch) -> Tensor<2> {
 fn reciprocal_lengths(batch: &Batch, device: &Device) -> Tensor<2> {
     let lengths: Vec<f32> = batch.lengths().iter().map(|&length| 1.0 / length.max(1) as f32).collect();
     Tensor::from_data(TensorData::new(lengths, [batch.sequences(), 1]), device)
-}
-
-/// The hidden values of the top layer after the last step of each direction, beside each other.
-fn last_states(state: &State, directions: usize) -> Tensor<2> {
-    let top = &state.layers[state.layers.len() - directions..];
-    Tensor::cat(top.iter().map(|layer| layer.h.clone()).collect(), 1)
-}
-
-fn last_rows(y: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    let [frames, width] = y.dims();
-    let device = y.device();
-    let mut rows = vec![frames as i64; batch.sequences()];
-    for (frame, (sequence, _)) in batch.places().enumerate() {
-        rows[sequence] = frame as i64;
-    }
-    let all = Tensor::cat(vec![y, Tensor::zeros([1, width], &device)], 0);
-    all.select(0, index_tensor(rows, &device))
 }
 
 /// The frame with the largest value is found on plain numbers; the gradient goes to that frame alone.

@@ -12,7 +12,7 @@ use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
 use crate::recurrent::{ConfigError, Direction, NoisySequences, Precision, Recurrent, RecurrentConfig};
-use crate::regularize::{Dropout, Noise, Purpose, Sharing, masked};
+use crate::regularize::{Dropout, Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::State;
 use crate::stepper::Stepper;
 
@@ -47,15 +47,24 @@ pub struct RecurrenceConfig {
     pub init: Init,
     /// What drops out in and between the layers.
     pub dropout: Dropout,
+    /// Whether each layer but the first adds what it reads to what it gives.
+    pub residual: bool,
 }
 
 impl RecurrenceConfig {
     /// One forward layer of `hidden` units that drops nothing.
     #[must_use]
     pub fn new(cell: impl Into<AnyCell>, hidden: usize) -> RecurrenceConfig {
-        let (direction, init, dropout) = (Direction::Forward, Init::default(), Dropout::default());
-        let cell = cell.into();
-        RecurrenceConfig { cell, options: CellOptions::PLAIN, hidden, layers: 1, direction, init, dropout }
+        RecurrenceConfig {
+            cell: cell.into(),
+            options: CellOptions::PLAIN,
+            hidden,
+            layers: 1,
+            direction: Direction::Forward,
+            init: Init::default(),
+            dropout: Dropout::default(),
+            residual: false,
+        }
     }
 }
 
@@ -68,12 +77,33 @@ pub enum Steps<'a> {
     Numbers(&'a [f32]),
 }
 
+/// What a model makes of a batch while it learns: its loss, and what can have a price beside it
+/// ([`activation_penalty`](crate::regularize::activation_penalty)).
+#[derive(Debug)]
+pub struct Learned {
+    /// The mean loss, `[1]`.
+    pub loss: Tensor<1>,
+    /// What the last layer gives at every frame, `[F, O]`, in packed order.
+    pub raw: Tensor<2>,
+    /// The same as what follows reads it, after dropout.
+    pub dropped: Tensor<2>,
+}
+
 /// What a [`Reader`] makes of a batch.
 pub struct Reading {
     /// A vector for every frame, `[F, O]`, in packed order.
     pub frames: Tensor<2>,
+    /// What the recurrence ends with, a vector for every sequence `[B, O]`: the last step of each direction. `None`
+    /// without one.
+    pub last: Option<Tensor<2>>,
     /// What the recurrence leaves; `None` without one.
     pub state: Option<State>,
+}
+
+impl Reading {
+    fn of(recurrent: &Recurrent, y: Ragged, state: State) -> Reading {
+        Reading { last: Some(recurrent.ends(&y, &state)), frames: y.frames(), state: Some(state) }
+    }
 }
 
 /// Embeds tokens, or takes numbers as they are, and runs a recurrent stack over them where there is one.
@@ -89,6 +119,8 @@ pub struct Reader {
     directions: usize,
     #[module(skip)]
     drop: f64,
+    #[module(skip)]
+    words: f64,
     #[module(skip)]
     locked: bool,
 }
@@ -131,6 +163,7 @@ impl Reader {
                 .with_init(r.init)
                 .with_options(r.options)
                 .with_dropout(r.dropout)
+                .with_residual(r.residual)
                 .init_with(random, device)
         });
         let recurrent = recurrent.transpose()?;
@@ -141,7 +174,16 @@ impl Reader {
         };
         let locked = recurrence.is_some_and(|r| r.dropout.locked);
         let output = recurrent.as_ref().map_or(width, Recurrent::output_width);
-        Ok(Reader { output, embedding, recurrent, width, directions, drop: input_dropout, locked })
+        Ok(Reader {
+            output,
+            embedding,
+            recurrent,
+            width,
+            directions,
+            drop: input_dropout,
+            words: 0.0,
+            locked,
+        })
     }
 
     /// A reader of frames of `width` values around a stack of `directions` directions that there is already.
@@ -153,7 +195,17 @@ impl Reader {
         locked: bool,
     ) -> Reader {
         let output = recurrent.output_width();
-        Reader { embedding: None, recurrent: Some(recurrent), width, output, directions, drop, locked }
+        let (embedding, recurrent, words) = (None, Some(recurrent), 0.0);
+        Reader { embedding, recurrent, width, output, directions, drop, words, locked }
+    }
+
+    /// With a probability of a token's whole vector to drop out while the model learns.
+    ///
+    /// # Errors
+    /// [`ConfigError::Drop`] when it is none.
+    pub fn with_word_dropout(self, words: f64) -> Result<Reader, ConfigError> {
+        check_drop("of words", words)?;
+        Ok(Reader { words, ..self })
     }
 
     /// Chooses what the recurrence multiplies.
@@ -166,6 +218,11 @@ impl Reader {
     #[must_use]
     pub fn output_width(&self) -> usize {
         self.output
+    }
+
+    /// Whether masks of what it gives are locked over a sequence.
+    pub(crate) fn sharing(&self, batch: &Batch) -> Sharing {
+        Sharing::of(self.locked, batch, &names(batch))
     }
 
     /// Directions of the recurrence; 0 without one.
@@ -204,7 +261,8 @@ impl Reader {
         match (steps, &self.embedding) {
             (Steps::Tokens(ids), Some(embedding)) => {
                 assert_eq!(ids.len(), batch.frames(), "one token a frame");
-                let (rows, index) = embedding.distinct(ids);
+                let words = noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.words));
+                let (rows, index) = embedding.distinct_noisy(ids, words);
                 self.forward_rows(rows, index, batch, state, noise)
             }
             (Steps::Numbers(values), None) => {
@@ -229,7 +287,7 @@ impl Reader {
             let names = names(batch);
             let noise = noise.map(|noise| NoisySequences { noise, names: &names });
             let (y, state) = recurrent.forward_shared_noisy(shared, state, noise);
-            return Reading { frames: y.frames(), state: Some(state) };
+            return Reading::of(recurrent, y, state);
         }
         let x = if batch.frames() == 0 {
             Tensor::zeros([0, self.width], &rows.device())
@@ -254,18 +312,18 @@ impl Reader {
         noise: Option<Noise>,
     ) -> Reading {
         if batch.frames() == 0 {
-            return Reading { frames: Tensor::zeros([0, self.output], &x.device()), state: None };
+            return Reading { frames: Tensor::zeros([0, self.output], &x.device()), last: None, state: None };
         }
         let names = names(batch);
         let mask = noise.and_then(|noise| noise.mask(Purpose::Input, 0, self.drop));
         let x = masked(x, mask, Sharing::of(self.locked, batch, &names));
         match &self.recurrent {
-            None => Reading { frames: x, state: None },
+            None => Reading { frames: x, last: None, state: None },
             Some(recurrent) => {
                 let x = Ragged::new(x, batch.clone()).expect("one row a frame");
                 let noise = noise.map(|noise| NoisySequences { noise, names: &names });
                 let (y, state) = recurrent.forward_noisy(x, state, noise);
-                Reading { frames: y.frames(), state: Some(state) }
+                Reading::of(recurrent, y, state)
             }
         }
     }

@@ -15,12 +15,12 @@ use crate::models::convolution::{Convolution, ConvolutionConfig};
 use crate::models::crf::Crf;
 use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Reader, Reading, Steps};
+use crate::models::reader::{Learned, Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, SharedRows};
 use crate::recurrent::{ConfigError, Direction, Recurrent, RecurrentConfig};
-use crate::regularize::{Noise, Purpose, Sharing, masked};
+use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::State;
 use crate::stepper::Stepper;
 
@@ -63,6 +63,8 @@ pub struct TaggerConfig {
     pub intents: Option<usize>,
     /// Whether tags are decided together, by a conditional random field.
     pub crf: bool,
+    /// Probability of a word's whole vector to drop out.
+    pub word_dropout: f64,
     /// Probability to drop out of what is read first.
     pub input_dropout: f64,
     /// Probability to drop out of what the output layers read.
@@ -103,6 +105,7 @@ impl TaggerConfig {
             tags,
             intents: None,
             crf: false,
+            word_dropout: 0.0,
             input_dropout: 0.0,
             output_dropout: 0.0,
             label_smoothing: 0.0,
@@ -115,6 +118,7 @@ impl TaggerConfig {
     /// # Errors
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Tagger, ConfigError> {
+        check_drop("of words", self.word_dropout)?;
         let random = &mut Initializer::new(self.seed);
         let (mut words, mut letters, mut images) = (None, None, None);
         let width = match self.input {
@@ -154,6 +158,7 @@ impl TaggerConfig {
             pool: Pool::init(Pooling::Max, hidden, random, device),
             intent,
             drop: self.output_dropout,
+            drop_words: self.word_dropout,
             width: match self.input {
                 TagInput::Images { convolution, .. } => convolution.image.iter().product(),
                 TagInput::Numbers(_) | TagInput::Words { .. } => width,
@@ -240,9 +245,19 @@ pub struct Tagger {
     intent: Option<Output>,
     #[module(skip)]
     drop: f64,
+    #[module(skip)]
+    drop_words: f64,
     /// Values of a step of numbers, or of an image.
     #[module(skip)]
     width: usize,
+}
+
+/// What a tagger makes of the frames of a batch, `[F, H]`.
+struct Hidden {
+    raw: Tensor<2>,
+    /// After dropout.
+    read: Tensor<2>,
+    state: Option<State>,
 }
 
 /// What a tagger says about a batch.
@@ -258,16 +273,17 @@ pub struct Tagged {
 }
 
 impl Tagger {
-    /// What the output layers read, `[F, H]`, and the state that the recurrence leaves.
+    /// What every frame has before dropout and after it, as the output layers read it, and the state that the
+    /// recurrence leaves.
     fn hidden(
         &self,
         steps: TagSteps<'_>,
         batch: &Arc<Batch>,
         state: Option<State>,
         noise: Option<Noise>,
-    ) -> (Tensor<2>, Option<State>) {
+    ) -> Hidden {
         let device = self.output.weight.device();
-        let Reading { frames, state } = match (steps, &self.words) {
+        let Reading { frames, state, .. } = match (steps, &self.words) {
             (TagSteps::Numbers(values), None) if let Some(images) = &self.images => {
                 let frames = batch.frames();
                 let x = TensorData::new(values.to_vec(), [frames, values.len() / frames.max(1)]);
@@ -279,7 +295,8 @@ impl Tagger {
             }
             (TagSteps::Words(words), Some(embedding)) => {
                 assert_eq!(words.index.len(), batch.frames(), "one word a frame");
-                let rows = embedding.forward(&words.ids);
+                let mask = noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.drop_words));
+                let rows = masked(embedding.forward(&words.ids), mask, Sharing::Whole(words.ids.clone()));
                 let rows = match &self.letters {
                     Some(letters) if !words.ids.is_empty() => {
                         Tensor::cat(vec![rows, letters.forward(&words.letters)], 1)
@@ -290,9 +307,10 @@ impl Tagger {
             }
             _ => panic!("a tagger of words reads words, a tagger of numbers reads numbers"),
         };
-        let hidden = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames));
+        let raw = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        (masked(hidden, mask, Sharing::None), state)
+        let read = masked(raw.clone(), mask, self.reader.sharing(batch));
+        Hidden { raw, read, state }
     }
 
     /// The mean cross-entropy (or negative log-likelihood) a tag in nats, and with a second head that of the
@@ -309,40 +327,56 @@ impl Tagger {
         intents: &[u32],
         noise: Option<Noise>,
     ) -> Tensor<1> {
-        let (hidden, _) = self.hidden(steps, batch, None, noise);
-        let loss = match &self.crf {
-            Some(crf) => crf.loss(self.output.logits(hidden.clone()), batch, tags),
-            None => self.output.cross_entropy(hidden.clone(), tags),
-        };
-        match &self.intent {
-            Some(intent) => loss + intent.cross_entropy(self.pool.forward(hidden, batch, None), intents),
-            None => loss,
-        }
+        self.learn(steps, batch, tags, intents, noise).loss
     }
 
-    /// The mean cross-entropy of the tags of one window of longer sequences, `[1]`, and the state to begin the next
-    /// window with: its values go on, the gradient does not (truncated backpropagation through time). A window in
-    /// which no tag counts has loss 0.
+    /// [`loss`](Tagger::loss) with what can have a price beside it: what the output layers read.
+    ///
+    /// # Panics
+    /// As [`loss`](Tagger::loss).
+    #[must_use]
+    pub fn learn(
+        &self,
+        steps: TagSteps<'_>,
+        batch: &Arc<Batch>,
+        tags: &[u32],
+        intents: &[u32],
+        noise: Option<Noise>,
+    ) -> Learned {
+        let Hidden { raw, read, .. } = self.hidden(steps, batch, None, noise);
+        let mut loss = match &self.crf {
+            Some(crf) => crf.loss(self.output.logits(read.clone()), batch, tags),
+            None => self.output.cross_entropy(read.clone(), tags),
+        };
+        if let Some(intent) = &self.intent {
+            loss = loss + intent.cross_entropy(self.pool.forward(read.clone(), batch, None), intents);
+        }
+        Learned { loss, raw, dropped: read }
+    }
+
+    /// [`learn`](Tagger::learn) for one window of longer sequences, without a second head, and the state to begin
+    /// the next window with: its values go on, the gradient does not (truncated backpropagation through time). A
+    /// window in which no tag counts has loss 0.
     ///
     /// # Panics
     /// When there is not one tag a frame, no frame at all, or the tagger has a conditional random field, which sees
     /// whole sequences.
     #[must_use]
-    pub fn window_loss(
+    pub fn learn_window(
         &self,
         steps: TagSteps<'_>,
         batch: &Arc<Batch>,
         tags: &[u32],
         state: Option<State>,
         noise: Option<Noise>,
-    ) -> (Tensor<1>, Option<State>) {
+    ) -> (Learned, Option<State>) {
         assert!(self.crf.is_none(), "a conditional random field sees whole sequences");
-        let (hidden, state) = self.hidden(steps, batch, state, noise);
+        let Hidden { raw, read, state } = self.hidden(steps, batch, state, noise);
         let loss = match tags.iter().any(|&tag| tag != IGNORE) {
-            true => self.output.cross_entropy(hidden, tags),
-            false => hidden.sum() * 0.0,
+            true => self.output.cross_entropy(read.clone(), tags),
+            false => read.clone().sum() * 0.0,
         };
-        (loss, state.map(|state| state.detach()))
+        (Learned { loss, raw, dropped: read }, state.map(|state| state.detach()))
     }
 
     /// For answering step by step as numbers come; `None` where an answer needs what follows: in a net that walks
@@ -366,7 +400,7 @@ impl Tagger {
         if batch.frames() == 0 && self.intent.is_none() {
             return Tagged { tags: Vec::new(), probabilities: Vec::new(), intents: Vec::new() };
         }
-        let (hidden, _) = self.hidden(steps, batch, None, None);
+        let Hidden { read: hidden, .. } = self.hidden(steps, batch, None, None);
         let logits = self.output.logits(hidden.clone());
         let count = logits.dims()[1];
         let (tags, probabilities) = match &self.crf {
@@ -395,7 +429,7 @@ impl Tagger {
     /// As [`loss`](Tagger::loss), but no tag need count.
     #[must_use]
     pub fn measure(&self, steps: TagSteps<'_>, batch: &Arc<Batch>, tags: &[u32]) -> Loss {
-        let (hidden, _) = self.hidden(steps, batch, None, None);
+        let Hidden { read: hidden, .. } = self.hidden(steps, batch, None, None);
         let Some(crf) = &self.crf else { return self.output.evaluate(&hidden, tags) };
         let own = crf.scores();
         with_slice(&self.output.logits(hidden), |scores| {

@@ -116,6 +116,8 @@ const TRANSLATE: &[&str] = &["translate"];
 const ATTENTION: &[&str] = &["general", "dot", "scaled-dot", "additive"];
 /// The cells that the kernels know, whose steps read `h` through weights.
 const FUSED: &[&str] = &["rnn", "lstm", "gru"];
+/// All cells of a recurrence.
+const RECURRENT: &[&str] = &["rnn", "lstm", "gru", "min-gru", "min-lstm"];
 
 const COUNT: u64 = u32::MAX as u64;
 const SIZE: u64 = 1 << 16;
@@ -205,23 +207,25 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
     key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["rnn", "lstm", "gru", "none"]),
-    key!(model.residual, Kind::Flag).only_with("task", WRITES),
+    key!(model.residual, Kind::Flag).only_with("task", READS).and_with("model.cell", RECURRENT),
     key!(model.tie_embeddings, Kind::Flag).only_with("task", WRITES),
     key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.output_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
-    key!(model.embedding_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
-    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", WRITES).and_with("model.cell", FUSED),
+    key!(model.embedding_dropout, Kind::Below(0.0, 1.0))
+        .only_with("task", TEXTS)
+        .and_with("data.input", &["text"]),
+    key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS).and_with("model.cell", FUSED),
     key!(model.recurrent_dropout, Kind::Below(0.0, 1.0))
-        .only_with("task", WRITES)
+        .only_with("task", READS)
         .and_with("model.cell", FUSED),
     key!(model.update_dropout, Kind::Below(0.0, 1.0))
-        .only_with("task", WRITES)
+        .only_with("task", READS)
         .and_with("model.cell", &["lstm", "gru"]),
-    key!(model.zoneout, Kind::Below(0.0, 1.0)).only_with("task", WRITES),
+    key!(model.zoneout, Kind::Below(0.0, 1.0)).only_with("task", READS).and_with("model.cell", RECURRENT),
     key!(model.zoneout_cell, Kind::Below(0.0, 1.0))
-        .only_with("task", WRITES)
+        .only_with("task", READS)
         .and_with("model.cell", &["lstm"]),
     key!(model.init, Kind::OneOf(names::<InitName>)),
     key!(model.init_range, Kind::Above(0.0, 100.0)).only_with("model.init", &["uniform"]),
@@ -255,8 +259,12 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.epsilon, Kind::Above(0.0, 1.0)).only_with("train.optimizer", &["adam", "adamw", "rmsprop"]),
     key!(train.nonmono, Kind::Whole(1, COUNT)).only_with("train.optimizer", &["nt-asgd"]),
     key!(train.weight_decay, Kind::Number(0.0, 1000.0)),
-    key!(train.activation_penalty, Kind::Number(0.0, 1000.0)).only_with("task", WRITES),
-    key!(train.temporal_penalty, Kind::Number(0.0, 1000.0)).only_with("task", WRITES),
+    key!(train.activation_penalty, Kind::Number(0.0, 1000.0))
+        .only_with("task", READS)
+        .and_with("model.cell", RECURRENT),
+    key!(train.temporal_penalty, Kind::Number(0.0, 1000.0))
+        .only_with("task", READS)
+        .and_with("model.cell", RECURRENT),
     key!(train.label_smoothing, Kind::Below(0.0, 1.0))
         .only_with("task", TEXTS)
         .and_with("model.crf", &["false"]),

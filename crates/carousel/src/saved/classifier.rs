@@ -127,6 +127,7 @@ pub(crate) fn classifier_config(recipe: &Recipe, steps: StepKind, classes: usize
         body,
         pooling: recipe.model.pooling.unwrap_or(unset),
         classes,
+        word_dropout: recipe.model.embedding_dropout,
         input_dropout: recipe.model.input_dropout,
         output_dropout: recipe.model.output_dropout,
         label_smoothing: recipe.train.label_smoothing,
@@ -146,6 +147,7 @@ pub(crate) fn body(recipe: &Recipe) -> Body {
             direction: model.direction,
             init: model.init(),
             dropout: recipe.regularize().recurrent,
+            residual: model.residual,
         }),
         None => Body::Dense(DenseConfig {
             // Follows from what the layers read.

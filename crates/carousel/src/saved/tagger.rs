@@ -289,6 +289,7 @@ pub(crate) fn tagger_config(recipe: &Recipe, encoder: &TagEncoder, labels: &TagL
         tags: labels.tags.len(),
         intents: labels.intents.as_ref().map(Classes::len),
         crf: recipe.model.crf,
+        word_dropout: recipe.model.embedding_dropout,
         input_dropout: recipe.model.input_dropout,
         output_dropout: recipe.model.output_dropout,
         label_smoothing: recipe.train.label_smoothing,

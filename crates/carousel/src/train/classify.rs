@@ -14,7 +14,7 @@ use crate::data::{
 };
 use crate::metrics::Confusion;
 use crate::models::classifier::Classifier;
-use crate::recipe::{ClassWeights, InputName, MetricName, Recipe};
+use crate::recipe::{ClassWeights, InputName, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
@@ -101,7 +101,7 @@ pub fn classify(
     };
     let judged = if parts.test.is_empty() { parts.valid.clone() } else { parts.test.clone() };
     let metric = recipe.train.metric.unwrap_or(MetricName::Accuracy);
-    let task = Classification { classes: classes.clone(), weights, metric };
+    let task = Classification { classes: classes.clone(), weights, metric, train: recipe.train.clone() };
     let job = ExampleJob::new(task, recipe, model, parts);
     let summary = train(run, recipe, job, facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
@@ -314,6 +314,7 @@ struct Classification {
     classes: Classes,
     weights: Option<Vec<f32>>,
     metric: MetricName,
+    train: TrainRecipe,
 }
 
 impl ExampleTask for Classification {
@@ -333,7 +334,9 @@ impl ExampleTask for Classification {
         let classes: Vec<u32> = batch.iter().map(|example| example.class).collect();
         let (packed, ragged) = pack_sequences(&sequences);
         let weights = self.weights.as_deref();
-        Objective::plain(model.loss(steps(&packed), &Arc::new(ragged), &classes, weights, Some(noise)))
+        let ragged = Arc::new(ragged);
+        let learned = model.learn(steps(&packed), &ragged, &classes, weights, Some(noise));
+        Objective::priced(learned, &self.train, &ragged)
     }
 
     fn measure(&self, model: &Classifier, examples: &[Labelled]) -> Measured {

@@ -14,7 +14,8 @@ use crate::data::{
 use crate::fused::with_slice;
 use crate::metrics::{ErrorSums, ForecastErrors};
 use crate::models::forecaster::{Criterion, Forecaster};
-use crate::recipe::{LossName, Recipe};
+use crate::ragged::Batch;
+use crate::recipe::{LossName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
@@ -99,7 +100,8 @@ pub fn forecast(
     let facts = Facts { vocabulary: None, train_tokens: None, valid_tokens: None };
     let judged = if parts.test.is_empty() { parts.valid.clone() } else { parts.test.clone() };
     let quantiles = recipe.model.quantiles.clone().unwrap_or_default();
-    let task = Forecasting { set: set.clone(), framing, criterion: criterion(recipe), quantiles };
+    let (criterion, train_recipe) = (criterion(recipe), recipe.train.clone());
+    let task = Forecasting { set: set.clone(), framing, criterion, quantiles, train: train_recipe };
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedForecaster::open(run.path())?;
@@ -245,6 +247,7 @@ struct Forecasting {
     framing: Framing,
     criterion: Criterion,
     quantiles: Vec<f64>,
+    train: TrainRecipe,
 }
 
 impl ExampleTask for Forecasting {
@@ -263,7 +266,8 @@ impl ExampleTask for Forecasting {
         let origins: Vec<Origin> = batch.iter().copied().copied().collect();
         let inputs = self.framing.inputs(&self.set, &origins);
         let wanted = self.framing.wanted(&self.set, &origins);
-        Objective::plain(model.loss(&inputs, &wanted, origins.len(), &self.criterion, Some(noise)))
+        let learned = model.learn(&inputs, &wanted, origins.len(), &self.criterion, Some(noise));
+        Objective::priced(learned, &self.train, &Batch::full(origins.len(), self.framing.window))
     }
 
     fn measure(&self, model: &Forecaster, origins: &[Origin]) -> Measured {

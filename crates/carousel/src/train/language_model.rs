@@ -19,7 +19,7 @@ use crate::own_cell::Sizes;
 use crate::parameters::NamedTensor;
 use crate::recipe::{Named, Recipe, TrainRecipe};
 use crate::recurrent::NoisySequences;
-use crate::regularize::{Noise, activation_penalty};
+use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::config;
 use crate::state::State;
@@ -27,7 +27,7 @@ use crate::train::breakage::look_into;
 use crate::train::diagnose::{BrokenBatch, Circumstances, Diagnosis, diagnose, save};
 use crate::train::evaluate::measure;
 use crate::train::tbptt::{Place, StateShape, Tbptt};
-use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, train};
+use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, prices, train};
 use crate::train::{Control, Event, Sources, Start, Summary, TrainError, shares};
 
 /// How the samples during training are drawn: a little safer than the model's own probabilities.
@@ -212,13 +212,7 @@ impl Job for LanguageModelJob<'_> {
                 (y.clone(), y, state)
             };
             let share = window.inputs.len() as f64 / frames;
-            let (activation, temporal) = (train.activation_penalty * share, train.temporal_penalty * share);
-            if activation > 0.0 {
-                penalties.push(activation_penalty(dropped.clone(), &packed, activation, 0.0));
-            }
-            if temporal > 0.0 {
-                penalties.push(activation_penalty(raw, &packed, 0.0, temporal));
-            }
+            penalties.extend(prices(train, share, raw, dropped.clone(), &packed));
             outputs.push(dropped);
             state
         });

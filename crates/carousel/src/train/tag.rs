@@ -17,7 +17,7 @@ use crate::metrics::{Confusion, SpanCounts, SpanScores, marks_spans};
 use crate::models::tagger::Tagger;
 use crate::output::IGNORE;
 use crate::ragged::Batch;
-use crate::recipe::{InputName, MetricName, Recipe};
+use crate::recipe::{InputName, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
@@ -92,7 +92,8 @@ pub fn tag(
     // A batch in which no step has a tag teaches nothing, and its mean has no number.
     let train_part = parts.train.into_iter().filter(|encoded| encoded.counted() > 0).collect();
     let parts = Parts { train: train_part, ..parts };
-    let task = Tagging { labels, encoder, metric: recipe.train.metric, window: recipe.train.window };
+    let (metric, window, train_recipe) = (recipe.train.metric, recipe.train.window, recipe.train.clone());
+    let task = Tagging { labels, encoder, metric, window, train: train_recipe };
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let evaluation = judge_saved(&SavedTagger::open(run.path())?, &judged);
@@ -326,6 +327,7 @@ struct Tagging {
     encoder: TagEncoder,
     metric: Option<MetricName>,
     window: Option<usize>,
+    train: TrainRecipe,
 }
 
 impl Tagging {
@@ -353,7 +355,8 @@ impl ExampleTask for Tagging {
     fn objective(&self, model: &Tagger, batch: &[&Encoded], noise: Noise, _: u64) -> Objective {
         let (read, ragged, tags) = self.pack(batch, &(0..usize::MAX));
         let intents: Vec<u32> = batch.iter().map(|encoded| encoded.intent).collect();
-        Objective::plain(model.loss(read.steps(), &ragged, &tags, &intents, Some(noise)))
+        let learned = model.learn(read.steps(), &ragged, &tags, &intents, Some(noise));
+        Objective::priced(learned, &self.train, &ragged)
     }
 
     fn window(&self) -> Option<usize> {
@@ -374,8 +377,8 @@ impl ExampleTask for Tagging {
         _: u64,
     ) -> (Objective, Option<State>) {
         let (read, ragged, tags) = self.pack(batch, &steps);
-        let (loss, state) = model.window_loss(read.steps(), &ragged, &tags, state, Some(noise));
-        (Objective::plain(loss), state)
+        let (learned, state) = model.learn_window(read.steps(), &ragged, &tags, state, Some(noise));
+        (Objective::priced(learned, &self.train, &ragged), state)
     }
 
     fn measure(&self, model: &Tagger, examples: &[Encoded]) -> Measured {

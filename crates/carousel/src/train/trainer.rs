@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::fused::with_slice;
+use crate::models::reader::Learned;
 use crate::parameters::{NamedParameters, NamedTensor};
+use crate::ragged::Batch;
 use crate::recipe::{Optimizer, Recipe, ScheduleName, TrainRecipe};
+use crate::regularize::activation_penalty;
 use crate::run::{Keep, RunFolder};
 use crate::train::average::{Average, Averaging};
 use crate::train::breakage::look_into;
@@ -116,10 +119,36 @@ impl Objective {
         Objective { mean: f64::from(with_slice(&loss, |loss| loss[0])), whole: loss }
     }
 
+    /// The loss of a model that learns, with the prices that a recipe puts on what its last layer gives.
+    pub(super) fn priced(learned: Learned, train: &TrainRecipe, batch: &Batch) -> Objective {
+        let Learned { loss, raw, dropped } = learned;
+        prices(train, 1.0, raw, dropped, batch).into_iter().fold(Objective::plain(loss), Objective::with)
+    }
+
     /// Adds a penalty.
     pub(super) fn with(self, penalty: Tensor<1>) -> Objective {
         Objective { whole: self.whole + penalty, ..self }
     }
+}
+
+/// A share of the prices that a recipe puts on what a last layer gives at the frames of a batch: on its size after
+/// dropout, and on how it changes before that.
+pub(super) fn prices(
+    train: &TrainRecipe,
+    share: f64,
+    raw: Tensor<2>,
+    dropped: Tensor<2>,
+    batch: &Batch,
+) -> Vec<Tensor<1>> {
+    let mut all = Vec::new();
+    // A batch of sequences without steps gives nothing that could be large.
+    if train.activation_penalty > 0.0 && batch.frames() > 0 {
+        all.push(activation_penalty(dropped, batch, train.activation_penalty * share, 0.0));
+    }
+    if train.temporal_penalty > 0.0 && batch.frames() > 0 {
+        all.push(activation_penalty(raw, batch, 0.0, train.temporal_penalty * share));
+    }
+    all
 }
 
 /// How good a model is on some data.

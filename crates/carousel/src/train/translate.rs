@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DataError, Document, EncodedPair, MaxLen, SPECIAL, Side, TooLong, UNK};
 use crate::decode::beam::{Hypothesis, Search, greedy, likeliest};
 use crate::init::Initializer;
 use crate::metrics::{bleu, chrf, exact_matches, token_errors};
+use crate::models::reader::Learned;
 use crate::models::translator::{Hidden, Sentences, Translator};
-use crate::recipe::{MetricName, Named, Recipe, TrainRecipe};
-use crate::regularize::{Noise, activation_penalty};
+use crate::recipe::{MetricName, Named, Recipe};
+use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
     Known, SavedTranslator, TRANSLATOR, one_line, search_all, side_by_side, translator_config,
@@ -396,18 +397,9 @@ impl ExampleTask for Translating<'_> {
             inputs.ids
         };
         let Hidden { recurrent, read } = model.hidden(&sources, &read, &inputs.batch, Some(noise));
-        let TrainRecipe { activation_penalty: activation, temporal_penalty: temporal, .. } =
-            self.recipe.train;
-        let penalty =
-            |y: Tensor<2>, activation, temporal| activation_penalty(y, &inputs.batch, activation, temporal);
-        let mut objective = Objective::plain(model.output().cross_entropy(read.clone(), &wanted));
-        if activation > 0.0 {
-            objective = objective.with(penalty(read, activation, 0.0));
-        }
-        if temporal > 0.0 {
-            objective = objective.with(penalty(recurrent, 0.0, temporal));
-        }
-        objective
+        let loss = model.output().cross_entropy(read.clone(), &wanted);
+        let learned = Learned { loss, raw: recurrent, dropped: read };
+        Objective::priced(learned, &self.recipe.train, &inputs.batch)
     }
 
     fn measure(&self, model: &Translator, examples: &[EncodedPair]) -> Measured {
