@@ -49,7 +49,8 @@ pub struct Recipe {
 pub struct DataRecipe {
     /// Shares of `--data` for training, validation and test, where `--valid` and `--test` are not given.
     pub split: [f64; 3],
-    /// Megabytes of text from which on files are not held, but read piece by piece. [`Task::Lm`] only.
+    /// Megabytes of text from which on files are not held, but read piece by piece. [`Task::Lm`],
+    /// [`Task::Classify`] of text.
     pub memory: usize,
     /// What an example is made of. [`Task::Classify`] and [`Task::Tag`].
     pub input: InputName,

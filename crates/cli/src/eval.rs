@@ -7,7 +7,8 @@ use carousel::report::thousands;
 use carousel::run::RunFolder;
 use carousel::train::{
     ClassEvaluation, Evaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier,
-    evaluate_forecaster, evaluate_large, evaluate_stepwise, evaluate_tagger, evaluate_translator,
+    evaluate_forecaster, evaluate_large, evaluate_large_classifier, evaluate_stepwise, evaluate_tagger,
+    evaluate_translator,
 };
 use clap::Args;
 use serde_json::json;
@@ -65,6 +66,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
     }
     if Held::of(&recipe).is_less_than(&args.data)? {
+        if task == Task::Classify {
+            return classes(args, &evaluate_large_classifier(&args.run, &args.data)?);
+        }
         let precision = match args.precision {
             Precision::F32 => None,
             Precision::Int8 => Some(args.precision.step()),

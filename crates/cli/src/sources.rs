@@ -6,7 +6,7 @@ use std::path::{PathBuf, absolute};
 
 use anyhow::Context;
 use carousel::data::{Document, list_files, read_documents};
-use carousel::recipe::{Recipe, Task};
+use carousel::recipe::{InputName, Recipe, Task};
 use carousel::run::RunFolder;
 use carousel::train::{LargeSources, Sources};
 use serde::{Deserialize, Serialize};
@@ -116,7 +116,10 @@ pub(crate) enum Held {
 
 impl Held {
     pub(crate) fn of(recipe: &Recipe) -> Held {
-        if recipe.task == Task::Lm { Held::Megabytes(recipe.data.memory) } else { Held::All }
+        match (recipe.task, recipe.data.input) {
+            (Task::Lm, _) | (Task::Classify, InputName::Text) => Held::Megabytes(recipe.data.memory),
+            _ => Held::All,
+        }
     }
 
     /// Whether some files are more than that. What is compressed has to be held.

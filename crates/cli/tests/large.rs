@@ -44,8 +44,7 @@ fn what_is_read_piece_by_piece_is_learned_alike() {
         }
     }
     // A run that was stopped goes on, and knows its text again.
-    let config = home.read("stored-char/config.toml").replace("steps = 60", "steps = 70");
-    home.write("stored-char/config.toml", config);
+    home.prolong("stored-char", 60, 70);
     let said = home.carousel("train --resume --out stored-char").succeeds();
     assert!(
         said.stderr.contains("resumed after step 60") && !said.stderr.contains("warning"),
@@ -53,8 +52,7 @@ fn what_is_read_piece_by_piece_is_learned_alike() {
         said.stderr
     );
     home.write("texts/b.txt", "another text\n".repeat(100));
-    let config = home.read("stored-char/config.toml").replace("steps = 70", "steps = 80");
-    home.write("stored-char/config.toml", config);
+    home.prolong("stored-char", 70, 80);
     let said = home.carousel("train --resume --out stored-char").succeeds();
     assert!(said.stderr.contains("changed since this run began"), "{}", said.stderr);
 }
@@ -73,4 +71,91 @@ fn what_is_wrong_with_a_large_text_is_named() {
     check("text.txt --valid latin1.txt", &["latin1.txt: byte 1003 is not UTF-8"]);
     check("short.txt", &["the data has 14 tokens", "train.batch"]);
     check("nowhere.txt", &["nowhere.txt", "No such file"]);
+}
+
+const CLASSIFY: &str = "\
+task = \"classify\"
+[data]
+split = [0.7, 0.2, 0.1]
+[model]
+hidden = 12
+embedding = 8
+[train]
+steps = 40
+batch = 8
+learning_rate = 0.02
+";
+
+/// Lines about animals, which say what they do.
+fn animals(rows: usize) -> String {
+    let told = [("cat", "mews"), ("dog", "barks"), ("cow", "lows")];
+    let row = |number: usize| {
+        let (animal, sound) = told[number % 3];
+        let filling = "and ".repeat(number * 7 % 5);
+        format!("\"it {filling}{sound}\",{animal},{}\n", number % 11)
+    };
+    "text,label,author\n".to_owned() + &(0..rows).map(row).collect::<String>()
+}
+
+#[test]
+fn tables_that_are_read_row_by_row_are_learned_alike() {
+    let home = Home::new();
+    home.write("classify.toml", CLASSIFY);
+    home.write("tables/a.csv", animals(200));
+    home.write("tables/b.csv", animals(61));
+    home.write("more.csv", animals(40));
+    for (name, more) in [
+        ("char", ""),
+        ("word", "--set data.tokens=word --set data.group=author --set data.max_length=3"),
+        ("given", "--set data.tokens=byte --valid more.csv --set train.class_weights=balanced"),
+    ] {
+        let train = |run: &str, memory: usize| {
+            let set = format!("--set data.memory={memory} {more}");
+            let train = format!("train classify.toml --data tables --out {run} --json {set}");
+            home.carousel(&train).succeeds().json()
+        };
+        let (held, stored) = (format!("held-{name}"), format!("stored-{name}"));
+        let (mut one, mut two) = (train(&held, 64), train(&stored, 0));
+        for told in [&mut one, &mut two] {
+            told["run"] = serde_json::Value::Null;
+            told["tokens_per_second"] = serde_json::Value::Null;
+        }
+        assert_eq!(one, two, "{name}");
+        for file in ["vocab.json", "labels.json", "evaluation.json"] {
+            assert_eq!(
+                home.read(&format!("{held}/{file}")),
+                home.read(&format!("{stored}/{file}")),
+                "{name}"
+            );
+        }
+        assert!(home.weights(&held) == home.weights(&stored), "{name}: other weights");
+        let eval = |run: &str| {
+            let mut told = home.carousel(&format!("eval {run} --data more.csv --json")).succeeds().json();
+            told["run"] = serde_json::Value::Null;
+            told
+        };
+        assert_eq!(eval(&held), eval(&stored), "{name}");
+    }
+    // Byte pairs are batched by their characters: another order, the same task.
+    let bpe = "--set data.memory=0 --set data.tokens=bpe --set data.vocab_size=270";
+    home.resumes_to_the_bit(&format!("train classify.toml --data tables {bpe}"), 17, 40);
+}
+
+#[test]
+fn what_is_wrong_with_a_large_table_is_named() {
+    let home = Home::new();
+    home.write("classify.toml", CLASSIFY);
+    home.write("good.csv", animals(100));
+    home.write("uneven.csv", animals(50) + "only text\n");
+    home.write("other.csv", "text,label,author\n\nit roars,lion,1\n");
+    home.write("one.csv", "text,label,author\nit roars,lion,1\nit purrs,lion,1\nit sleeps,lion,1\n");
+    let check = |data: &str, expected: &[&str]| {
+        home.carousel(&format!("train classify.toml --out run --set data.memory=0 --data {data}"))
+            .fails(1, expected);
+        assert!(!home.exists("run"), "{data}: a run was left behind");
+    };
+    check("uneven.csv", &["uneven.csv:52: 1 fields, expected 3 as in the header"]);
+    check("good.csv --valid other.csv", &["other.csv:3: \"lion\" does not occur in the training part"]);
+    check("good.csv --set data.text=words", &["good.csv: no column is named \"words\"", "set data.text"]);
+    check("one.csv", &["the training part has one class, \"lion\""]);
 }

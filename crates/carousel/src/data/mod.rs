@@ -16,6 +16,7 @@ mod pairs;
 mod series;
 mod sound;
 mod stored;
+mod stored_texts;
 mod table;
 mod tagged;
 mod texts;
@@ -42,6 +43,7 @@ pub use series::{
 };
 pub use sound::{BANDS, log_mel, read_wav};
 pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
+pub use stored_texts::{IndexedTexts, StoredRow, StoredTexts};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, read_sentences};
 pub use texts::{TextColumns, TextExample, read_texts};

@@ -219,8 +219,8 @@ fn refuse_gaps(series: &Series, times: &Times) -> Result<(), DataError> {
     }
 }
 
-/// A time as a number: a number itself, or the seconds since 1970 of `2024-05`, `2024-05-31`, `2024/05/31 13:00` or
-/// `2024-05-31T13:00:00.5Z`.
+/// A time as a number: a number itself, or the seconds since 1970 of `2024-05`, `2024-05-31`, `2024/05/31 13:00`,
+/// `2024-05-31T13:00:00.5Z` or `2024-05-31 13:00:00+02:00`.
 fn moment(text: &str) -> Option<f64> {
     let text = text.trim();
     if let Ok(number) = text.parse::<f64>() {
@@ -239,7 +239,11 @@ fn moment(text: &str) -> Option<f64> {
     if !(1000..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    let mut seconds = days_before(i64::from(year), i64::from(month), i64::from(day)) as f64 * 86_400.0;
+    let (clock, east) = match clock.find(['+', '-']) {
+        Some(at) => (&clock[..at], seconds_east(&clock[at..])?),
+        None => (clock, 0.0),
+    };
+    let mut seconds = days_before(i64::from(year), i64::from(month), i64::from(day)) as f64 * 86_400.0 - east;
     if !clock.is_empty() {
         let limits = [(3600.0, 24.0), (60.0, 60.0), (1.0, 61.0)];
         let parts: Vec<f64> = clock.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
@@ -254,6 +258,20 @@ fn moment(text: &str) -> Option<f64> {
         }
     }
     Some(seconds)
+}
+
+/// How far east of Greenwich a clock is, by what stands behind it: `+02:00`, `-0530` or `+02`.
+fn seconds_east(text: &str) -> Option<f64> {
+    let (sign, digits) = match text.split_at_checked(1)? {
+        ("+", digits) => (1.0, digits.replace(':', "")),
+        (_, digits) => (-1.0, digits.replace(':', "")),
+    };
+    let (hours, minutes) = match digits.len() {
+        2 => (digits.parse::<u32>().ok()?, 0),
+        4 => (digits.get(..2)?.parse().ok()?, digits.get(2..)?.parse::<u32>().ok()?),
+        _ => return None,
+    };
+    (hours < 24 && minutes < 60).then(|| sign * f64::from(hours * 3600 + minutes * 60))
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar. Years begin in March here, so that the leap day is the
@@ -542,6 +560,10 @@ mod tests {
         check("2000-03-01", Some(951_868_800.0));
         check("2024/02/29 12:30", Some(1_709_209_800.0));
         check("2024-02-29T12:30:01.5Z", Some(1_709_209_801.5));
+        check("2024-02-29 12:30:00+02:00", Some(1_709_209_800.0 - 7200.0));
+        check("2024-02-29T12:30-0530", Some(1_709_209_800.0 + 19_800.0));
+        check("2024-02-29 12:30+25:00", None);
+        check("2024-02-29 12:30+2", None);
         check("1969-12", Some(-31.0 * 86_400.0));
         check("17.5", Some(17.5));
         check("nan", None);

@@ -1,5 +1,7 @@
 //! Tables with named columns: values apart by tabs or commas, or one JSON object a line.
 
+use std::io::Read;
+
 use serde_json::Value;
 
 use super::{DataError, Document};
@@ -39,13 +41,31 @@ impl Table {
     /// # Errors
     /// [`DataError::File`] with the columns there are.
     pub fn column(&self, name: &str, key: &str) -> Result<usize, DataError> {
-        self.columns.iter().position(|column| column == name).ok_or_else(|| DataError::File {
-            name: self.name.clone(),
-            reason: format!(
-                "no column is named {name:?}, expected one of {}; set {key}",
-                self.columns.join(", ")
-            ),
-        })
+        column_of(&self.columns, name, key, &self.name)
+    }
+}
+
+/// How rows stand in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One JSON object a line.
+    Json,
+    /// Fields with this between them.
+    Separated(u8),
+}
+
+impl Form {
+    /// What a file's name says, or else its first line.
+    pub(super) fn of(name: &str, first: &[u8]) -> Form {
+        let stem = name.strip_suffix(".gz").unwrap_or(name);
+        let extension = stem.rsplit_once('.').map_or("", |(_, extension)| extension).to_ascii_lowercase();
+        match extension.as_str() {
+            "jsonl" | "ndjson" => Form::Json,
+            "csv" => Form::Separated(b','),
+            "tsv" | "tab" => Form::Separated(b'\t'),
+            _ if first.contains(&b'\t') => Form::Separated(b'\t'),
+            _ => Form::Separated(b','),
+        }
     }
 }
 
@@ -55,82 +75,102 @@ impl Table {
 /// # Errors
 /// [`DataError`] with file and line.
 pub fn read_table(document: &Document, quoting: Quoting) -> Result<Table, DataError> {
-    let stem = document.name.strip_suffix(".gz").unwrap_or(&document.name);
-    let extension = stem.rsplit_once('.').map_or("", |(_, extension)| extension).to_ascii_lowercase();
     let first = document.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let table = match extension.as_str() {
-        "jsonl" | "ndjson" => read_json(document)?,
-        "csv" => read_separated(document, b',', quoting)?,
-        "tsv" | "tab" => read_separated(document, b'\t', quoting)?,
-        _ if first.contains(&b'\t') => read_separated(document, b'\t', quoting)?,
-        _ => read_separated(document, b',', quoting)?,
+    let table = match Form::of(&document.name, first) {
+        Form::Json => read_json(document)?,
+        Form::Separated(separator) => read_separated(document, separator, quoting)?,
     };
     if table.rows.is_empty() {
-        let reason = "it has no row below its header, expected at least one".to_owned();
-        return Err(DataError::File { name: document.name.clone(), reason });
+        return Err(no_rows(&document.name));
     }
     Ok(table)
 }
 
-fn at(document: &Document, line: usize, reason: impl Into<String>) -> DataError {
-    DataError::Line { name: document.name.clone(), line, reason: reason.into() }
+pub(super) fn no_rows(name: &str) -> DataError {
+    let reason = "it has no row below its header, expected at least one".to_owned();
+    DataError::File { name: name.to_owned(), reason }
 }
 
-fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Result<Table, DataError> {
-    let mut reader = csv::ReaderBuilder::new()
+pub(super) fn no_header(name: &str) -> DataError {
+    DataError::File { name: name.to_owned(), reason: "it is empty, expected a header and rows".to_owned() }
+}
+
+/// The place of a column of a file. `key` is the recipe's key that names it.
+pub(super) fn column_of(columns: &[String], wanted: &str, key: &str, name: &str) -> Result<usize, DataError> {
+    columns.iter().position(|column| column == wanted).ok_or_else(|| DataError::File {
+        name: name.to_owned(),
+        reason: format!("no column is named {wanted:?}, expected one of {}; set {key}", columns.join(", ")),
+    })
+}
+
+/// Reads records of fields, the header among them.
+pub(super) fn records<R: Read>(from: R, separator: u8, quoting: Quoting) -> csv::Reader<R> {
+    csv::ReaderBuilder::new()
         .delimiter(separator)
         .quoting(quoting == Quoting::On)
         .flexible(true)
         .has_headers(false)
-        .from_reader(document.bytes.as_slice());
+        .from_reader(from)
+}
+
+/// The fields of a record as text, or what is wrong with them.
+pub(super) fn fields_of(record: &csv::ByteRecord) -> Result<Vec<String>, String> {
+    let text = |field| match std::str::from_utf8(field) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err("a field is not UTF-8; convert the file to UTF-8".to_owned()),
+    };
+    record.iter().map(text).collect()
+}
+
+/// What is wrong with a row that has another number of fields than its header.
+pub(super) fn uneven(fields: &[String], expected: usize, quoting: Quoting) -> String {
+    let open = quoting == Quoting::On && fields.iter().any(|field| field.contains('\n'));
+    let hint = match (quoting, open) {
+        (_, true) => "; a quote mark may be open: set data.quoting=false if quotes mean nothing",
+        (Quoting::Off, _) => "; a field may hold a separator: quote it and set data.quoting=true",
+        _ => "",
+    };
+    format!("{} fields, expected {expected} as in the header{hint}", fields.len())
+}
+
+fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
+    DataError::Line { name: name.to_owned(), line, reason: reason.into() }
+}
+
+fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Result<Table, DataError> {
+    let name = &document.name;
+    let mut reader = records(document.bytes.as_slice(), separator, quoting);
     let mut columns: Option<Vec<String>> = None;
     let mut rows = Vec::new();
     let mut record = csv::ByteRecord::new();
     let mut lines = Lines { bytes: &document.bytes, offset: 0, line: 1 };
     loop {
         let line = lines.at(reader.position().byte() as usize);
-        let more =
-            reader.read_byte_record(&mut record).map_err(|error| at(document, line, error.to_string()))?;
+        let more = reader.read_byte_record(&mut record).map_err(|error| at(name, line, error.to_string()))?;
         if !more {
             break;
         }
-        let fields = record
-            .iter()
-            .map(|field| match std::str::from_utf8(field) {
-                Ok(text) => Ok(text.to_owned()),
-                Err(_) => Err(at(document, line, "a field is not UTF-8; convert the file to UTF-8")),
-            })
-            .collect::<Result<Vec<String>, DataError>>()?;
+        let fields = fields_of(&record).map_err(|reason| at(name, line, reason))?;
         let Some(known) = &columns else {
-            check_header(document, line, &fields)?;
+            check_header(&fields).map_err(|reason| at(name, line, reason))?;
             columns = Some(fields);
             continue;
         };
         if fields.len() != known.len() {
-            let open = quoting == Quoting::On && fields.iter().any(|field| field.contains('\n'));
-            let hint = match (quoting, open) {
-                (_, true) => "; a quote mark may be open: set data.quoting=false if quotes mean nothing",
-                (Quoting::Off, _) => "; a field may hold a separator: quote it and set data.quoting=true",
-                _ => "",
-            };
-            let reason = format!("{} fields, expected {} as in the header{hint}", fields.len(), known.len());
-            return Err(at(document, line, reason));
+            return Err(at(name, line, uneven(&fields, known.len(), quoting)));
         }
         rows.push(Row { line, fields });
     }
-    let columns = columns.ok_or_else(|| DataError::File {
-        name: document.name.clone(),
-        reason: "it is empty, expected a header and rows".to_owned(),
-    })?;
+    let columns = columns.ok_or_else(|| no_header(name))?;
     if quoting == Quoting::On
         && let Some(row) = rows.last()
         && row.fields.iter().any(|field| field.lines().count() > 100)
     {
         let reason = "a field of more than 100 lines; a quote mark may be open: set data.quoting=false if \
                       quotes mean nothing";
-        return Err(at(document, row.line, reason));
+        return Err(at(name, row.line, reason));
     }
-    Ok(Table { name: document.name.clone(), columns, rows })
+    Ok(Table { name: name.clone(), columns, rows })
 }
 
 /// Counts lines up to a byte, from the last one it was asked for.
@@ -152,46 +192,48 @@ impl Lines<'_> {
     }
 }
 
-fn check_header(document: &Document, line: usize, columns: &[String]) -> Result<(), DataError> {
+/// What is wrong with the names of columns.
+pub(super) fn check_header(columns: &[String]) -> Result<(), String> {
     for (place, column) in columns.iter().enumerate() {
         if columns[..place].contains(column) {
-            return Err(at(document, line, format!("column {column:?} stands twice in the header")));
+            return Err(format!("column {column:?} stands twice in the header"));
         }
     }
     Ok(())
 }
 
-/// Columns are the keys of the first object; values that are no text are written as JSON.
+/// The fields of a JSON object in the order of the columns, which are the keys of the first object; values that are no
+/// text are written as JSON.
+pub(super) fn object_fields(text: &[u8], columns: &mut Vec<String>) -> Result<Vec<String>, String> {
+    let value: Value = serde_json::from_slice(text).map_err(|error| format!("no JSON: {error}"))?;
+    let Value::Object(object) = value else {
+        return Err("expected a JSON object, such as {\"text\": \"…\", \"label\": \"…\"}".to_owned());
+    };
+    if columns.is_empty() {
+        *columns = object.keys().cloned().collect();
+    }
+    let field = |column: &String| match object.get(column) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Null) | None => Err(format!("{column:?} is missing, expected it as in the first line")),
+        Some(other) => Ok(other.to_string()),
+    };
+    columns.iter().map(field).collect()
+}
+
+/// What some programs write before the first character of a file.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 fn read_json(document: &Document) -> Result<Table, DataError> {
-    let bytes = document.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&document.bytes);
+    let bytes = document.bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&document.bytes);
     let mut columns: Vec<String> = Vec::new();
     let mut rows = Vec::new();
     for (index, text) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let line = index + 1;
-        if text.iter().all(u8::is_ascii_whitespace) {
-            continue;
+        if !text.iter().all(u8::is_ascii_whitespace) {
+            let fields =
+                object_fields(text, &mut columns).map_err(|reason| at(&document.name, line, reason))?;
+            rows.push(Row { line, fields });
         }
-        let value: Value =
-            serde_json::from_slice(text).map_err(|error| at(document, line, format!("no JSON: {error}")))?;
-        let Value::Object(object) = value else {
-            return Err(at(
-                document,
-                line,
-                "expected a JSON object, such as {\"text\": \"…\", \"label\": \"…\"}",
-            ));
-        };
-        if columns.is_empty() {
-            columns = object.keys().cloned().collect();
-        }
-        let field = |column: &String| match object.get(column) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(Value::Null) | None => {
-                Err(at(document, line, format!("{column:?} is missing, expected it as in the first line")))
-            }
-            Some(other) => Ok(other.to_string()),
-        };
-        let fields = columns.iter().map(field).collect::<Result<Vec<String>, DataError>>()?;
-        rows.push(Row { line, fields });
     }
     Ok(Table { name: document.name.clone(), columns, rows })
 }

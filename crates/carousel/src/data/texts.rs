@@ -30,6 +30,9 @@ pub struct TextExample {
     pub line: usize,
 }
 
+/// What is wrong with a row whose class has no name.
+pub(super) const NO_LABEL: &str = "the label is empty, expected the name of a class";
+
 /// Reads the texts of tables.
 ///
 /// # Errors
@@ -50,7 +53,7 @@ pub fn read_texts(documents: &[Document], columns: TextColumns<'_>) -> Result<Ve
                 return Err(DataError::Line {
                     name: table.name,
                     line: row.line,
-                    reason: "the label is empty, expected the name of a class".to_owned(),
+                    reason: NO_LABEL.to_owned(),
                 });
             }
             examples.push(TextExample {

@@ -39,7 +39,7 @@ impl Tokens {
     }
 
     /// The characters or words of a text, in order.
-    fn pieces(self, text: &str) -> Box<dyn Iterator<Item = &str> + '_> {
+    pub(super) fn pieces(self, text: &str) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
             Tokens::Byte | Tokens::Char | Tokens::Bpe => {
                 Box::new(text.char_indices().map(|(at, char)| &text[at..at + char.len_utf8()]))

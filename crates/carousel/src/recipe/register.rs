@@ -131,7 +131,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(task, Kind::OneOf(names::<Task>)),
     key!(seed, Kind::Whole(0, i64::MAX as u64)),
     key!(data.split, Kind::Shares).only_with("task", READS),
-    key!(data.memory, Kind::Whole(0, COUNT)).only_with("task", &["lm"]),
+    key!(data.memory, Kind::Whole(0, COUNT)).only_with("task", &["lm", "classify"]),
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
     key!(data.text, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
     key!(data.label, Kind::Text).only_with("task", LABELLED).and_with("data.input", &["text", "numbers"]),

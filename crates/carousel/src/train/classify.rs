@@ -1,34 +1,35 @@
 //! Trains and measures classifiers.
 
-use std::path::Path;
+mod examples;
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{
-    Classes, Counts, DataError, Document, Lengths, Limits, NumberExample, Quoting, Scaling, Sequence,
-    TextColumns, TextExample, Tokenizer, Vocab, pack_sequences, read_numbers, read_texts, split,
-    split_groups,
-};
+use crate::data::{Classes, Counts, DataError, Document, Lengths, Sequence, pack_sequences};
 use crate::metrics::Confusion;
 use crate::models::classifier::Classifier;
-use crate::recipe::{ClassWeights, InputName, MetricName, Recipe, TrainRecipe};
+use crate::recipe::{ClassWeights, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
-    Encoder, LABELS, Labels, SavedClassifier, classifier_config, highest, number_columns, probabilities,
-    read_json, steps,
+    Encoder, LABELS, Labels, SavedClassifier, classifier_config, highest, probabilities, read_json, steps,
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError};
+use crate::train::{
+    Control, Event, LargeSources, PartStatistics, Score, Sources, Start, Summary, TrainError,
+};
+use examples::{Held, Labelled, Shelf, StoredParts, fit, read_examples, read_parts, text_encoder};
 
 /// Wrong examples that an evaluation keeps.
 const MOST_WRONG: usize = 20;
-/// Characters of a text that an evaluation keeps.
-const SHOWN: usize = 300;
+/// Examples that are measured at once.
+const MEASURED: usize = 4096;
 
 /// The file of a run with the evaluation of its best checkpoint.
 pub const EVALUATION: &str = "evaluation.json";
@@ -47,53 +48,109 @@ pub fn classify(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
+    if let Some(large) = &sources.large {
+        return classify_stored(run, recipe, sources, large, start, on_event);
+    }
     let parts = read_parts(recipe, sources)?;
     let (classes, encoder) = match start {
         Start::New => {
             let classes = Classes::collect(parts.train.iter().map(|example| example.label.as_str()));
-            if classes.len() < 2 {
-                let found = classes.names().join(", ");
-                let reason = format!(
-                    "the training part has one class, {found:?}, expected at least two; check data.label"
-                );
-                return Err(DataError::Examples { reason }.into());
-            }
+            let classes = several(classes)?;
             let encoder = fit(run, recipe, &parts.train)?;
-            let scaling = match &encoder {
-                Encoder::Numbers { scaling, .. } => Some(scaling.clone()),
-                Encoder::Text { .. } => None,
-            };
-            let text = serde_json::to_string_pretty(&Labels { classes: classes.clone(), scaling })
-                .map_err(|error| TrainError::State { reason: error.to_string() })?;
-            run.write(LABELS, text + "\n")?;
+            write_labels(run, &classes, &encoder)?;
             (classes, encoder)
         }
-        Start::Resume => {
-            let Labels { classes, scaling } = read_json(run, LABELS)?;
-            let encoder = match scaling {
-                Some(scaling) => Encoder::Numbers { scaling, most: recipe.data.max_length },
-                None => text_encoder(recipe, run.read_vocab()?),
-            };
-            (classes, encoder)
-        }
+        Start::Resume => reread(run, recipe)?,
     };
-    let encode = |part: Vec<Raw>| -> Result<Vec<Labelled>, TrainError> {
+    let encode = |part: Vec<_>| -> Result<Vec<Labelled>, TrainError> {
         part.into_iter().map(|example| Ok(Labelled::new(example, &encoder, &classes)?)).collect()
     };
     let parts = Parts { train: encode(parts.train)?, valid: encode(parts.valid)?, test: encode(parts.test)? };
+    learn(Known { run, recipe, classes, encoder }, Held, parts, start, on_event)
+}
+
+/// The same where the tables are too large to be held.
+fn classify_stored(
+    run: &RunFolder,
+    recipe: &Recipe,
+    sources: &Sources,
+    large: &LargeSources,
+    start: Start,
+    on_event: &mut dyn FnMut(&Event<'_>) -> Control,
+) -> Result<Summary, TrainError> {
+    let stored = StoredParts::read(recipe, sources, large)?;
+    let (classes, encoder) = match start {
+        Start::New => {
+            let classes = several(stored.classes())?;
+            let encoder = stored.fit(run, recipe)?;
+            write_labels(run, &classes, &encoder)?;
+            (classes, encoder)
+        }
+        Start::Resume => reread(run, recipe)?,
+    };
+    let (shelf, parts) = stored.shelved(recipe, &classes, encoder.clone())?;
+    learn(Known { run, recipe, classes, encoder }, shelf, parts, start, on_event)
+}
+
+/// What a run knows before its first step.
+struct Known<'a> {
+    run: &'a RunFolder,
+    recipe: &'a Recipe,
+    classes: Classes,
+    encoder: Encoder,
+}
+
+fn several(classes: Classes) -> Result<Classes, DataError> {
+    if classes.len() < 2 {
+        let found = classes.names().join(", ");
+        let reason =
+            format!("the training part has one class, {found:?}, expected at least two; check data.label");
+        return Err(DataError::Examples { reason });
+    }
+    Ok(classes)
+}
+
+fn write_labels(run: &RunFolder, classes: &Classes, encoder: &Encoder) -> Result<(), TrainError> {
+    let scaling = match encoder {
+        Encoder::Numbers { scaling, .. } => Some(scaling.clone()),
+        Encoder::Text { .. } => None,
+    };
+    let text = serde_json::to_string_pretty(&Labels { classes: classes.clone(), scaling })
+        .map_err(|error| TrainError::State { reason: error.to_string() })?;
+    Ok(run.write(LABELS, text + "\n")?)
+}
+
+/// What a run that goes on wrote when it began.
+fn reread(run: &RunFolder, recipe: &Recipe) -> Result<(Classes, Encoder), TrainError> {
+    let Labels { classes, scaling } = read_json(run, LABELS)?;
+    let encoder = match scaling {
+        Some(scaling) => Encoder::Numbers { scaling, most: recipe.data.max_length },
+        None => text_encoder(recipe, run.read_vocab()?),
+    };
+    Ok((classes, encoder))
+}
+
+fn learn<S: Shelf>(
+    known: Known<'_>,
+    shelf: S,
+    parts: Parts<S::Example>,
+    start: Start,
+    on_event: &mut dyn FnMut(&Event<'_>) -> Control,
+) -> Result<Summary, TrainError> {
+    let Known { run, recipe, classes, encoder } = known;
     let statistics: Vec<PartStatistics> =
         [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)]
             .into_iter()
             .filter(|(_, part)| !part.is_empty())
-            .map(|(name, part)| statistics(name, part, &classes))
+            .map(|(name, part)| statistics(name, &shelf, part, &classes))
             .collect();
     on_event(&Event::Examples { parts: &statistics });
 
     let config = classifier_config(recipe, encoder.steps(recipe), classes.len());
     let model = config.init(&Device::default().autodiff())?;
-    let weights =
-        (recipe.train.class_weights == ClassWeights::Balanced).then(|| balanced(&parts.train, classes.len()));
-    let frames = |part: &[Labelled]| part.iter().map(|example| example.sequence.length()).sum();
+    let weights = (recipe.train.class_weights == ClassWeights::Balanced)
+        .then(|| balanced(&shelf, &parts.train, classes.len()));
+    let frames = |part: &[S::Example]| part.iter().map(|example| shelf.length(example)).sum();
     let facts = Facts {
         vocabulary: encoder.vocabulary(),
         train_tokens: Some(frames(&parts.train)),
@@ -101,12 +158,13 @@ pub fn classify(
     };
     let judged = if parts.test.is_empty() { parts.valid.clone() } else { parts.test.clone() };
     let metric = recipe.train.metric.unwrap_or(MetricName::Accuracy);
-    let task = Classification { classes: classes.clone(), weights, metric, train: recipe.train.clone() };
+    let shelf = Arc::new(shelf);
+    let task = Classification { shelf: shelf.clone(), classes, weights, metric, train: recipe.train.clone() };
     let job = ExampleJob::new(task, recipe, model, parts);
     let summary = train(run, recipe, job, facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedClassifier::open(run.path())?;
-        let evaluation = judge(&saved.model, &saved.classes, &judged).1;
+        let evaluation = evaluate(&saved.model, &saved.classes, &*shelf, &judged)?;
         let text = serde_json::to_string_pretty(&evaluation)
             .map_err(|error| TrainError::State { reason: error.to_string() })?;
         run.write(EVALUATION, text + "\n")?;
@@ -125,7 +183,17 @@ pub fn evaluate_classifier(run: &Path, documents: &[Document]) -> Result<ClassEv
         .into_iter()
         .map(|example| Labelled::new(example, &saved.encoder, &saved.classes))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(judge(&saved.model, &saved.classes, &examples).1)
+    evaluate(&saved.model, &saved.classes, &Held, &examples)
+}
+
+/// The same on tables of texts that are too large to be held.
+///
+/// # Errors
+/// As [`evaluate_classifier`].
+pub fn evaluate_large_classifier(run: &Path, paths: &[PathBuf]) -> Result<ClassEvaluation, TrainError> {
+    let SavedClassifier { recipe, model, classes, encoder } = SavedClassifier::open(run)?;
+    let (shelf, parts) = StoredParts::measured(&recipe, paths)?.shelved(&recipe, &classes, encoder)?;
+    evaluate(&model, &classes, &shelf, &parts.test)
 }
 
 /// How well a classifier does.
@@ -162,186 +230,66 @@ pub struct WrongExample {
     pub probability: f32,
 }
 
-/// An example that is ready to be read.
-#[derive(Clone)]
-struct Labelled {
-    sequence: Sequence,
-    class: u32,
-    place: String,
-    shown: String,
-}
-
-impl Labelled {
-    fn new(example: Raw, encoder: &Encoder, classes: &Classes) -> Result<Labelled, DataError> {
-        Ok(Labelled {
-            class: classes.find(&example.label, &example.file, example.line)?,
-            place: format!("{}:{}", example.file, example.line),
-            shown: match &example.content {
-                Content::Text(text) => text.chars().take(SHOWN).collect(),
-                Content::Numbers(numbers) => {
-                    format!("{} steps of {} numbers", numbers.values.len() / numbers.width, numbers.width)
-                }
-            },
-            sequence: match &example.content {
-                Content::Text(text) => encoder.text(text),
-                Content::Numbers(numbers) => encoder.numbers(numbers)?,
-            },
-        })
-    }
-}
-
-/// An example as it was read.
-struct Raw {
-    content: Content,
-    label: String,
-    group: String,
-    file: String,
-    line: usize,
-}
-
-enum Content {
-    Text(String),
-    Numbers(NumberExample),
-}
-
-fn read_examples(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> {
-    if recipe.data.input == InputName::Text {
-        let texts = read_texts(documents, columns(recipe))?;
-        let raw = |TextExample { text, label, group, file, line }| Raw {
-            content: Content::Text(text),
-            label,
-            group,
-            file,
-            line,
-        };
-        return Ok(texts.into_iter().map(raw).collect());
-    }
-    let examples = read_numbers(documents, &number_columns(recipe)?, true)?;
-    let raw = |example: NumberExample| Raw {
-        label: example.label.clone(),
-        group: String::new(),
-        file: example.file.clone(),
-        line: example.line,
-        content: Content::Numbers(example),
-    };
-    Ok(examples.into_iter().map(raw).collect())
-}
-
-/// Learns from the training part how examples are read.
-fn fit(run: &RunFolder, recipe: &Recipe, examples: &[Raw]) -> Result<Encoder, TrainError> {
-    if recipe.data.input == InputName::Text {
-        let vocab = build_vocab(recipe, examples)?;
-        run.write_vocab(&vocab)?;
-        return Ok(text_encoder(recipe, vocab));
-    }
-    let numbers = examples.iter().filter_map(|example| match &example.content {
-        Content::Numbers(numbers) => Some(numbers),
-        Content::Text(_) => None,
-    });
-    let scaling = Scaling::fit(numbers)?;
-    Ok(Encoder::Numbers { scaling, most: recipe.data.max_length })
-}
-
-fn columns(recipe: &Recipe) -> TextColumns<'_> {
-    TextColumns {
-        text: &recipe.data.text,
-        label: Some(&recipe.data.label),
-        group: recipe.data.group.as_deref(),
-        quoting: if recipe.data.quoting { Quoting::On } else { Quoting::Off },
-    }
-}
-
-/// Reads the examples of all parts; what is not given apart is drawn from those for training.
-fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainError> {
-    let read = |documents: &[Document]| -> Result<Vec<Raw>, TrainError> {
-        if documents.is_empty() { Ok(Vec::new()) } else { Ok(read_examples(recipe, documents)?) }
-    };
-    let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
-    let shares = super::shares(recipe, sources);
-    let places = match recipe.data.group {
-        Some(_) => {
-            let groups = Classes::collect(all.iter().map(|example| example.group.as_str()));
-            let group = |example: &Raw| groups.id(&example.group).unwrap_or_default() as usize;
-            split_groups(&all.iter().map(group).collect::<Vec<_>>(), shares, recipe.seed)
-        }
-        None => split(all.len(), shares, recipe.seed),
-    };
-    let mut all: Vec<Option<Raw>> = all.into_iter().map(Some).collect();
-    let mut take =
-        |places: &[usize]| places.iter().filter_map(|&place| all[place].take()).collect::<Vec<_>>();
-    let [train, held_valid, held_test] = places.each_ref().map(|places| take(places));
-    let given = |given: Vec<Raw>, held: Vec<Raw>| if given.is_empty() { held } else { given };
-    let parts = Parts { train, valid: given(valid, held_valid), test: given(test, held_test) };
-    if parts.train.is_empty() {
-        let reason = "the training part is empty; give more data, or a data.split with more for training";
-        return Err(DataError::Examples { reason: reason.to_owned() }.into());
-    }
-    Ok(parts)
-}
-
-fn build_vocab(recipe: &Recipe, examples: &[Raw]) -> Result<Vocab, DataError> {
-    let document = |example: &Raw| match &example.content {
-        Content::Text(text) => {
-            Some(Document { name: example.file.clone(), bytes: text.clone().into_bytes() })
-        }
-        Content::Numbers(_) => None,
-    };
-    let documents: Vec<Document> = examples.iter().filter_map(document).collect();
-    let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
-    Vocab::build(recipe.data.tokens, &documents, limits)
-}
-
-fn text_encoder(recipe: &Recipe, vocab: Vocab) -> Encoder {
-    Encoder::Text { tokenizer: Tokenizer::new(vocab), most: recipe.data.max_length }
-}
-
-fn statistics(name: &'static str, part: &[Labelled], classes: &Classes) -> PartStatistics {
+fn statistics<S: Shelf>(
+    name: &'static str,
+    shelf: &S,
+    part: &[S::Example],
+    classes: &Classes,
+) -> PartStatistics {
+    let class = |example| classes.names()[shelf.class(example) as usize].as_str();
     PartStatistics {
         part: name,
-        lengths: Lengths::of(part.iter().map(|example| example.sequence.length()).collect()),
-        classes: Counts::collect(part.iter().map(|example| classes.names()[example.class as usize].as_str())),
+        lengths: Lengths::of(part.iter().map(|example| shelf.length(example)).collect()),
+        classes: Counts::collect(part.iter().map(class)),
     }
 }
 
 /// Weights in inverse proportion to how frequent a class is; their mean over the examples is 1.
-fn balanced(examples: &[Labelled], classes: usize) -> Vec<f32> {
+fn balanced<S: Shelf>(shelf: &S, examples: &[S::Example], classes: usize) -> Vec<f32> {
     let mut counts = vec![0usize; classes];
-    examples.iter().for_each(|example| counts[example.class as usize] += 1);
+    examples.iter().for_each(|example| counts[shelf.class(example) as usize] += 1);
     counts.iter().map(|&count| examples.len() as f32 / (classes * count.max(1)) as f32).collect()
 }
 
-struct Classification {
+struct Classification<S> {
+    shelf: Arc<S>,
     classes: Classes,
     weights: Option<Vec<f32>>,
     metric: MetricName,
     train: TrainRecipe,
 }
 
-impl ExampleTask for Classification {
+impl<S: Shelf> ExampleTask for Classification<S> {
     type Model = Classifier;
-    type Example = Labelled;
+    type Example = S::Example;
 
-    fn length(&self, example: &Labelled) -> usize {
-        example.sequence.length()
+    fn length(&self, example: &S::Example) -> usize {
+        self.shelf.length(example)
     }
 
-    fn targets(&self, _: &Labelled) -> usize {
+    fn targets(&self, _: &S::Example) -> usize {
         1
     }
 
-    fn objective(&self, model: &Classifier, batch: &[&Labelled], noise: Noise, _: u64) -> Objective {
-        let sequences: Vec<&Sequence> = batch.iter().map(|example| &example.sequence).collect();
-        let classes: Vec<u32> = batch.iter().map(|example| example.class).collect();
-        let (packed, ragged) = pack_sequences(&sequences);
+    fn objective(&self, model: &Classifier, batch: &[&S::Example], noise: Noise, _: u64) -> Objective {
+        let sequences: Vec<Cow<'_, Sequence>> =
+            batch.iter().map(|example| self.shelf.sequence(example)).collect();
+        let classes: Vec<u32> = batch.iter().map(|example| self.shelf.class(example)).collect();
+        let (packed, ragged) = pack_sequences(&sequences.iter().map(AsRef::as_ref).collect::<Vec<_>>());
         let weights = self.weights.as_deref();
         let ragged = Arc::new(ragged);
         let learned = model.learn(steps(&packed), &ragged, &classes, weights, Some(noise));
         Objective::priced(learned, &self.train, &ragged)
     }
 
-    fn measure(&self, model: &Classifier, examples: &[Labelled]) -> Measured {
-        let (loss, evaluation) = judge(&model.valid(), &self.classes, examples);
-        let ClassEvaluation { accuracy, macro_f1, balanced_accuracy, .. } = evaluation;
+    fn failure(&self) -> Option<DataError> {
+        self.shelf.failure()
+    }
+
+    fn measure(&self, model: &Classifier, examples: &[S::Example]) -> Measured {
+        let Judged { loss, confusion, .. } = judge(&model.valid(), &self.classes, &*self.shelf, examples);
+        let (accuracy, macro_f1) = (confusion.accuracy(), confusion.macro_f1());
+        let balanced_accuracy = confusion.balanced_accuracy();
         let scores = vec![
             Score::new("accuracy", accuracy),
             Score::new("macro_f1", macro_f1),
@@ -350,7 +298,7 @@ impl ExampleTask for Classification {
         Measured {
             loss,
             targets: examples.len(),
-            answers: Some((evaluation.confusion.right() as usize, examples.len())),
+            answers: Some((confusion.right() as usize, examples.len())),
             criterion: match self.metric {
                 MetricName::MacroF1 => Some(macro_f1),
                 MetricName::BalancedAccuracy => Some(balanced_accuracy),
@@ -364,32 +312,56 @@ impl ExampleTask for Classification {
     }
 }
 
-/// The summed loss, and all that is told.
-fn judge(model: &Classifier, classes: &Classes, examples: &[Labelled]) -> (f64, ClassEvaluation) {
-    let sequences: Vec<&Sequence> = examples.iter().map(|example| &example.sequence).collect();
-    let rows = probabilities(model, &sequences);
-    let mut confusion = Confusion::new(classes.names());
-    let mut loss = 0.0;
-    let mut wrong: Vec<(f32, usize, usize)> = Vec::new();
-    for (place, (example, row)) in examples.iter().zip(&rows).enumerate() {
-        let found = highest(row);
-        let own = row[example.class as usize];
-        confusion.add(example.class, found as u32);
-        loss -= f64::from(own.max(f32::MIN_POSITIVE)).ln();
-        if found != example.class as usize {
-            wrong.push((own, place, found));
+/// How a model does on some examples.
+struct Judged {
+    /// Summed.
+    loss: f64,
+    confusion: Confusion,
+    /// The most wrong examples, worst first: probability of the right class, place, class found.
+    wrong: Vec<(f32, usize, usize)>,
+}
+
+fn judge<S: Shelf>(model: &Classifier, classes: &Classes, shelf: &S, examples: &[S::Example]) -> Judged {
+    let mut judged = Judged { loss: 0.0, confusion: Confusion::new(classes.names()), wrong: Vec::new() };
+    for (number, chunk) in examples.chunks(MEASURED).enumerate() {
+        let sequences: Vec<Cow<'_, Sequence>> = chunk.iter().map(|example| shelf.sequence(example)).collect();
+        let rows = probabilities(model, &sequences.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+        for (place, (example, row)) in chunk.iter().zip(&rows).enumerate() {
+            let (class, found) = (shelf.class(example), highest(row));
+            let own = row[class as usize];
+            judged.confusion.add(class, found as u32);
+            judged.loss -= f64::from(own.max(f32::MIN_POSITIVE)).ln();
+            if found != class as usize {
+                judged.wrong.push((own, number * MEASURED + place, found));
+            }
         }
+        judged.wrong.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        judged.wrong.truncate(MOST_WRONG);
     }
-    wrong.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    wrong.truncate(MOST_WRONG);
-    let wrong = wrong.into_iter().map(|(probability, place, found)| WrongExample {
-        place: examples[place].place.clone(),
-        shown: examples[place].shown.clone(),
-        expected: classes.names()[examples[place].class as usize].clone(),
-        found: classes.names()[found].clone(),
+    judged
+}
+
+/// All that is told of a model.
+fn evaluate<S: Shelf>(
+    model: &Classifier,
+    classes: &Classes,
+    shelf: &S,
+    examples: &[S::Example],
+) -> Result<ClassEvaluation, TrainError> {
+    let Judged { loss, confusion, wrong } = judge(model, classes, shelf, examples);
+    let shown = shelf.shown(&wrong.iter().map(|(_, place, _)| &examples[*place]).collect::<Vec<_>>())?;
+    if let Some(failure) = shelf.failure() {
+        return Err(failure.into());
+    }
+    let name = |class: usize| classes.names()[class].clone();
+    let wrong = wrong.iter().zip(shown).map(|(&(probability, at, found), (place, shown))| WrongExample {
+        place,
+        shown,
+        expected: name(shelf.class(&examples[at]) as usize),
+        found: name(found),
         probability,
     });
-    let evaluation = ClassEvaluation {
+    Ok(ClassEvaluation {
         examples: examples.len(),
         loss: loss / examples.len().max(1) as f64,
         accuracy: confusion.accuracy(),
@@ -397,6 +369,5 @@ fn judge(model: &Classifier, classes: &Classes, examples: &[Labelled]) -> (f64, 
         balanced_accuracy: confusion.balanced_accuracy(),
         wrong: wrong.collect(),
         confusion,
-    };
-    (loss, evaluation)
+    })
 }

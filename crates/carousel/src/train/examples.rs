@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::{Fill, Passes};
+use crate::data::{DataError, Fill, Passes};
 use crate::own_cell::Sizes;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
@@ -59,6 +59,11 @@ pub(super) trait ExampleTask {
         update: u64,
     ) -> (Objective, Option<State>) {
         (self.objective(model, batch, noise, update), None)
+    }
+
+    /// Why an example could not be read, once, where it could not.
+    fn failure(&self) -> Option<DataError> {
+        None
     }
 
     /// How good a model is.
@@ -226,6 +231,10 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
                 Chosen { examples, number, steps: steps.clone(), targets, frames }
             })
             .collect()
+    }
+
+    fn failure(&self) -> Option<TrainError> {
+        self.task.failure().map(TrainError::from)
     }
 
     fn objective(&mut self, batch: &Chosen) -> Objective {

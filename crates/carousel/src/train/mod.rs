@@ -26,7 +26,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use average::{Average, Averaging};
-pub use classify::{ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier};
+pub use classify::{
+    ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier, evaluate_large_classifier,
+};
 pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate, evaluate_large, evaluate_stepwise};
 pub use forecast::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, evaluate_forecaster, forecast};
@@ -217,7 +219,8 @@ pub struct Sources {
     pub valid: Vec<Document>,
     /// To measure the best checkpoint on, once, at the end.
     pub test: Vec<Document>,
-    /// In place of them files that are too large to be held: they are read piece by piece. Language models only.
+    /// In place of them files that are too large to be held: they are read piece by piece. Language models, and
+    /// classifiers of texts.
     pub large: Option<LargeSources>,
 }
 
