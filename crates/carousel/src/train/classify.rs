@@ -21,7 +21,7 @@ use crate::saved::{
     Encoder, LABELS, Labels, SavedClassifier, classifier_config, highest, number_columns, probabilities,
     read_json, steps,
 };
-use crate::train::examples::{ExampleJob, ExampleTask, Parts};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal};
 use crate::train::trainer::{Facts, Measured, Objective, train};
 use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError};
 
@@ -266,17 +266,7 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainErr
         }
         None => split(all.len(), shares, recipe.seed),
     };
-    let mut all: Vec<Option<Raw>> = all.into_iter().map(Some).collect();
-    let mut take =
-        |places: &[usize]| places.iter().filter_map(|&place| all[place].take()).collect::<Vec<_>>();
-    let [train, held_valid, held_test] = places.each_ref().map(|places| take(places));
-    let given = |given: Vec<Raw>, held: Vec<Raw>| if given.is_empty() { held } else { given };
-    let parts = Parts { train, valid: given(valid, held_valid), test: given(test, held_test) };
-    if parts.train.is_empty() {
-        let reason = "the training part is empty; give more data, or a data.split with more for training";
-        return Err(DataError::Examples { reason: reason.to_owned() }.into());
-    }
-    Ok(parts)
+    Ok(deal(all, places, valid, test)?)
 }
 
 fn build_vocab(recipe: &Recipe, examples: &[Raw]) -> Result<Vocab, DataError> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::{Fill, Passes};
+use crate::data::{DataError, Fill, Passes};
 use crate::own_cell::Sizes;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
@@ -80,6 +80,26 @@ pub(super) struct Parts<E> {
     pub(super) train: Vec<E>,
     pub(super) valid: Vec<E>,
     pub(super) test: Vec<E>,
+}
+
+/// Deals the examples that were read for training to the parts, as `places` says; what was given apart takes the place
+/// of what would be held out.
+pub(super) fn deal<E>(
+    all: Vec<E>,
+    places: [Vec<usize>; 3],
+    valid: Vec<E>,
+    test: Vec<E>,
+) -> Result<Parts<E>, DataError> {
+    let mut all: Vec<Option<E>> = all.into_iter().map(Some).collect();
+    let [train, held_valid, held_test] =
+        places.map(|places| places.into_iter().filter_map(|place| all[place].take()).collect::<Vec<E>>());
+    let given = |given: Vec<E>, held: Vec<E>| if given.is_empty() { held } else { given };
+    let parts = Parts { train, valid: given(valid, held_valid), test: given(test, held_test) };
+    if parts.train.is_empty() {
+        let reason = "the training part is empty; give more data, or a data.split with more for training";
+        return Err(DataError::Examples { reason: reason.to_owned() });
+    }
+    Ok(parts)
 }
 
 /// Trains a task on its examples.
