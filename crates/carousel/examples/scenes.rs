@@ -4,17 +4,24 @@
 //! throughout (ROUGE-L 0.988).
 //!
 //! ```sh
-//! cargo run --release --example scenes
+//! cargo run --release --example scenes                                 # learns from scenes as they are drawn
+//! cargo run --release --example scenes -- write scenes 20000 500 500   # draws a dataset for `carousel train caption`
+//! carousel predict RUN scenes/test | cargo run --release --example scenes -- check scenes/test.tsv
 //! ```
 use std::error::Error;
+use std::fmt::Write;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::{module::Module, tensor::Device};
 use carousel::cell::Cell;
-use carousel::data::pack;
+use carousel::data::{EOS, SOS, SPECIAL, pack};
+use carousel::decode::beam::greedy_from;
 use carousel::metrics::rouge_l;
-use carousel::models::captioner::{CaptionInput, Captioner, CaptionerConfig};
-use carousel::models::{attention::Score, convolution::ConvolutionConfig};
+use carousel::models::captioner::{CaptionInput, Captioner, CaptionerConfig, Subjects};
+use carousel::models::convolution::ConvolutionConfig;
 use carousel::parameters::NamedParameters;
 use carousel::recipe::{Recipe, Task};
 use carousel::train::Optimizer;
@@ -31,7 +38,7 @@ const COLOURS: [(&str, [f32; 3]); 6] = [
     ("purple", [2.0, -1.0, 2.0]),
     ("white", [2.0, 2.0, 2.0]),
 ];
-const OTHERS: [&str; 10] = ["<begin>", "<end>", "a", "and", ";", "the", "is", "left-of", "right-of", "below"];
+const OTHERS: [&str; 8] = ["a", "and", ";", "the", "is", "left-of", "right-of", "below"];
 /// Words of the longest caption, and some more.
 const MOST: usize = 26;
 const STEPS: usize = 1100;
@@ -159,7 +166,7 @@ fn is_true(words: &[&str], objects: &[Object]) -> bool {
 }
 
 fn vocabulary() -> Vec<&'static str> {
-    OTHERS.into_iter().chain(SHAPES).chain(COLOURS.map(|(name, _)| name)).collect()
+    SPECIAL.into_iter().chain(OTHERS).chain(SHAPES).chain(COLOURS.map(|(name, _)| name)).collect()
 }
 
 /// Trains on scenes as they are drawn.
@@ -167,15 +174,9 @@ fn train(steps: usize) -> Result<Captioner, Box<dyn Error>> {
     let vocabulary = vocabulary();
     let id = |word: &str| vocabulary.iter().position(|known| *known == word).unwrap_or_default() as u32;
     let convolution = ConvolutionConfig { image: [3, SIZE, SIZE], filters: 16, layers: 3 };
-    let config = CaptionerConfig {
-        input: CaptionInput::Image(convolution),
-        vocabulary: vocabulary.len(),
-        embedding: 32,
-        cell: Cell::Lstm,
-        hidden: 128,
-        attention: Some(Score::Additive),
-        seed: 1,
-    };
+    let input = CaptionInput::Image(convolution);
+    let config =
+        CaptionerConfig { seed: 1, ..CaptionerConfig::new(input, vocabulary.len(), Cell::Lstm, 32, 128) };
     let mut model = config.init(&Device::default().autodiff())?;
     let mut adam = Optimizer::new(&Recipe::default_for(Task::Lm).train, &model);
     let mut random = Random(1);
@@ -184,12 +185,12 @@ fn train(steps: usize) -> Result<Captioner, Box<dyn Error>> {
         let images: Vec<f32> = scenes.iter().flat_map(|scene| draw(scene, &mut random)).collect();
         let ids = |scene: &Vec<Object>| -> Vec<u32> {
             let words = caption(scene);
-            ["<begin>"].into_iter().chain(words).chain(["<end>"]).map(id).collect()
+            [SOS].into_iter().chain(words.into_iter().map(id)).chain([EOS]).collect()
         };
         let rows: Vec<Vec<u32>> = scenes.iter().map(ids).collect();
         let (inputs, batch) = pack(&rows.iter().map(|row| &row[..row.len() - 1]).collect::<Vec<_>>(), 1);
         let (targets, _) = pack(&rows.iter().map(|row| &row[1..]).collect::<Vec<_>>(), 1);
-        let loss = model.loss(&images, &inputs, &targets, &Arc::new(batch));
+        let loss = model.loss(Subjects::Images(&images, BATCH), &inputs, &targets, &Arc::new(batch), None);
         if step % 500 == 0 {
             eprintln!("step {step}  loss {:.4}", loss.clone().into_scalar::<f32>());
         }
@@ -200,12 +201,92 @@ fn train(steps: usize) -> Result<Captioner, Box<dyn Error>> {
     Ok(model.valid())
 }
 
+/// Draws a dataset: a table for each part, and a folder of its images.
+fn write(folder: &Path, counts: [usize; 3]) -> Result<(), Box<dyn Error>> {
+    for ((part, count), seed) in ["train", "valid", "test"].into_iter().zip(counts).zip(1..) {
+        let mut random = Random(seed);
+        let mut table = "image\tcaption\tobjects\n".to_owned();
+        fs::create_dir_all(folder.join(part))?;
+        for number in 0..count {
+            let objects = scene(&mut random, part == "test");
+            let path = format!("{part}/{number:05}.png");
+            let pixels = draw(&objects, &mut random);
+            let image = image::RgbImage::from_fn(SIZE as u32, SIZE as u32, |x, y| {
+                let place = y as usize * SIZE + x as usize;
+                // What makes these values of them again when they are read.
+                let shade = |channel: usize| {
+                    (pixels[channel * SIZE * SIZE + place] * 64.0 + 128.0).clamp(0.0, 255.0) as u8
+                };
+                image::Rgb([0, 1, 2].map(shade))
+            });
+            image.save(folder.join(&path))?;
+            let places: Vec<String> =
+                objects.iter().map(|one| format!("{} {}", one.cell, one.name().join(" "))).collect();
+            writeln!(table, "{path}\t{}\t{}", caption(&objects).join(" "), places.join(", "))?;
+        }
+        fs::write(folder.join(format!("{part}.tsv")), table)?;
+    }
+    Ok(())
+}
+
+/// The scenes of a table that [`write`] wrote, by the names of their images.
+fn read(table: &str) -> Option<Vec<(&str, Vec<Object>)>> {
+    let object = |text: &str| {
+        let mut words = text.split(' ');
+        let cell = words.next()?.parse().ok()?;
+        let (colour, shape) = (words.next()?, words.next()?);
+        let shape = SHAPES.iter().position(|known| *known == shape)?;
+        let colour = COLOURS.iter().position(|known| known.0 == colour)?;
+        Some(Object { cell, shape, colour })
+    };
+    let row =
+        |line: &'_ str| -> Option<Vec<Object>> { line.split('\t').nth(2)?.split(", ").map(object).collect() };
+    table.lines().skip(1).map(|line| Some((line.split('\t').next()?, row(line)?))).collect()
+}
+
+/// How many of the lines `path, tab, caption` tell the truth about the scenes of a table.
+fn check(table: &str, lines: &str) -> Result<(usize, usize), Box<dyn Error>> {
+    let scenes = read(table).ok_or("no table of scenes")?;
+    let (mut right, mut all) = (0, 0);
+    for line in lines.lines() {
+        let (path, caption) = line.split_once('\t').ok_or_else(|| format!("no tab in {line:?}"))?;
+        let scene = scenes.iter().find(|(name, _)| path.ends_with(name));
+        let (_, objects) = scene.ok_or_else(|| format!("{path} is not in the table"))?;
+        right += usize::from(is_true(&caption.split(' ').collect::<Vec<_>>(), objects));
+        all += 1;
+    }
+    Ok((right, all))
+}
+
+fn show(right: usize, all: usize) {
+    println!("all true: {:.1} % of {all}", right as f64 * 100.0 / all as f64);
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    match given.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => learn(),
+        ["write", folder, train, valid, test] => {
+            write(Path::new(folder), [train.parse()?, valid.parse()?, test.parse()?])
+        }
+        ["check", table] => {
+            let mut lines = String::new();
+            std::io::stdin().read_to_string(&mut lines)?;
+            let (right, all) = check(&fs::read_to_string(table)?, &lines)?;
+            show(right, all);
+            Ok(())
+        }
+        _ => Err("expected nothing, or write FOLDER TRAIN VALID TEST, or check TABLE".into()),
+    }
+}
+
+fn learn() -> Result<(), Box<dyn Error>> {
     let model = train(STEPS)?;
     let (vocabulary, mut random) = (vocabulary(), Random(2));
     let scenes: Vec<Vec<Object>> = (0..500).map(|_| scene(&mut random, true)).collect();
     let images: Vec<f32> = scenes.iter().flat_map(|scene| draw(scene, &mut random)).collect();
-    let written = model.write(&images, scenes.len(), [0, 1], MOST);
+    let seen = model.encode(Subjects::Images(&images, scenes.len()));
+    let written = greedy_from(model.writer(&seen), &vec![MOST; scenes.len()]);
     let words: Vec<Vec<&str>> =
         written.iter().map(|ids| ids.iter().map(|&id| vocabulary[id as usize]).collect()).collect();
     let right = words.iter().zip(&scenes).filter(|(words, scene)| is_true(words, scene)).count();
@@ -213,7 +294,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (words, scene) in words.iter().zip(&scenes).take(4) {
         println!("{:<5} {}", is_true(words, scene), words.join(" "));
     }
-    println!("all true: {:.1} %", right as f64 * 100.0 / scenes.len() as f64);
+    show(right, scenes.len());
     println!("ROUGE-L:  {:.3}", rouge / scenes.len() as f64);
     Ok(())
 }
@@ -259,6 +340,20 @@ mod tests {
             assert!((2..=4).contains(&objects.len()));
             assert!(objects.iter().all(|&a| objects.iter().all(|&b| a == b || !held_out(a, b))));
         }
+    }
+
+    /// A dataset holds the scenes that were drawn, and the checker knows them again.
+    #[test]
+    fn a_dataset_is_written_and_checked() {
+        let home = tempfile::tempdir().expect("a folder");
+        write(home.path(), [3, 0, 2]).expect("it is written");
+        let table = fs::read_to_string(home.path().join("test.tsv")).expect("a table");
+        let scenes = read(&table).expect("scenes");
+        assert_eq!(scenes.len(), 2);
+        assert!(home.path().join(scenes[1].0).exists());
+        let right = caption(&scenes[0].1).join(" ");
+        let lines = format!("a/{}\t{right}\nb/{}\t{right}\n", scenes[0].0, scenes[1].0);
+        assert_eq!(check(&table, &lines).expect("known scenes"), (1, 2));
     }
 
     #[test]

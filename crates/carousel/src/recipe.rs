@@ -16,6 +16,7 @@ use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tok
 use crate::init::{Fan, GateBias, Init, WeightInit};
 use crate::metrics::BleuTokens;
 use crate::minimal::{MinGru, MinLstm};
+use crate::models::captioner::Told;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::language_model::Regularize;
 use crate::models::pool::Pooling;
@@ -54,7 +55,9 @@ pub struct DataRecipe {
     pub memory: usize,
     /// What an example is made of. [`Task::Classify`] and [`Task::Tag`].
     pub input: InputName,
-    /// The column of the text. [`Task::Classify`] of text.
+    /// The column of the path of an image or array. [`Task::Caption`].
+    pub path: String,
+    /// The column of the text. [`Task::Classify`] of text, [`Task::Caption`].
     pub text: String,
     /// The column of the class, or of the label of a step. [`Task::Classify`], [`Task::Tag`] of numbers.
     pub label: String,
@@ -100,9 +103,9 @@ pub struct DataRecipe {
     pub target: usize,
     /// Whether the phones of a dictionary keep the digits of their stress. [`Task::Translate`].
     pub stress: bool,
-    /// Which of Unicode's normal forms text is brought into. [`Task::Translate`].
+    /// Which of Unicode's normal forms text is brought into. [`Task::Translate`], [`Task::Caption`].
     pub unicode: NormalForm,
-    /// Whether all letters become small. [`Task::Translate`].
+    /// Whether all letters become small. [`Task::Translate`], [`Task::Caption`].
     pub lowercase: bool,
     /// What one token is.
     pub tokens: Tokens,
@@ -110,13 +113,13 @@ pub struct DataRecipe {
     pub source_tokens: Option<Tokens>,
     /// The same for the target alone; unset: as `tokens`. [`Task::Translate`].
     pub target_tokens: Option<Tokens>,
-    /// Whether words are cut where letters meet punctuation. [`Task::Translate`].
+    /// Whether words are cut where letters meet punctuation. [`Task::Translate`], [`Task::Caption`].
     pub split_punctuation: bool,
     /// Whether both sides have one vocabulary. [`Task::Translate`].
     pub joint_vocab: bool,
-    /// Places of a sentence, its two ends included. [`Task::Translate`].
+    /// Places of a sentence, its two ends included. [`Task::Translate`], [`Task::Caption`].
     pub max_len: MaxLen,
-    /// What becomes of longer ones. [`Task::Translate`].
+    /// What becomes of longer ones. [`Task::Translate`], [`Task::Caption`].
     pub too_long: TooLong,
     /// Whether the source is read backwards. [`Task::Translate`].
     pub reverse_source: bool,
@@ -171,7 +174,9 @@ pub struct ModelRecipe {
     pub lookahead: usize,
     /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
     pub pooling: Option<Pooling>,
-    /// What the decoder looks at the source with. [`Task::Translate`] only.
+    /// How the decoder is told of its subject. [`Task::Caption`] only.
+    pub told: Told,
+    /// What the decoder looks at the source or subject with. [`Task::Translate`] and [`Task::Caption`] only.
     pub attention: AttentionName,
     /// Whether the decoder also reads where it looked at the step before. [`Task::Translate`] only.
     pub input_feeding: bool,
@@ -354,9 +359,9 @@ pub struct TrainRecipe {
     pub sampling: SamplingName,
     /// How slowly. Where `sampling` is not [`SamplingName::Constant`].
     pub sampling_steps: usize,
-    /// Sentences that are translated in a validation; 0: none. [`Task::Translate`] only.
+    /// Sentences that are translated in a validation; 0: none. [`Task::Translate`], [`Task::Caption`].
     pub decode_sentences: usize,
-    /// What BLEU counts. [`Task::Translate`] only.
+    /// What BLEU counts. [`Task::Translate`], [`Task::Caption`].
     pub bleu_tokens: BleuTokens,
     /// What is to become small, without quantiles. [`Task::Forecast`] only.
     pub loss: LossName,
@@ -464,6 +469,7 @@ impl Recipe {
                 split: [0.9, 0.05, 0.05],
                 memory: 64,
                 input: InputName::Text,
+                path: "image".to_owned(),
                 text: "text".to_owned(),
                 label: "label".to_owned(),
                 group: None,
@@ -517,6 +523,7 @@ impl Recipe {
                 direction: Direction::Both,
                 lookahead: 0,
                 pooling: None,
+                told: Told::State,
                 attention: AttentionName::General,
                 bridge: Bridge::Dense,
                 input_feeding: false,
@@ -600,7 +607,7 @@ impl Recipe {
                 log_every: 10,
             },
         };
-        if matches!(task, Task::Classify | Task::Tag | Task::Translate | Task::Forecast) {
+        if !matches!(task, Task::Lm | Task::Adding | Task::Copy) {
             recipe.model.layers = 1;
         }
         if task == Task::Forecast {
@@ -608,7 +615,12 @@ impl Recipe {
             recipe.model.direction = Direction::Forward;
             recipe.model.hidden = 64;
         }
-        if matches!(task, Task::Tag | Task::Translate) {
+        if task == Task::Caption {
+            recipe.data.input = InputName::Images;
+            recipe.data.text = "caption".to_owned();
+            recipe.model.attention = AttentionName::Additive;
+        }
+        if matches!(task, Task::Tag | Task::Caption | Task::Translate) {
             recipe.data.tokens = Tokens::Word;
         }
         if !task.has_epochs() {

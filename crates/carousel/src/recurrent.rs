@@ -123,6 +123,17 @@ pub enum ConfigError {
         /// `H`.
         hidden: usize,
     },
+    /// Attention by a dot product compares vectors of one width.
+    #[error(
+        "attention by a dot product over places of {places} values, expected {hidden} as the hidden values have; \
+             take general or additive attention"
+    )]
+    Attended {
+        /// Values of a place.
+        places: usize,
+        /// `H`.
+        hidden: usize,
+    },
     /// A range or gain that no weights can be drawn with.
     #[error("the size of the {what} weights' distribution is {found}, expected a finite number above 0")]
     InitSize {

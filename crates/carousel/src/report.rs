@@ -5,6 +5,7 @@
 //! their size on a phone. Without JavaScript everything but the hover values still works.
 
 mod attention;
+mod captions;
 mod cells;
 mod classes;
 mod flow;
@@ -13,6 +14,7 @@ mod forecast;
 use std::fmt::Write;
 
 pub use attention::{AttendedSentence, AttentionPage, TranslationsSection};
+pub use captions::{CaptionedPicture, CaptionsSection, Picture};
 pub use cells::{CellsPage, PageUnit};
 pub use classes::{ClassesSection, MistakenExample};
 pub use flow::{ErrorBar, ErrorsPage, FlowLayer, GatePicture, GatesPage, GradientsPage, KnownAhead, NetFlow};
@@ -105,6 +107,8 @@ pub struct TrainingReport {
     pub classes: Option<ClassesSection>,
     /// What was translated, where a model translates.
     pub translations: Option<TranslationsSection>,
+    /// What was written about images, where a model writes captions.
+    pub captions: Option<CaptionsSection>,
     /// What was forecast, where a model forecasts.
     pub forecasts: Option<ForecastSection>,
     /// The configuration as (dotted key, value).
@@ -134,6 +138,9 @@ impl TrainingReport {
         }
         if let Some(translations) = &self.translations {
             translations.write(&mut page);
+        }
+        if let Some(captions) = &self.captions {
+            captions.write(&mut page);
         }
         if let Some(forecasts) = &self.forecasts {
             forecasts.write(&mut page);
@@ -545,6 +552,7 @@ mod tests {
             samples: vec![Sample { step: 250, text: "fn main".into() }],
             classes: None,
             translations: None,
+            captions: None,
             forecasts: None,
             config: vec![("seed".into(), "1".into()), ("model.hidden".into(), "128".into())],
         }

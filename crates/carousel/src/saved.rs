@@ -1,5 +1,6 @@
 //! Opens what a run saved: its recipe, its tokens and its best weights, ready to be used.
 
+mod captioner;
 mod classifier;
 mod forecaster;
 mod tagger;
@@ -9,6 +10,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
+pub(crate) use captioner::{
+    CAPTIONER, KnownCaptions, SubjectBatch, caption_columns, caption_side, caption_text, captioner_config,
+    subject_kind, write_all,
+};
+pub use captioner::{Caption, SavedCaptioner};
 pub(crate) use classifier::{
     Encoder, LABELS, Labels, classifier_config, highest, number_columns, probabilities, read_json, steps,
 };

@@ -26,6 +26,11 @@ fn scores_are_those_of_sacrebleu_to_the_last_digit() {
         let found = bleu(&answers, &references, tokens, lowercase);
         assert_eq!(found.to_string(), case["shown"].as_str().unwrap(), "{case}");
         assert!((found.score - case["bleu"].as_f64().unwrap()).abs() < 1e-9, "{case} {}", found.score);
+        for (order, expected) in (1..).zip(case["shorter"].as_array().unwrap()) {
+            let shorter = found.up_to(order);
+            assert!((shorter - expected.as_f64().unwrap()).abs() < 1e-9, "{case} BLEU-{order} {shorter}");
+        }
+        assert_eq!(found.up_to(4), found.score);
         let found = chrf(&answers, &references, lowercase).score;
         assert!((found - case["chrf"].as_f64().unwrap()).abs() < 1e-9, "{case} {found}");
         seen += 1;

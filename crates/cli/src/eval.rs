@@ -6,9 +6,9 @@ use carousel::recipe::{InputName, Task};
 use carousel::report::thousands;
 use carousel::run::RunFolder;
 use carousel::train::{
-    ClassEvaluation, Evaluation, TagEvaluation, TranslateEvaluation, evaluate, evaluate_classifier,
-    evaluate_forecaster, evaluate_large, evaluate_large_classifier, evaluate_stepwise, evaluate_tagger,
-    evaluate_translator,
+    CaptionEvaluation, ClassEvaluation, Evaluation, TagEvaluation, TranslateEvaluation, evaluate,
+    evaluate_captioner, evaluate_classifier, evaluate_forecaster, evaluate_large, evaluate_large_classifier,
+    evaluate_stepwise, evaluate_tagger, evaluate_translator,
 };
 use clap::Args;
 use serde_json::json;
@@ -28,8 +28,8 @@ Examples:
   carousel eval runs/translate-001 --data test.de test.en --beam 10
 
 The run's best checkpoint is measured: over every token of a text, or over
-every example of a table, or every pair of texts, translated with a beam, or
-every place of a series from which it can be forecast.";
+every example of a table, or every image of one, written about with a beam, or
+every pair of texts, translated so, or every place of a series from which it can be forecast.";
 
 /// Measure a saved run on text
 #[derive(Args)]
@@ -84,6 +84,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     if task == Task::Forecast {
         return forecast::tell(&args.run, &evaluate_forecaster(&args.run, &documents)?, args.json);
+    }
+    if task == Task::Caption {
+        return captions(args, &evaluate_captioner(&args.run, &documents, &args.search.search(1))?);
     }
     if task == Task::Translate {
         return translations(args, &evaluate_translator(&args.run, &documents, &args.search.search(1))?);
@@ -194,6 +197,32 @@ fn tags(args: &EvalArgs, measured: &TagEvaluation, input: InputName) -> anyhow::
         text.push_str(&format!("intent accuracy    {}\n", percent(share)));
     }
     output::result(&format!("{text}\n{}", visible(&measured.confusion.to_text())))
+}
+
+/// How a captioner does.
+fn captions(args: &EvalArgs, measured: &CaptionEvaluation) -> anyhow::Result<()> {
+    if args.json {
+        let mut line = serde_json::to_value(measured)?;
+        line["run"] = json!(args.run);
+        return output::json(&line);
+    }
+    let CaptionEvaluation { loss, perplexity, bleu_1, bleu_2, bleu_3, bleu, rouge_l, exact_match, .. } =
+        measured;
+    output::result(&format!(
+        "subjects                   {} with {} captions\n\
+         loss                       {loss:.4} nats/token\n\
+         teacher-forced perplexity  {perplexity:.4}\n\
+         exact match                {:.2} %\n\
+         ROUGE-L                    {:.2} %\n\
+         BLEU-1, 2, 3, 4            {bleu_1:.2} {bleu_2:.2} {bleu_3:.2} {bleu:.2}\n\
+         {}\n{}\n",
+        thousands(measured.subjects as u64),
+        thousands(measured.references as u64),
+        exact_match * 100.0,
+        rouge_l * 100.0,
+        measured.bleu_line,
+        measured.bleu_signature,
+    ))
 }
 
 /// How a translator does.

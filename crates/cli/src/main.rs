@@ -33,6 +33,7 @@ Examples:
   carousel train classify --data reviews.tsv give texts one of several classes
   carousel train tag --data train.conll      a label for every word
   carousel predict runs/classify-001 < lines the classes of lines of text
+  carousel train caption --data pictures.tsv write about images
   carousel train translate --data pairs.tsv  from one language into another
   carousel translate runs/translate-001 < in translate lines
   carousel train forecast --data load.csv    the next steps of series

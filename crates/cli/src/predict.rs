@@ -2,21 +2,23 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use carousel::data::{Document, NumberExample};
+use carousel::data::{Document, NumberExample, list_files};
+use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
 use carousel::saved::{
-    Prediction, SavedClassifier, SavedForecaster, SavedTagger, SavedTranslator, TagStream, TaggedSentence,
-    TaggedStep, Translated, Wanted,
+    Caption, Prediction, SavedCaptioner, SavedClassifier, SavedForecaster, SavedTagger, SavedTranslator,
+    TagStream, TaggedSentence, TaggedStep, Translated, Wanted,
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::forecast;
 use crate::output::{self, Form};
+use crate::search::beam;
 use crate::translate::answer_lines;
 use crate::{BadUsage, MachineArgs};
 
@@ -33,11 +35,12 @@ Examples:
 A line of text in, a line out: the likeliest class and its probability, with a
 tab between; of a tagger the tags of the words, apart by blanks, and before them
 the class of the sentence where it has learned some; of a translator what
-`carousel translate` says. Every line is answered as soon as it is there. Of a
+`carousel translate` says; of a captioner the path of an image in, a sentence
+about it out. Every line is answered as soon as it is there. Of a
 forecaster tables in, with the columns it was trained on, and the steps behind
 their ends out, as a table.
 
-A run that reads numbers or sound answers the files it is given. A tagger of
+A run that reads numbers, sound or images answers the files it is given. A tagger of
 numbers also reads steps from stdin: a line a step, its values apart by tabs,
 commas or blanks, an empty line between sequences; one of videos the path of an
 image a line. One that walks forward answers line by line, model.lookahead
@@ -57,6 +60,10 @@ pub(crate) struct PredictArgs {
     #[arg(long)]
     probabilities: bool,
 
+    /// Hypotheses at a time; 1 is greedy
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = beam)]
+    beam: usize,
+
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -71,6 +78,7 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     match task {
         Task::Classify => classes(args, &SavedClassifier::open(&args.run)?),
         Task::Tag => tags(args, &SavedTagger::open(&args.run)?),
+        Task::Caption => captions(args, &SavedCaptioner::open(&args.run)?),
         Task::Translate => {
             let saved = SavedTranslator::open(&args.run)?;
             let shown = |found: &Translated| {
@@ -82,13 +90,13 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
                     (false, false) => format!("{}\n", best.text),
                 }
             };
-            answer_lines(&saved, &args.files, &Wanted::default(), &shown)
+            answer_lines(&saved, &args.files, &Wanted { search: search(args), ..Wanted::default() }, &shown)
         }
         Task::Forecast => forecast::predict(&SavedForecaster::open(&args.run)?, &args.files, args.json),
         other => {
             let (run, other) = (args.run.display(), other.name());
             let message = format!(
-                "{run} is a run of the task {other}; predict takes classify, tag, translate and forecast"
+                "{run} is a run of the task {other}; predict takes classify, tag, caption, translate and forecast"
             );
             Err(BadUsage(message).into())
         }
@@ -118,6 +126,53 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
         let written = answers.iter().map(|prediction| shown(args, saved, prediction));
         output::result(&written.collect::<String>())
     })
+}
+
+fn search(args: &PredictArgs) -> Search {
+    Search { beam: args.beam, ..Search::default() }
+}
+
+/// Sentences about files, or about those whose paths come from stdin, a line each.
+fn captions(args: &PredictArgs, saved: &SavedCaptioner) -> anyhow::Result<()> {
+    if args.files.is_empty() {
+        return each_lines(&[], |lines| {
+            let paths: Vec<&Path> = lines.iter().map(|line| Path::new(line.trim())).collect();
+            // What comes before a file that does not do is answered all the same.
+            for path in paths {
+                output::result(&described(args, saved, &[path], false)?)?;
+            }
+            Ok(())
+        });
+    }
+    let (files, _) = list_files(&args.files)?;
+    for files in files.chunks(TOGETHER) {
+        let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        output::result(&described(args, saved, &paths, true)?)?;
+    }
+    Ok(())
+}
+
+fn described(
+    args: &PredictArgs,
+    saved: &SavedCaptioner,
+    paths: &[&Path],
+    named: bool,
+) -> anyhow::Result<String> {
+    let shown = |(path, found): (&&Path, Vec<Caption>)| {
+        let best = found.into_iter().next().unwrap_or_default();
+        let probability = best.log_probabilities.iter().sum::<f32>().exp();
+        if args.json {
+            let mut object = json!(best);
+            object["path"] = json!(path);
+            object["probability"] = json!(probability);
+            object["grid"] = json!(saved.grid());
+            return format!("{object}\n");
+        }
+        let name = if named { format!("{}\t", path.display()) } else { String::new() };
+        let more = if args.probabilities { format!("\t{probability:.4}") } else { String::new() };
+        format!("{name}{}{more}\n", best.text)
+    };
+    Ok(paths.iter().zip(saved.caption(paths, &search(args))?).map(shown).collect())
 }
 
 fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {

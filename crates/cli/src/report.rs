@@ -5,22 +5,26 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use carousel::data::Tokens;
+use carousel::data::{Tokens, thumbnail};
 use carousel::metrics::Confusion;
 use carousel::recipe::{CellName, InputName, Named, Recipe, Task};
 use carousel::report::{
-    AttendedSentence, ClassesSection, MistakenExample, Point, Reading, Sample, TrainingReport,
-    TranslationsSection, thousands,
+    AttendedSentence, CaptionedPicture, CaptionsSection, ClassesSection, MistakenExample, Picture, Point,
+    Reading, Sample, TrainingReport, TranslationsSection, thousands,
 };
 use carousel::run::RunFolder;
 use carousel::train::{
-    EVALUATION, Score, Summary, TRANSLATIONS, TranslateEvaluation, TranslationExample, WrongExample,
+    CAPTIONS, CaptionEvaluation, CaptionedExample, EVALUATION, Score, Summary, TRANSLATIONS,
+    TranslateEvaluation, TranslationExample, WrongExample,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::forecast::{self, digits};
 use crate::progress::rounded;
+
+/// Width and height of a picture in a report, at most.
+const PICTURE: u32 = 240;
 
 /// What the loss of a run is.
 #[derive(Clone, Copy, PartialEq)]
@@ -50,7 +54,7 @@ impl Measure {
             }
             (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
             (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
-            (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Translate, _) => {
+            (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Caption | Task::Translate, _) => {
                 Measure::Text(Reading::Perplexity)
             }
         }
@@ -108,6 +112,7 @@ pub(crate) fn write(
     let mut report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
     report.classes = classes(run, summary)?;
     report.translations = translations(run, summary)?;
+    report.captions = captions(run, summary)?;
     report.forecasts = forecast::section(run, summary)?;
     Ok(run.write("report.html", report.to_html())?)
 }
@@ -143,6 +148,7 @@ fn build(
         (Task::Copy, _) => "A model of copy memory",
         (Task::Classify, _) => "A classifier",
         (Task::Tag, _) => "A tagger",
+        (Task::Caption, _) => "A captioner",
         (Task::Translate, _) => "A translator",
         (Task::Forecast, _) => "A forecaster",
         (Task::Lm, Tokens::Byte) => "A byte model",
@@ -192,6 +198,7 @@ fn build(
         samples,
         classes: None,
         translations: None,
+        captions: None,
         forecasts: None,
         config: dotted(&recipe.to_toml()),
     }
@@ -209,6 +216,8 @@ pub(crate) fn cell_name(recipe: &Recipe) -> String {
 fn named(score: &str) -> String {
     match score {
         "bleu" => "BLEU".to_owned(),
+        "bleu_1" | "bleu_2" | "bleu_3" => score.replace("bleu_", "BLEU-"),
+        "rouge_l" => "ROUGE-L".to_owned(),
         "chrf" => "chrF".to_owned(),
         "smape" => "sMAPE".to_owned(),
         "mae" | "rmse" | "mase" => score.to_uppercase(),
@@ -219,7 +228,7 @@ fn named(score: &str) -> String {
 /// A score's value as people write it.
 fn value(score: &Score) -> String {
     match score.name.as_str() {
-        "bleu" | "chrf" => format!("{:.2}", score.value),
+        "bleu" | "bleu_1" | "bleu_2" | "bleu_3" | "chrf" => format!("{:.2}", score.value),
         "mae" | "rmse" | "mase" | "pinball" => digits(score.value),
         _ => percent(score.value),
     }
@@ -260,6 +269,43 @@ fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesS
     let part = if summary.test_loss.is_some() { "test" } else { "validation" };
     let section = ClassesSection { part, confusion: measured.confusion, wrong: wrong.collect() };
     Ok(Some(section))
+}
+
+/// What the best checkpoint wrote about images, where the run has told.
+fn captions(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<CaptionsSection>> {
+    let path = run.path().join(CAPTIONS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    let measured: CaptionEvaluation =
+        serde_json::from_str(&text).with_context(|| format!("{} is not what a run wrote", path.display()))?;
+    let CaptionEvaluation { bleu_1, bleu_2, bleu_3, bleu, grid, .. } = measured;
+    let figures = [
+        ("BLEU-1, 2, 3, 4", format!("{bleu_1:.2} {bleu_2:.2} {bleu_3:.2} {bleu:.2}")),
+        ("signature", measured.bleu_signature),
+        ("ROUGE-L", percent(measured.rouge_l)),
+        ("exact match", percent(measured.exact_match)),
+        ("teacher-forced perplexity", format!("{:.4}", measured.perplexity)),
+    ];
+    let example = |example: CaptionedExample| {
+        // Features are no picture, and a file may be gone by now.
+        let picture = thumbnail(Path::new(&example.path), PICTURE).ok();
+        CaptionedPicture {
+            picture: picture.map(|(mime, bytes, [width, height])| Picture { mime, bytes, width, height }),
+            path: example.path,
+            text: example.text,
+            tokens: example.tokens,
+            references: example.references,
+            grid,
+            weights: example.attention,
+        }
+    };
+    Ok(Some(CaptionsSection {
+        part: if summary.test_loss.is_some() { "test" } else { "validation" },
+        figures: figures.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        examples: measured.examples.into_iter().map(example).collect(),
+    }))
 }
 
 /// What the best checkpoint translated, where the run has told.

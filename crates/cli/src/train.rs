@@ -35,6 +35,7 @@ Examples:
   carousel train classify --data reviews.tsv  texts and classes, by column
   carousel train tag --data train.conll       a label for every word
   carousel train tag --data sensors/ --set data.input=numbers   for every step
+  carousel train caption --data pictures.tsv  images and sentences about them
   carousel train translate --data pairs.tsv   source, tab, target
   carousel train translate --data a.de a.en   two files side by side
   carousel train forecast --data load.csv     the next steps of series
@@ -189,9 +190,7 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = recipe_of(args)?;
     let path = args.out.clone().unwrap_or_else(|| next_free_run(recipe.task));
-    if matches!(recipe.task, Task::Classify | Task::Tag | Task::Translate | Task::Forecast)
-        && args.data.is_empty()
-    {
+    if recipe.task.has_epochs() && recipe.task != Task::Lm && args.data.is_empty() {
         let task = recipe.task.name();
         let message =
             format!("the task {task} needs --data: files with examples; see `carousel train --help`");

@@ -62,7 +62,10 @@ fn bad_recipes_are_bad_usage() {
     check("translate --set model.cell=min-gru", &["model.cell = \"min-gru\" beside task = \"translate\""]);
     check(
         "translat",
-        &["translat is no task", "expected lm, adding, copy, classify, tag, translate, forecast or a recipe"],
+        &[
+            "translat is no task",
+            "expected lm, adding, copy, classify, tag, caption, translate, forecast or a recipe",
+        ],
     );
     check("adding", &["--data has no effect", "adding makes its own data"]);
     check("tiny.toml --set train.k1=9", &["--set train.k1=9", "train.k1 is 9, expected at most train.k2"]);

@@ -1,7 +1,10 @@
 //! Images, and folders of images that are the frames of a video.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::Path;
 
+use image::ImageFormat;
 use image::imageops::FilterType;
 
 use super::frames::{LABELS, label};
@@ -62,6 +65,27 @@ pub fn read_image(document: &Document, shape: ImageShape) -> Result<Vec<u8>, Dat
     }
     let pixels = image.into_rgb8().into_raw();
     Ok((0..3).flat_map(|channel| pixels.iter().skip(channel).step_by(3).copied()).collect())
+}
+
+/// An image as a page shows it, at most so many pixels wide and high: its kind, its bytes, width and height.
+///
+/// # Errors
+/// [`DataError`] for what cannot be read or is no image.
+pub fn thumbnail(path: &Path, most: u32) -> Result<(&'static str, Vec<u8>, [u32; 2]), DataError> {
+    let fails = |reason: String| DataError::File { name: path.display().to_string(), reason };
+    let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    let image = image::load_from_memory(&bytes).map_err(|error| fails(error.to_string()))?.into_rgb8();
+    let large = image.width().max(image.height()) > most;
+    let image = image::DynamicImage::from(image);
+    let image = if large { image.thumbnail(most, most) } else { image };
+    // Photographs are small as JPEG, drawings as PNG.
+    let (kind, format) = match large {
+        true => ("image/jpeg", ImageFormat::Jpeg),
+        false => ("image/png", ImageFormat::Png),
+    };
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).map_err(|error| fails(error.to_string()))?;
+    Ok((kind, bytes.into_inner(), [image.width(), image.height()]))
 }
 
 /// Reads videos: all images of a folder are the frames of one, in the order of the last number in their names. The

@@ -5,6 +5,7 @@
 //! truncated backpropagation through time.
 
 mod bpe;
+mod captions;
 mod classes;
 mod corpus;
 mod frames;
@@ -26,10 +27,11 @@ mod windows;
 
 use std::path::PathBuf;
 
+pub use captions::{CaptionColumns, CaptionExample, Subject, SubjectKind, read_captions, read_subject};
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
 pub use frames::{FrameColumns, FrameExample, read_frames};
-pub use images::{ImageShape, VideoExample, read_image, read_videos};
+pub use images::{ImageShape, VideoExample, read_image, read_videos, thumbnail};
 pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};

@@ -175,10 +175,23 @@ fn label_of(document: &Document, pattern: Option<&Regex>) -> Result<String, Data
 }
 
 fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
+    let (shape, values) = array(document)?;
+    let width = match shape[..] {
+        [_] => 1,
+        [_, width] if width > 0 => width,
+        _ => return Err(fails(document, format!("its shape is {shape:?}, expected [steps, values]"))),
+    };
+    Ok((values, width))
+}
+
+/// The shape of an array and its numbers, all of them finite, row after row.
+pub(super) fn array(document: &Document) -> Result<(Vec<usize>, Vec<f32>), DataError> {
     let file = NpyFile::new(Cursor::new(&document.bytes))
         .map_err(|error| fails(document, format!("no .npy file that can be read: {error}")))?;
-    let shape: Vec<u64> = file.shape().to_vec();
-    let c_order = file.order() == npyz::Order::C;
+    let shape: Vec<usize> = file.shape().iter().map(|&size| size as usize).collect();
+    if file.order() != npyz::Order::C && shape.len() > 1 {
+        return Err(fails(document, "its numbers stand column after column, expected row after row"));
+    }
     let values: Vec<f32> = match file.try_data::<f32>() {
         Ok(data) => data.collect::<Result<_, _>>(),
         Err(file) => match file.try_data::<f64>() {
@@ -190,18 +203,14 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
         },
     }
     .map_err(|error| fails(document, format!("its numbers cannot be read: {error}")))?;
-    let width = match shape[..] {
-        [_] => 1,
-        [_, width] if width > 0 && c_order => width as usize,
-        _ => {
-            let reason = format!("its shape is {shape:?}, expected [steps, values] row after row");
-            return Err(fails(document, reason));
-        }
-    };
     if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-        return Err(fails(document, format!("step {} has a value that is not a number", place / width)));
+        let width: usize = shape.iter().skip(1).product();
+        return Err(fails(
+            document,
+            format!("step {} has a value that is not a number", place / width.max(1)),
+        ));
     }
-    Ok((values, width))
+    Ok((shape, values))
 }
 
 /// A number of a table, which a model's precision can hold.

@@ -1,10 +1,10 @@
-//! Finds likely translations: greedily, or with a beam.
+//! Finds likely translations and captions: greedily, or with a beam.
 
 use std::rc::Rc;
 
 use crate::data::{EOS, PAD, SOS};
 use crate::models::translator::{Sentences, Translator};
-use crate::models::writer::{log_sum_exp, spread};
+use crate::models::writer::{Writer, log_sum_exp, spread};
 
 /// What a hypothesis' log-probability is divided by, for long ones have more factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,10 +168,19 @@ pub fn greedy(model: &Translator, sources: &[&[u32]], search: &Search) -> Vec<Ve
         return Vec::new();
     }
     let encoded = model.encode(&Sentences::pack(sources));
-    let mut writer = model.writer(&encoded);
     let most: Vec<usize> = sources.iter().map(|source| search.most_tokens(source.len())).collect();
-    let mut written: Vec<Vec<u32>> = vec![Vec::new(); sources.len()];
-    let mut open: Vec<usize> = (0..sources.len()).collect();
+    greedy_from(model.writer(&encoded), &most)
+}
+
+/// The same from a writer that has a row for each text; `most` tokens of each.
+///
+/// # Panics
+/// When there are other than as many rows as texts.
+#[must_use]
+pub fn greedy_from(mut writer: Writer<'_>, most: &[usize]) -> Vec<Vec<u32>> {
+    assert_eq!(writer.rows(), most.len(), "a row for every text");
+    let mut written: Vec<Vec<u32>> = vec![Vec::new(); most.len()];
+    let mut open: Vec<usize> = (0..most.len()).collect();
     loop {
         let goes_on: Vec<usize> = (0..open.len())
             .filter(|&row| {
@@ -210,18 +219,33 @@ pub fn search(
     prefixes: &[&[u32]],
     search: &Search,
 ) -> Vec<Vec<Hypothesis>> {
-    assert!(prefixes.is_empty() || prefixes.len() == sources.len(), "a prefix for every source, or none");
-    let mut found: Vec<Vec<Hypothesis>> = vec![Vec::new(); sources.len()];
     if sources.is_empty() {
-        return found;
+        return Vec::new();
     }
-    let beam = search.beam.max(1);
     let encoded = model.encode(&Sentences::pack(sources));
-    let mut writer = model.writer(&encoded);
-    let mut jobs: Vec<Job<'_>> = (0..sources.len())
+    let most: Vec<usize> = sources.iter().map(|source| search.most_tokens(source.len())).collect();
+    search_from(model.writer(&encoded), &most, prefixes, search)
+}
+
+/// The same from a writer that has a row for each text; `most` tokens of each, `<eos>` not counted.
+///
+/// # Panics
+/// When there are other than as many rows as texts, or other than no or as many prefixes.
+#[must_use]
+pub fn search_from(
+    mut writer: Writer<'_>,
+    most: &[usize],
+    prefixes: &[&[u32]],
+    search: &Search,
+) -> Vec<Vec<Hypothesis>> {
+    assert_eq!(writer.rows(), most.len(), "a row for every text");
+    assert!(prefixes.is_empty() || prefixes.len() == most.len(), "a prefix for every text, or none");
+    let mut found: Vec<Vec<Hypothesis>> = vec![Vec::new(); most.len()];
+    let beam = search.beam.max(1);
+    let mut jobs: Vec<Job<'_>> = (0..most.len())
         .map(|place| {
             let prefix: &[u32] = prefixes.get(place).copied().unwrap_or_default();
-            let most = search.most_tokens(sources[place].len()).max(prefix.len());
+            let most = most[place].max(prefix.len());
             let open = vec![Open { last: None, sum: 0.0 }];
             Job { place, prefix, most, length: 0, history: Vec::new(), open, done: Vec::new() }
         })

@@ -34,7 +34,7 @@ impl BleuTokens {
     }
 
     /// The tokens of a text.
-    fn split(self, text: &str) -> Vec<String> {
+    pub(crate) fn split(self, text: &str) -> Vec<String> {
         let text = text.trim_end_matches(is_blank);
         let blanks =
             |text: &str| text.split(is_blank).filter(|token| !token.is_empty()).map(str::to_owned).collect();
@@ -99,6 +99,22 @@ impl std::fmt::Display for Bleu {
     }
 }
 
+impl Bleu {
+    /// The score with n-grams up to `order` alone, 1 to 4: BLEU-1, BLEU-2, …; the last is the score itself.
+    #[must_use]
+    pub fn up_to(&self, order: usize) -> f64 {
+        mean_precision(&self.precisions[..order.clamp(1, ORDER)]) * self.brevity_penalty
+    }
+}
+
+/// The geometric mean; 0 where one is.
+fn mean_precision(precisions: &[f64]) -> f64 {
+    match precisions.iter().all(|&p| p > 0.0) {
+        true => (precisions.iter().map(|p| p.ln()).sum::<f64>() / precisions.len() as f64).exp(),
+        false => 0.0,
+    }
+}
+
 /// How often each n-gram occurs, all orders together.
 fn count_ngrams(tokens: &[String]) -> HashMap<&[String], usize> {
     let mut counts = HashMap::new();
@@ -156,10 +172,7 @@ pub fn bleu(answers: &[String], references: &[Vec<String>], tokens: BleuTokens, 
             };
         }
     }
-    let score = match precisions.iter().all(|&p| p > 0.0) {
-        true => brevity_penalty * (precisions.iter().map(|p| p.ln()).sum::<f64>() / ORDER as f64).exp(),
-        false => 0.0,
-    };
+    let score = brevity_penalty * mean_precision(&precisions);
     let signature = format!(
         "nrefs:{}|case:{}|eff:no|tok:{}|smooth:exp|version:carousel-{}",
         reference_counts(references),

@@ -1,34 +1,49 @@
-//! One to many: an image, or a vector, and a decoder that writes a sentence about it (Vinyals et al. 2015), with soft
-//! attention over the image's grid where wanted (Xu et al. 2015).
+//! One to many: an image, or features of one, and a decoder that writes a sentence about it (Vinyals et al. 2015), with
+//! soft attention over the grid of places where wanted (Xu et al. 2015).
 //!
-//! Shapes: B images, F frames of all sentences, V tokens, H units, S places of the grid.
+//! Shapes: B subjects, S places of a subject, E values of a place, F frames of all sentences, V tokens, H units.
 
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, CellOptions};
 use crate::embedding::Embedding;
-use crate::fused::with_slice;
-use crate::init::{Init, Initializer};
-use crate::models::attention::{Attention, Memory, Score};
+use crate::fused::with_slice_mut;
+use crate::init::{Init, Initializer, WeightInit};
+use crate::models::attention::{Attention, Score};
 use crate::models::convolution::{Convolution, ConvolutionConfig};
+use crate::models::decoder::Decoder;
 use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
+use crate::models::language_model::Regularize;
+use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::Reader;
-use crate::output::Output;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::models::translator::{Encoded, Hidden};
+use crate::models::writer::Writer;
+use crate::output::{Loss, Output};
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Batch, Ragged};
-use crate::recurrent::{ConfigError, RecurrentConfig};
+use crate::recurrent::{ConfigError, Precision, RecurrentConfig};
+use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::{LayerState, State};
 
 /// What is written about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaptionInput {
-    /// So many numbers.
-    Vector(usize),
-    /// An image, and what reads it.
+    /// Places of so many numbers each; a vector is one place.
+    Features(usize),
+    /// An image, and what reads it: each place of its grid is what the last convolution makes of it.
     Image(ConvolutionConfig),
+}
+
+/// How the decoder is told of its subject: of `v`, the mean over the places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Its first state is `tanh(W v + b)`, hidden values and cells of each layer with weights of their own.
+    State,
+    /// It reads `tanh(W v + b)` before the first token (Vinyals et al. 2015).
+    Input,
 }
 
 /// Sizes of a [`Captioner`].
@@ -42,192 +57,325 @@ pub struct CaptionerConfig {
     pub embedding: usize,
     /// The decoder's recurrence.
     pub cell: Cell,
+    /// What the cells have beside their equations.
+    pub options: CellOptions,
     /// `H`.
     pub hidden: usize,
-    /// How the decoder looks at the grid; `None`: all that it knows of the image is its first state. A vector has no
-    /// grid, and is not looked at.
+    /// Layers of the decoder.
+    pub layers: usize,
+    /// How the decoder is told of its subject.
+    pub told: Told,
+    /// How the decoder looks at the places; `None`: it knows what it was told alone.
     pub attention: Option<Score>,
+    /// Whether each layer but the first adds what it reads to what it gives.
+    pub residual: bool,
+    /// Whether the embedding is the output layer's weight as well.
+    pub tied: bool,
+    /// How weights are drawn.
+    pub init: Init,
+    /// What drops out while the model learns.
+    pub regularize: Regularize,
     /// The seed all weights are drawn from.
     pub seed: u64,
 }
 
 impl CaptionerConfig {
+    /// One layer that is told in its first state and looks with additive attention; nothing drops out.
+    #[must_use]
+    pub fn new(input: CaptionInput, vocabulary: usize, cell: Cell, embedding: usize, hidden: usize) -> Self {
+        CaptionerConfig {
+            input,
+            vocabulary,
+            embedding,
+            cell,
+            options: CellOptions::PLAIN,
+            hidden,
+            layers: 1,
+            told: Told::State,
+            attention: Some(Score::Additive),
+            residual: false,
+            tied: false,
+            init: Init::default(),
+            regularize: Regularize::default(),
+            seed: 0,
+        }
+    }
+
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors
-    /// [`ConfigError`] when a size is zero.
+    /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, or two widths that must be equal are not.
     pub fn init(&self, device: &Device) -> Result<Captioner, ConfigError> {
+        let CaptionerConfig { hidden, embedding, layers, regularize, .. } = *self;
+        check_drop("of words", regularize.words)?;
+        check_drop("of inputs", regularize.input)?;
+        check_drop("of outputs", regularize.output)?;
+        if self.tied && embedding != hidden {
+            return Err(ConfigError::Tied { embedding, hidden });
+        }
         let random = &mut Initializer::new(self.seed);
         let (convolution, values) = match self.input {
-            CaptionInput::Vector(width) => (None, width),
+            CaptionInput::Features(width) => (None, width),
             CaptionInput::Image(config) => (Some(config.init(random, device)?), config.output()[0]),
         };
-        let hidden = self.hidden;
-        let dense = |input: usize, random: &mut Initializer| {
+        if self.attention.is_some_and(Score::needs_equal_widths) && values != hidden {
+            return Err(ConfigError::Attended { places: values, hidden });
+        }
+        let dense = |input: usize, hidden: usize, random: &mut Initializer| {
             let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
             DenseConfig { input, hidden, layers, activation, norm }.init(random, device)
         };
-        let parts = 1 + usize::from(self.cell.has_cell_state());
-        let start = (0..parts).map(|_| dense(values, random)).collect::<Result<Vec<_>, _>>()?;
-        let target = Embedding::init(self.vocabulary, self.embedding, random, device)?;
-        let decoder = RecurrentConfig::new(self.cell, self.embedding, hidden)
-            .with_init(Init::default())
+        let (parts, width) = match self.told {
+            Told::State => (layers * (1 + usize::from(self.cell.has_cell_state())), hidden),
+            Told::Input => (1, embedding),
+        };
+        let start = (0..parts).map(|_| dense(values, width, random)).collect::<Result<Vec<_>, _>>()?;
+        let target = Embedding::init(self.vocabulary, embedding, random, device)?;
+        let decoder = RecurrentConfig::new(self.cell, embedding, hidden)
+            .with_layers(layers)
+            .with_init(self.init)
+            .with_dropout(regularize.recurrent)
+            .with_residual(self.residual)
+            .with_options(self.options)
             .init_with(random, device)?;
-        // With equal widths a dot product needs no map; here the grid's is whatever the convolutions give.
-        let score = self.attention.filter(|_| convolution.is_some());
-        let attention = score.map(|score| Attention::init(score, hidden, values, random, device));
-        let combine = attention.as_ref().map(|_| dense(values + hidden, random)).transpose()?;
-        Ok(Captioner {
+        let attention = self.attention.map(|score| Attention::init(score, hidden, values, random, device));
+        let combine = attention.as_ref().map(|_| dense(values + hidden, hidden, random)).transpose()?;
+        let mut model = Captioner {
             convolution,
+            pool: Pool::init(Pooling::Mean, values, random, device),
             start,
             target,
-            decoder: Reader::around(decoder, self.embedding, 1, 0.0, false),
+            decoder: Reader::around(decoder, embedding, 1, regularize.input, regularize.recurrent.locked),
             attention,
             combine,
-            output: Output::init(hidden, self.vocabulary, random, device)?,
+            output: Output::init(hidden, self.vocabulary, random, device)?
+                .with_label_smoothing(regularize.label_smoothing),
+            told: self.told,
+            layers,
             hidden,
-        })
+            width: values,
+            tied: self.tied,
+            regularize,
+        };
+        if self.tied {
+            // As a translator's: one matrix takes the output layer's range, and the layer's own is no parameter.
+            let (range, count) = (1.0 / (hidden as f64).sqrt(), self.vocabulary * hidden);
+            let drawn = random.uniform(count, range);
+            with_slice_mut(&mut model.target.weight, |weight| weight.copy_from_slice(&drawn));
+            model.output.weight = parameter(Vec::new(), [0, hidden], device);
+        }
+        if let WeightInit::Uniform { range } = self.init.input {
+            for (_, mut parameter) in model.parameters_mut() {
+                parameter.with_slice_mut(|values| {
+                    values.copy_from_slice(&random.uniform(values.len(), range));
+                });
+            }
+        }
+        Ok(model)
     }
 }
 
-/// An encoder of images or vectors, and a decoder.
+/// What sentences are written about, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub enum Subjects<'a> {
+    /// Images `[channels, height, width]`, so many of them.
+    Images(&'a [f32], usize),
+    /// Features `[S, E]` of so many places each.
+    Features(&'a [f32], &'a [usize]),
+}
+
+impl Subjects<'_> {
+    /// `B`.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Subjects::Images(_, count) => *count,
+            Subjects::Features(_, places) => places.len(),
+        }
+    }
+}
+
+/// An encoder of images or features, and a decoder.
 #[derive(Module, Debug)]
 pub struct Captioner {
     convolution: Option<Convolution>,
-    /// The decoder's first hidden values and, for an LSTM, cells.
+    pool: Pool,
+    /// Hidden values and, for an LSTM, cells of layer 0, then of layer 1, …; or what is read before the first token.
     start: Vec<Dense>,
     target: Embedding,
     decoder: Reader,
     attention: Option<Attention>,
+    /// From what attention read and the decoder's step, `[E + H]`, to what the output layer reads, `[H]`.
     combine: Option<Dense>,
     output: Output,
     #[module(skip)]
+    told: Told,
+    #[module(skip)]
+    layers: usize,
+    #[module(skip)]
     hidden: usize,
-}
-
-/// What the decoder is given of the images of a batch.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// The grid that it attends to; `None` without attention.
-    pub memory: Option<Memory>,
-    /// What it starts from.
-    pub state: State,
-}
-
-/// What one step of the decoder gives.
-#[derive(Debug)]
-pub struct Described {
-    /// Scores of the next token, `[N, V]`.
-    pub logits: Tensor<2>,
-    /// The state to go on from.
-    pub state: State,
-    /// How much each place of the grid was looked at, `[N, S]`; `None` without attention.
-    pub attention: Option<Tensor<2>>,
+    /// Values of a place.
+    #[module(skip)]
+    width: usize,
+    #[module(skip)]
+    tied: bool,
+    #[module(skip)]
+    regularize: Regularize,
 }
 
 impl Captioner {
-    /// What the decoder is given of `count` images (or vectors) one after the other.
+    /// What the decoder is given of its subjects.
     ///
     /// # Panics
-    /// When there is none, or they have another size.
+    /// When there is none, or they are of another kind or size than the model's.
     #[must_use]
-    pub fn encode(&self, values: &[f32], count: usize) -> Seen {
-        let x = TensorData::new(values.to_vec(), [count, values.len() / count]);
-        let x = Tensor::<2>::from_data(x, &self.target.weight.device());
-        let (mean, memory) = match &self.convolution {
-            None => (x, None),
-            Some(convolution) => {
+    pub fn encode(&self, subjects: Subjects<'_>) -> Encoded {
+        self.encode_noisy(subjects, None)
+    }
+
+    fn encode_noisy(&self, subjects: Subjects<'_>, noise: Option<Noise>) -> Encoded {
+        let device = self.target.weight.device();
+        let count = subjects.count();
+        let states = match (subjects, &self.convolution) {
+            (Subjects::Images(pixels, count), Some(convolution)) => {
+                let x = TensorData::new(pixels.to_vec(), [count, pixels.len() / count]);
                 // [B, C, height, width] to [B, S, C].
-                let grid = convolution.forward(x).flatten::<3>(2, 3).swap_dims(1, 2);
-                let [_, places, _] = grid.dims();
-                let lengths = vec![places; count];
-                let memory = self.attention.as_ref().map(|attention| {
-                    let states = Ragged::from_padded(grid.clone(), &lengths).expect("every place is there");
-                    attention.memory(&states)
+                let grid = convolution.forward(Tensor::from_data(x, &device));
+                let grid = grid.flatten::<3>(2, 3).swap_dims(1, 2);
+                let places = grid.dims()[1];
+                Ragged::from_padded(grid, &vec![places; count]).expect("every place is there")
+            }
+            (Subjects::Features(values, places), None) => {
+                let time = places.iter().copied().max().unwrap_or(0);
+                let batch = Batch::ragged(places, time).expect("no length is above the longest");
+                let firsts = places.iter().scan(0, |next, places| {
+                    let first = *next;
+                    *next += places;
+                    Some(first)
                 });
-                (grid.mean_dim(1).flatten::<2>(1, 2), memory)
+                let (firsts, width): (Vec<usize>, usize) = (firsts.collect(), self.width);
+                let packed: Vec<f32> = batch
+                    .places()
+                    .flat_map(|(subject, place)| &values[(firsts[subject] + place) * width..][..width])
+                    .copied()
+                    .collect();
+                let frames = Tensor::from_data(TensorData::new(packed, [batch.frames(), width]), &device);
+                Ragged::new(frames, Arc::new(batch)).expect("one row a place")
+            }
+            _ => panic!("a captioner of images reads images, one of features reads features"),
+        };
+        let mean = self.pool.forward(states.frames(), states.batch(), None);
+        let state = match self.told {
+            Told::State => {
+                let mut parts = self.start.chunks_exact(self.start.len() / self.layers);
+                let mut layer = || {
+                    let mut parts = parts.next().into_iter().flatten().map(|part| part.forward(mean.clone()));
+                    let h = parts.next().expect("a recurrence has hidden values");
+                    LayerState { h, c: parts.next() }
+                };
+                State { layers: (0..self.layers).map(|_| layer()).collect() }
+            }
+            Told::Input => {
+                let (read, batch) = (self.start[0].forward(mean), Arc::new(Batch::full(count, 1)));
+                let reading = self.decoder.forward_frames(read, &batch, None, noise);
+                reading.state.expect("a decoder has a recurrence, and there is a subject")
             }
         };
-        let mut parts = self.start.iter().map(|part| part.forward(mean.clone()));
-        let h = parts.next().expect("a recurrence has hidden values");
-        Seen { memory, state: State { layers: vec![LayerState { h, c: parts.next() }] } }
+        Encoded { states, state }
     }
 
-    /// The mean cross-entropy of the sentences' tokens in nats, `[1]`: of each image the decoder reads `inputs` and is
-    /// to say `targets`, which belong to the same frames of `batch` (teacher forcing).
+    /// The mean cross-entropy of the sentences' tokens in nats, `[1]`: of each subject the decoder reads `inputs` and
+    /// is to say `targets`, which belong to the same frames of `batch` (teacher forcing). With `noise` the model
+    /// learns, and values drop out.
     ///
     /// # Panics
-    /// When there is not one image a sentence, not one input and target a frame, or a token is not known.
+    /// When there is not one subject a sentence, not one input and target a frame, or a token is not known.
     #[must_use]
-    pub fn loss(&self, images: &[f32], inputs: &[u32], targets: &[u32], batch: &Arc<Batch>) -> Tensor<1> {
-        let Seen { memory, state } = self.encode(images, batch.sequences());
-        let (rows, index) = self.target.distinct(inputs);
-        let y = self.decoder.forward_rows(rows, index, batch, Some(state), None).frames;
-        let y = match (&self.attention, &self.combine, &memory) {
-            (Some(attention), Some(combine), Some(memory)) => {
-                let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
-                let (context, _) = attention.forward(steps, memory);
-                let context = Ragged::from_padded(context, batch.lengths()).expect("their own lengths");
-                combine.forward(Tensor::cat(vec![context.frames(), y], 1))
-            }
-            _ => y,
-        };
-        self.output.cross_entropy(y, targets)
+    pub fn loss(
+        &self,
+        subjects: Subjects<'_>,
+        inputs: &[u32],
+        targets: &[u32],
+        batch: &Arc<Batch>,
+        noise: Option<Noise>,
+    ) -> Tensor<1> {
+        self.output().cross_entropy(self.hidden(subjects, inputs, batch, noise).read, targets)
     }
 
-    /// One step for all images: reads a token of each sentence.
+    /// The loss summed over the targets, and how many of them have the highest score, without a gradient.
     ///
     /// # Panics
-    /// When there is not one token an image, one is not known, or the state has another size.
+    /// As [`loss`](Captioner::loss).
     #[must_use]
-    pub fn step(&self, tokens: &[u32], memory: Option<&Memory>, state: State) -> Described {
-        let count = tokens.len();
-        let batch = Arc::new(Batch::full(count, 1));
-        let (rows, index) = self.target.distinct(tokens);
-        let reading = self.decoder.forward_rows(rows, index, &batch, Some(state), None);
-        let state = reading.state.expect("a decoder has a recurrence");
-        let y = reading.frames;
-        let (y, attention) = match (&self.attention, &self.combine, memory) {
-            (Some(attention), Some(combine), Some(memory)) => {
-                let (context, weights) =
-                    attention.forward(y.clone().reshape([count, 1, self.hidden]), memory);
-                let context = context.flatten::<2>(1, 2);
-                (combine.forward(Tensor::cat(vec![context, y], 1)), Some(weights.flatten::<2>(1, 2)))
-            }
-            _ => (y, None),
-        };
-        Described { logits: self.output.logits(y), state, attention }
+    pub fn measure(
+        &self,
+        subjects: Subjects<'_>,
+        inputs: &[u32],
+        targets: &[u32],
+        batch: &Arc<Batch>,
+    ) -> Loss {
+        let model = self.valid();
+        model.output().evaluate(&model.hidden(subjects, inputs, batch, None).read, targets)
     }
 
-    /// The likeliest token after each other for `count` images, between the tokens that begin and end a sentence, at
-    /// most `most` of them.
+    /// What the decoder makes of every step of the sentences. [`output`](Captioner::output) makes scores and the loss
+    /// of it.
     ///
     /// # Panics
-    /// As [`encode`](Captioner::encode).
+    /// As [`loss`](Captioner::loss).
     #[must_use]
-    pub fn write(&self, images: &[f32], count: usize, [begin, end]: [u32; 2], most: usize) -> Vec<Vec<u32>> {
-        let Seen { memory, mut state } = self.encode(images, count);
-        let mut written = vec![Vec::new(); count];
-        let (mut tokens, mut ended) = (vec![begin; count], vec![false; count]);
-        for _ in 0..most {
-            let decoded = self.step(&tokens, memory.as_ref(), state);
-            state = decoded.state;
-            let vocabulary = decoded.logits.dims()[1];
-            with_slice(&decoded.logits, |logits| {
-                for (place, row) in logits.chunks_exact(vocabulary).enumerate() {
-                    let best = |best, token| if row[token] > row[best] { token } else { best };
-                    tokens[place] = (0..vocabulary).fold(0, best) as u32;
-                    ended[place] |= tokens[place] == end;
-                    if !ended[place] {
-                        written[place].push(tokens[place]);
-                    }
-                }
-            });
-            if ended.iter().all(|ended| *ended) {
-                break;
-            }
+    pub fn hidden(
+        &self,
+        subjects: Subjects<'_>,
+        inputs: &[u32],
+        batch: &Arc<Batch>,
+        noise: Option<Noise>,
+    ) -> Hidden {
+        assert_eq!(subjects.count(), batch.sequences(), "a subject for every sentence");
+        let Encoded { states, state } = self.encode_noisy(subjects, noise.map(|noise| noise.part(0)));
+        let memory = self.attention.as_ref().map(|attention| attention.memory(&states));
+        let noise = noise.map(|noise| noise.part(1));
+        let words = noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.regularize.words));
+        let (rows, index) = self.target.distinct_noisy(inputs, words);
+        let recurrent = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
+        let read = self.parts().attend(recurrent.clone(), batch, memory.as_ref());
+        let names: Vec<u32> = (0..batch.sequences() as u32).collect();
+        let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
+        let sharing = Sharing::of(self.regularize.recurrent.locked, batch, &names);
+        Hidden { recurrent, read: masked(read, mask, sharing) }
+    }
+
+    /// For writing one token at a time about what was seen, a row for every subject. The model is one without
+    /// gradients.
+    #[must_use]
+    pub fn writer(&self, encoded: &Encoded) -> Writer<'_> {
+        Writer::new(self.parts(), encoded)
+    }
+
+    fn parts(&self) -> Decoder<'_> {
+        Decoder {
+            target: &self.target,
+            recurrent: &self.decoder,
+            attention: self.attention.as_ref(),
+            combine: self.combine.as_ref(),
+            output: self.output(),
+            layers: self.layers,
+            hidden: self.hidden,
+            feeds: false,
         }
-        written
+    }
+
+    /// Chooses what the recurrent layers multiply; see
+    /// [`Recurrent::with_precision`](crate::recurrent::Recurrent::with_precision).
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Captioner {
+        Captioner { decoder: self.decoder.with_precision(precision), ..self }
+    }
+
+    /// The output layer, with the embedding's weight where that is tied.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        if self.tied { self.output.sharing(&self.target.weight) } else { self.output.clone() }
     }
 }
 
@@ -248,13 +396,16 @@ macro_rules! listed {
         if let Some(combine) = $($borrow)+ $self.combine {
             all.extend(prefixed("combine", combine.$parameters()));
         }
-        all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
+        if !$self.tied {
+            all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
+        }
         all.push(("output.bias".to_owned(), $kind::Vector($($borrow)+ $self.output.bias)));
         all
     }};
 }
 
-/// `convolution.…`, `start.0.…`, `target.weight`, `decoder.recurrent.…`, `attention.…`, `combine.…`, `output.…`.
+/// `convolution.…`, `start.0.…`, `target.weight`, `decoder.recurrent.…`, `attention.…`, `combine.…`, `output.…`, as far
+/// as there are.
 impl NamedParameters for Captioner {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         listed!(self, parameters, Parameter, &)

@@ -15,6 +15,7 @@ use crate::embedding::Embedding;
 use crate::fused::with_slice_mut;
 use crate::init::{Init, Initializer, WeightInit};
 use crate::models::attention::{Attention, Memory, Score};
+use crate::models::decoder::Decoder;
 use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::language_model::Regularize;
 use crate::models::reader::Reader;
@@ -25,7 +26,6 @@ use crate::ragged::{Batch, Ragged};
 use crate::recurrent::{ConfigError, Direction, Merge, Precision, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::{LayerState, State, index_tensor};
-use crate::stepper::Stepper;
 
 /// How the decoder's first state comes from the encoder's last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,26 +237,26 @@ pub struct Hidden {
 pub struct Translator {
     /// `None`: the target's serves both.
     source: Option<Embedding>,
-    pub(super) target: Embedding,
+    target: Embedding,
     encoder: Reader,
     decoder: Reader,
     /// Hidden values and, for an LSTM, cells of layer 0, then of layer 1, …
     bridges: Vec<Dense>,
-    pub(super) attention: Option<Attention>,
+    attention: Option<Attention>,
     /// From what attention read and the decoder's step, `[E + H]`, to what the output layer reads, `[H]`.
-    pub(super) combine: Option<Dense>,
+    combine: Option<Dense>,
     output: Output,
     #[module(skip)]
     bridge: Bridge,
     #[module(skip)]
     has_cells: bool,
     #[module(skip)]
-    pub(super) layers: usize,
+    layers: usize,
     #[module(skip)]
-    pub(super) hidden: usize,
+    hidden: usize,
     /// Whether a step also reads what the output layer read at the one before.
     #[module(skip)]
-    pub(super) feeds: bool,
+    feeds: bool,
     #[module(skip)]
     tied: bool,
     #[module(skip)]
@@ -375,14 +375,7 @@ impl Translator {
 
     /// What the steps `y` `[F, H]` know after a look at the source, `[F, H]`.
     fn attend(&self, y: Tensor<2>, batch: &Arc<Batch>, memory: Option<&Memory>) -> Tensor<2> {
-        let (Some(attention), Some(combine), Some(memory)) = (&self.attention, &self.combine, memory) else {
-            return y;
-        };
-        let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
-        let (context, _) = attention.forward(steps, memory);
-        let context =
-            Ragged::from_padded(context, batch.lengths()).expect("the targets' own lengths").frames();
-        combine.forward(Tensor::cat(vec![context, y], 1))
+        self.parts().attend(y, batch, memory)
     }
 
     /// Reads sources.
@@ -432,11 +425,20 @@ impl Translator {
     /// gradients.
     #[must_use]
     pub fn writer(&self, encoded: &Encoded) -> Writer<'_> {
-        Writer::new(self, encoded)
+        Writer::new(self.parts(), encoded)
     }
 
-    pub(super) fn decoder_stepper(&self, rows: usize) -> Stepper {
-        self.decoder.stepper(rows).expect("a decoder walks forward")
+    fn parts(&self) -> Decoder<'_> {
+        Decoder {
+            target: &self.target,
+            recurrent: &self.decoder,
+            attention: self.attention.as_ref(),
+            combine: self.combine.as_ref(),
+            output: self.output(),
+            layers: self.layers,
+            hidden: self.hidden,
+            feeds: self.feeds,
+        }
     }
 
     /// How the decoder goes when some of what it reads is its own: for every frame of `batch` the token that is read.

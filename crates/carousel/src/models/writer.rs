@@ -1,4 +1,4 @@
-//! Writes translations token by token, many hypotheses side by side: the decoder on plain slices.
+//! Writes translations and captions token by token, many hypotheses side by side: the decoder on plain slices.
 //!
 //! What no step changes is made once for each source: the encoder's states are taken through the products that a step
 //! would make with them, so that a step compares and adds up vectors of `H` values.
@@ -12,17 +12,20 @@ use carousel_kernels::{State as Rows, threads};
 
 use crate::fused::{dense, flex, primitive, slice, supports, with_slice};
 use crate::models::attention::{Attention, Score};
+use crate::models::decoder::Decoder;
 use crate::models::dense::Dense;
-use crate::models::translator::{Encoded, Translator};
+use crate::models::translator::Encoded;
 use crate::ragged::Ragged;
 use crate::stepper::Stepper;
 
 /// Values that are worth a thread of their own.
 const WORK_PER_THREAD: usize = 1 << 17;
 
-/// Writes for rows that each belong to a source. Made by [`Translator::writer`].
+/// Writes for rows that each belong to a source, or subject. Made by
+/// [`Translator::writer`](crate::models::translator::Translator::writer) and
+/// [`Captioner::writer`](crate::models::captioner::Captioner::writer).
 pub struct Writer<'a> {
-    model: &'a Translator,
+    model: Decoder<'a>,
     /// Of as many rows as there are, or some more.
     stepper: Stepper,
     capacity: usize,
@@ -168,14 +171,13 @@ impl Looks {
 
 impl<'a> Writer<'a> {
     /// A row for every source.
-    pub(super) fn new(model: &'a Translator, encoded: &Encoded) -> Writer<'a> {
+    pub(super) fn new(model: Decoder<'a>, encoded: &Encoded) -> Writer<'a> {
         let count = encoded.state.sequences();
-        let looks = match (&model.attention, &model.combine) {
+        let looks = match (model.attention, model.combine) {
             (Some(attention), Some(combine)) => Some(Looks::new(attention, combine, &encoded.states)),
             _ => None,
         };
-        let output = model.output();
-        let mut stepper = model.decoder_stepper(count);
+        let mut stepper = model.stepper(count);
         stepper.set_state(&encoded.state).expect("the decoder's own state");
         Writer {
             stepper,
@@ -183,7 +185,7 @@ impl<'a> Writer<'a> {
             sources: (0..count).collect(),
             looks,
             table: Matrix::new(model.target.weight.val()),
-            output: (Matrix::new(output.weight.val()), plain(output.bias.val())),
+            output: (Matrix::new(model.output.weight.val()), plain(model.output.bias.val())),
             read: vec![0.0; count * model.hidden],
             x: Vec::new(),
             queries: Vec::new(),
@@ -301,7 +303,7 @@ impl<'a> Writer<'a> {
             })
             .collect();
         if !fits {
-            (self.stepper, self.capacity) = (self.model.decoder_stepper(count), count);
+            (self.stepper, self.capacity) = (self.model.stepper(count), count);
         }
         for (layer, [h, c]) in layers.iter().enumerate() {
             let state = Rows { h: h.as_deref(), c: c.as_deref() };

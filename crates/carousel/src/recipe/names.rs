@@ -6,6 +6,7 @@ use crate::data::{Base, Gaps, NormalForm, PairFormat, SeriesScaling, Tokens, Too
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
 use crate::models::attention::Score;
+use crate::models::captioner::Told;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
@@ -48,6 +49,8 @@ pub enum Task {
     Classify,
     /// One label a step.
     Tag,
+    /// From an image, or features of one, to a sentence about it.
+    Caption,
     /// From one sequence to another of a length of its own.
     Translate,
     /// From a window of a series to the steps behind it.
@@ -68,6 +71,7 @@ named!(Task {
     Copy: "copy",
     Classify: "classify",
     Tag: "tag",
+    Caption: "caption",
     Translate: "translate",
     Forecast: "forecast",
 });
@@ -322,6 +326,7 @@ named!(AverageName { None: "none", Mean: "mean", Exponential: "exponential" });
 named!(Gaps { Refuse: "refuse", Ignore: "ignore" });
 named!(SeriesScaling { Series: "series", Global: "global", Window: "window", None: "none" });
 named!(Base { Last: "last", Season: "season", None: "none" });
+named!(Told { State: "state", Input: "input" });
 named!(Bridge { Dense: "dense", Copy: "copy", Zero: "zero" });
 named!(PairFormat { Auto: "auto", Columns: "columns", Files: "files", Dictionary: "dictionary" });
 named!(NormalForm { None: "none", Nfc: "nfc", Nfd: "nfd", Nfkc: "nfkc", Nfkd: "nfkd" });

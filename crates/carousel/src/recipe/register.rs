@@ -13,6 +13,7 @@ use super::{
 use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
+use crate::models::captioner::Told;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
@@ -27,6 +28,8 @@ pub(super) struct Key {
     pub(super) only_with: Option<OnlyWith>,
     /// And only where this holds too, as far as its key counts.
     pub(super) and_with: Option<OnlyWith>,
+    /// Where this holds, that need not.
+    pub(super) free_with: Option<OnlyWith>,
     pub(super) get: fn(&Recipe) -> Option<Value>,
     pub(super) set: fn(&mut Recipe, &Value) -> Option<()>,
     /// Takes the value away where the key can be unset.
@@ -64,6 +67,11 @@ impl Key {
         self
     }
 
+    const fn free_with(mut self, key: &'static str, values: &'static [&'static str]) -> Key {
+        self.free_with = Some(OnlyWith { key, values });
+        self
+    }
+
     /// The condition that the recipe does not meet, and the value found instead. A key that hangs on one
     /// that itself does not count does not count either.
     pub(super) fn blocked(&self, recipe: &Recipe) -> Option<(OnlyWith, String)> {
@@ -71,6 +79,9 @@ impl Key {
             self.only_with.and_then(|only| find(only.key)?.blocked(recipe).or_else(|| only.unmet(recipe)));
         hangs.or_else(|| {
             let and = self.and_with?;
+            if self.free_with.is_some_and(|free| free.unmet(recipe).is_none()) {
+                return None;
+            }
             if find(and.key)?.blocked(recipe).is_some() { None } else { and.unmet(recipe) }
         })
     }
@@ -87,6 +98,7 @@ macro_rules! key {
             kind: $kind,
             only_with: None,
             and_with: None,
+            free_with: None,
             get: |recipe| Setting::write(&recipe.$($field).+),
             set: |recipe, value| Setting::read(value).map(|read| recipe.$($field).+ = read),
             unset: |recipe| Setting::unset(&mut recipe.$($field).+),
@@ -99,19 +111,22 @@ macro_rules! key {
 }
 
 /// The tasks that read data, in passes.
-const READS: &[&str] = &["lm", "classify", "tag", "translate", "forecast"];
+const READS: &[&str] = &["lm", "classify", "tag", "caption", "translate", "forecast"];
 /// The tasks whose data can be text.
-const TEXTS: &[&str] = &["lm", "classify", "tag", "translate"];
+const TEXTS: &[&str] = &["lm", "classify", "tag", "caption", "translate"];
 /// The tasks that read a sequence before they answer.
 const READERS: &[&str] = &["classify", "tag", "translate", "forecast"];
 const FORECAST: &[&str] = &["forecast"];
 /// The tasks that read labelled examples.
 const LABELLED: &[&str] = &["classify", "tag"];
 /// The tasks that read separate examples.
-const EXAMPLES: &[&str] = &["classify", "tag", "translate"];
+const EXAMPLES: &[&str] = &["classify", "tag", "caption", "translate"];
 /// The tasks whose models read and write tokens.
-const WRITES: &[&str] = &["lm", "translate"];
+const WRITES: &[&str] = &["lm", "caption", "translate"];
 const TRANSLATE: &[&str] = &["translate"];
+const CAPTION: &[&str] = &["caption"];
+/// The tasks that write sentences about what they read.
+const SENTENCES: &[&str] = &["caption", "translate"];
 /// The values of `model.attention` that look at the source.
 const ATTENTION: &[&str] = &["general", "dot", "scaled-dot", "additive"];
 /// The cells that the kernels know, whose steps read `h` through weights.
@@ -132,10 +147,17 @@ pub(super) const KEYS: &[Key] = &[
     key!(seed, Kind::Whole(0, i64::MAX as u64)),
     key!(data.split, Kind::Shares).only_with("task", READS),
     key!(data.memory, Kind::Whole(0, COUNT)).only_with("task", &["lm", "classify"]),
-    key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", LABELLED),
-    key!(data.text, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
+    key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", &["classify", "tag", "caption"]),
+    key!(data.path, Kind::Text).only_with("task", CAPTION),
+    key!(data.text, Kind::Text)
+        .only_with("task", &["classify", "caption"])
+        .and_with("data.input", &["text"])
+        .free_with("task", CAPTION),
     key!(data.label, Kind::Text).only_with("task", LABELLED).and_with("data.input", &["text", "numbers"]),
-    key!(data.group, Kind::Text).only_with("task", &["classify"]).and_with("data.input", &["text"]),
+    key!(data.group, Kind::Text)
+        .only_with("task", &["classify", "caption"])
+        .and_with("data.input", &["text"])
+        .free_with("task", CAPTION),
     key!(data.id, Kind::Text)
         .only_with("task", &["classify", "tag", "forecast"])
         .and_with("data.input", &["numbers"]),
@@ -145,7 +167,10 @@ pub(super) const KEYS: &[Key] = &[
         .and_with("data.input", &["numbers", "audio"]),
     key!(data.image_size, Kind::Whole(1, 4096)).only_with("data.input", &["images"]),
     key!(data.color, Kind::Flag).only_with("data.input", &["images"]),
-    key!(data.quoting, Kind::Flag).only_with("task", &["classify"]).and_with("data.input", &["text"]),
+    key!(data.quoting, Kind::Flag)
+        .only_with("task", &["classify", "caption"])
+        .and_with("data.input", &["text"])
+        .free_with("task", CAPTION),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
     key!(data.targets, Kind::Names).only_with("task", FORECAST),
     key!(data.features, Kind::Names).only_with("task", FORECAST),
@@ -160,17 +185,18 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.source, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
     key!(data.target, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
     key!(data.stress, Kind::Flag).only_with("task", TRANSLATE),
-    key!(data.unicode, Kind::OneOf(names::<NormalForm>)).only_with("task", TRANSLATE),
-    key!(data.lowercase, Kind::Flag).only_with("task", TRANSLATE),
+    key!(data.unicode, Kind::OneOf(names::<NormalForm>)).only_with("task", SENTENCES),
+    key!(data.lowercase, Kind::Flag).only_with("task", SENTENCES),
     key!(data.tokens, Kind::OneOf(names::<Tokens>))
         .only_with("task", TEXTS)
-        .and_with("data.input", &["text"]),
+        .and_with("data.input", &["text"])
+        .free_with("task", CAPTION),
     key!(data.source_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
     key!(data.target_tokens, Kind::OneOf(names::<Tokens>)).only_with("task", TRANSLATE),
-    key!(data.split_punctuation, Kind::Flag).only_with("task", TRANSLATE),
+    key!(data.split_punctuation, Kind::Flag).only_with("task", SENTENCES),
     key!(data.joint_vocab, Kind::Flag).only_with("task", TRANSLATE),
-    key!(data.max_len, Kind::MaxLen).only_with("task", TRANSLATE),
-    key!(data.too_long, Kind::OneOf(names::<TooLong>)).only_with("task", TRANSLATE),
+    key!(data.max_len, Kind::MaxLen).only_with("task", SENTENCES),
+    key!(data.too_long, Kind::OneOf(names::<TooLong>)).only_with("task", SENTENCES),
     key!(data.reverse_source, Kind::Flag).only_with("task", TRANSLATE),
     key!(data.min_count, Kind::Whole(1, COUNT)).only_with("data.tokens", &["word", "bpe"]),
     key!(data.vocab_size, Kind::Whole(3, COUNT)).only_with("data.tokens", &["word", "bpe"]),
@@ -186,8 +212,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
-        .only_with("task", &["lm", "copy", "classify", "tag", "translate"])
-        .and_with("data.input", &["text", "images"]),
+        .only_with("task", &["lm", "copy", "classify", "tag", "caption", "translate"])
+        .and_with("data.input", &["text", "images"])
+        .free_with("task", CAPTION),
     key!(model.filters, Kind::Whole(1, 1024)).only_with("data.input", &["images"]),
     key!(model.convolutions, Kind::Whole(1, 8)).only_with("data.input", &["images"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", READERS),
@@ -195,7 +222,8 @@ pub(super) const KEYS: &[Key] = &[
         .only_with("task", &["tag"])
         .and_with("data.input", &["numbers", "audio", "images"]),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
-    key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", TRANSLATE),
+    key!(model.told, Kind::OneOf(names::<Told>)).only_with("task", CAPTION),
+    key!(model.attention, Kind::OneOf(names::<AttentionName>)).only_with("task", SENTENCES),
     key!(model.input_feeding, Kind::Flag).only_with("task", TRANSLATE).and_with("model.attention", ATTENTION),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
     key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
@@ -215,7 +243,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.locked_dropout, Kind::Flag).only_with("task", READS),
     key!(model.embedding_dropout, Kind::Below(0.0, 1.0))
         .only_with("task", TEXTS)
-        .and_with("data.input", &["text"]),
+        .and_with("data.input", &["text"])
+        .free_with("task", CAPTION),
     key!(model.weight_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS).and_with("model.cell", FUSED),
     key!(model.recurrent_dropout, Kind::Below(0.0, 1.0))
         .only_with("task", READS)
@@ -272,8 +301,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.sampling, Kind::OneOf(names::<SamplingName>)).only_with("task", TRANSLATE),
     key!(train.sampling_steps, Kind::Whole(1, COUNT))
         .only_with("train.sampling", &["linear", "exponential", "inverse-sigmoid"]),
-    key!(train.decode_sentences, Kind::Whole(0, COUNT)).only_with("task", TRANSLATE),
-    key!(train.bleu_tokens, Kind::OneOf(names::<BleuTokens>)).only_with("task", TRANSLATE),
+    key!(train.decode_sentences, Kind::Whole(0, COUNT)).only_with("task", SENTENCES),
+    key!(train.bleu_tokens, Kind::OneOf(names::<BleuTokens>)).only_with("task", SENTENCES),
     key!(train.loss, Kind::OneOf(names::<LossName>))
         .only_with("task", FORECAST)
         .and_with("model.quantiles", &["unset"]),
@@ -383,9 +412,9 @@ pub(super) const RULES: &[Rule] = &[
         keys: &["model.cell", "task"],
         broken: |recipe| {
             let minimal = matches!(recipe.model.cell, CellName::MinGru | CellName::MinLstm);
-            (minimal && recipe.task == Task::Translate).then(|| {
-                let given = format!("model.cell = \"{}\"", recipe.model.cell.name());
-                format!("{given} beside task = \"translate\", expected rnn, lstm or gru")
+            (minimal && matches!(recipe.task, Task::Translate | Task::Caption)).then(|| {
+                let (cell, task) = (recipe.model.cell.name(), recipe.task.name());
+                format!("model.cell = \"{cell}\" beside task = \"{task}\", expected rnn, lstm or gru")
             })
         },
     },
@@ -395,6 +424,16 @@ pub(super) const RULES: &[Rule] = &[
             let broken = recipe.task == Task::Classify && recipe.data.input == InputName::Images;
             broken.then(|| {
                 needs("data.input = \"images\"", "task = \"tag\": a label for every frame of a video")
+            })
+        },
+    },
+    Rule {
+        keys: &["data.input", "task"],
+        broken: |recipe| {
+            let fits = matches!(recipe.data.input, InputName::Images | InputName::Numbers);
+            (recipe.task == Task::Caption && !fits).then(|| {
+                let found = recipe.data.input.name();
+                format!("data.input = \"{found}\" beside task = \"caption\", expected images or numbers")
             })
         },
     },
@@ -448,8 +487,10 @@ pub(super) const RULES: &[Rule] = &[
         keys: &["data.tokens", "data.source_tokens", "data.target_tokens", "task"],
         broken: |recipe| {
             let sides = recipe.data.side_tokens();
-            let broken = recipe.task == Task::Translate && sides.contains(&Tokens::Byte);
-            broken.then(|| needs("task = \"translate\"", "tokens of text: word, char or bpe, found byte"))
+            let writes = matches!(recipe.task, Task::Translate | Task::Caption);
+            let given = format!("task = \"{}\"", recipe.task.name());
+            (writes && sides.contains(&Tokens::Byte))
+                .then(|| needs(&given, "tokens of text: word, char or bpe, found byte"))
         },
     },
     Rule {
@@ -503,18 +544,19 @@ pub(super) const RULES: &[Rule] = &[
             let metric = recipe.train.metric?;
             let translates = matches!(metric, MetricName::Bleu | MetricName::ExactMatch);
             let given = format!("train.metric = \"{}\"", metric.name());
-            if recipe.task == Task::Translate {
+            if matches!(recipe.task, Task::Translate | Task::Caption) {
+                let task = recipe.task.name();
                 let other = !translates && metric != MetricName::Loss;
                 let none = translates && recipe.train.decode_sentences == 0;
                 return match (other, none) {
-                    (true, _) => Some(format!(
-                        "{given} beside task = \"translate\", expected loss, bleu or exact_match"
-                    )),
+                    (true, _) => {
+                        Some(format!("{given} beside task = \"{task}\", expected loss, bleu or exact_match"))
+                    }
                     (_, true) => Some(needs(&given, "train.decode_sentences above 0")),
                     _ => None,
                 };
             }
-            translates.then(|| needs(&given, "task = \"translate\""))
+            translates.then(|| needs(&given, "task = \"translate\" or \"caption\""))
         },
     },
     Rule {

@@ -31,7 +31,9 @@ fn the_register_in_the_documentation_lists_these_keys_and_defaults() {
             };
             let only = known.and_then(|key| key.only_with).map(|only| format!("Only {}", listed(only)));
             let and = known.and_then(|key| key.and_with).map(|and| format!("And {}", listed(and)));
-            let conditions: Vec<String> = only.into_iter().chain(and).collect();
+            let free = known.and_then(|key| key.free_with);
+            let free = free.map(|free| format!("Whatever that is {}", listed(free)));
+            let conditions: Vec<String> = only.into_iter().chain(and).chain(free).collect();
             assert!(cells[3].ends_with(&conditions.join(" ")), "{row}\nshould end with {conditions:?}");
             assert_eq!(cells[3].contains("Only with"), !conditions.is_empty(), "{row}");
             cells[..3].join(" | ")
@@ -72,6 +74,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("data.split", "[0.5, 0.25, 0.25]", ""),
         ("data.memory", "0", ""),
         ("data.input", "numbers", "task=classify"),
+        ("data.path", "file", "task=caption"),
         ("data.text", "review", "task=classify"),
         ("data.label", "stars", "task=classify"),
         ("data.group", "author", "task=classify"),
@@ -123,6 +126,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("model.direction", "forward", "task=classify"),
         ("model.lookahead", "5", "task=tag data.input=numbers model.direction=forward"),
         ("model.pooling", "max", "task=classify"),
+        ("model.told", "input", "task=caption"),
         ("model.attention", "additive", "task=translate"),
         ("model.input_feeding", "true", "task=translate"),
         ("model.bridge", "copy", "task=translate"),
@@ -250,7 +254,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "[data]\nwhatever = 3",
         "a.toml:3: data.whatever is not a known key; \
-         the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, data.step, \
+         the known keys are data.split, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
          data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
@@ -260,7 +264,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "data = 3",
         "a.toml:2: data is not a known key; \
-         the known keys are data.split, data.memory, data.input, data.text, data.label, data.group, data.id, data.step, \
+         the known keys are data.split, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
          data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
@@ -404,15 +408,15 @@ fn a_wrong_file_is_refused_with_its_line() {
     };
     check(
         "[model]\nhidden = 3",
-        "a.toml: task is missing, expected one of lm, adding, copy, classify, tag, translate, forecast",
+        "a.toml: task is missing, expected one of lm, adding, copy, classify, tag, caption, translate, forecast",
     );
     check(
         "task = 'lms'",
-        "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag, translate, forecast",
+        "a.toml:1: task is \"lms\", expected one of lm, adding, copy, classify, tag, caption, translate, forecast",
     );
     check(
         "task = 'adding'\ntrain.epochs = 3",
-        "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or translate or forecast only",
+        "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or caption or translate or forecast only",
     );
     check(
         "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",
@@ -442,7 +446,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     );
     check(
         "task = 'tag'\ndata.group = 'author'",
-        "a.toml:2: data.group has no effect with task = \"tag\"; it is read with classify only",
+        "a.toml:2: data.group has no effect with task = \"tag\"; it is read with classify or caption only",
     );
     check(
         "task = 'forecast'\nmodel.quantiles = [0.1, 0.9]",

@@ -31,7 +31,7 @@ fn columns(text: &str) -> usize {
     text.chars().map(|letter| if u32::from(letter) >= 0x1100 { 2 } else { 1 }).sum()
 }
 
-fn label(token: &str) -> String {
+pub(super) fn label(token: &str) -> String {
     // Few fonts have the mark of a cut word.
     let token = token.replace(crate::data::JOINER, "·");
     let mut shown: String = token.chars().take(MOST_LETTERS).collect();

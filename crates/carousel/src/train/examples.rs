@@ -87,6 +87,26 @@ pub(super) struct Parts<E> {
     pub(super) test: Vec<E>,
 }
 
+/// Deals the examples that were read for training to the parts, as `places` says; what was given apart takes the place
+/// of what would be held out.
+pub(super) fn deal<E>(
+    all: Vec<E>,
+    places: [Vec<usize>; 3],
+    valid: Vec<E>,
+    test: Vec<E>,
+) -> Result<Parts<E>, DataError> {
+    let mut all: Vec<Option<E>> = all.into_iter().map(Some).collect();
+    let [train, held_valid, held_test] =
+        places.map(|places| places.into_iter().filter_map(|place| all[place].take()).collect::<Vec<E>>());
+    let given = |given: Vec<E>, held: Vec<E>| if given.is_empty() { held } else { given };
+    let parts = Parts { train, valid: given(valid, held_valid), test: given(test, held_test) };
+    if parts.train.is_empty() {
+        let reason = "the training part is empty; give more data, or a data.split with more for training";
+        return Err(DataError::Examples { reason: reason.to_owned() });
+    }
+    Ok(parts)
+}
+
 /// Trains a task on its examples.
 pub(super) struct ExampleJob<'a, T: ExampleTask> {
     task: T,

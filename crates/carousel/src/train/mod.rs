@@ -5,6 +5,7 @@
 
 mod average;
 mod breakage;
+mod caption;
 pub mod checkpoint;
 mod classify;
 mod diagnose;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use average::{Average, Averaging};
+pub use caption::{CAPTIONS, CaptionEvaluation, CaptionedExample, caption, evaluate_captioner};
 pub use classify::{
     ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier, evaluate_large_classifier,
 };
@@ -53,7 +55,7 @@ use crate::train::checkpoint::CheckpointError;
 /// Trains what a recipe describes, whatever its task. `sources` are read by the tasks that learn from text.
 ///
 /// # Errors
-/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`], [`tag`], [`translate`] or
+/// As the function of the task: [`language_model`], [`adding`], [`copy`], [`classify`], [`tag`], [`caption`], [`translate`] or
 /// [`forecast`].
 pub fn train(
     run: &RunFolder,
@@ -68,6 +70,7 @@ pub fn train(
         Task::Copy => copy(run, recipe, start, on_event),
         Task::Classify => classify(run, recipe, sources, start, on_event),
         Task::Tag => tag(run, recipe, sources, start, on_event),
+        Task::Caption => caption(run, recipe, sources, start, on_event),
         Task::Translate => translate(run, recipe, sources, start, on_event),
         Task::Forecast => forecast(run, recipe, sources, start, on_event),
     }

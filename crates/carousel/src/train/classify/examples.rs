@@ -11,7 +11,7 @@ use crate::data::{
 use crate::recipe::{InputName, Recipe};
 use crate::run::RunFolder;
 use crate::saved::{Encoder, number_columns};
-use crate::train::examples::Parts;
+use crate::train::examples::{self, Parts};
 use crate::train::{LargeSources, Sources, TrainError, shares};
 
 /// Characters of a text that an evaluation keeps.
@@ -299,17 +299,7 @@ fn deal<E>(
         Some(_) => split_groups(groups, shares, recipe.seed),
         None => split(all.len(), shares, recipe.seed),
     };
-    let mut all: Vec<Option<E>> = all.into_iter().map(Some).collect();
-    let mut take =
-        |places: &[usize]| places.iter().filter_map(|&place| all[place].take()).collect::<Vec<_>>();
-    let [train, held_valid, held_test] = places.each_ref().map(|places| take(places));
-    let given = |given: Vec<E>, held: Vec<E>| if given.is_empty() { held } else { given };
-    let parts = Parts { train, valid: given(valid, held_valid), test: given(test, held_test) };
-    if parts.train.is_empty() {
-        let reason = "the training part is empty; give more data, or a data.split with more for training";
-        return Err(DataError::Examples { reason: reason.to_owned() }.into());
-    }
-    Ok(parts)
+    Ok(examples::deal(all, places, valid, test)?)
 }
 
 fn build_vocab(recipe: &Recipe, texts: &[Document]) -> Result<Vocab, DataError> {

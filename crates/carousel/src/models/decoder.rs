@@ -1,0 +1,51 @@
+//! What translators and captioners write with: the parts of a decoder, borrowed from the model that owns them.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+
+use crate::embedding::Embedding;
+use crate::models::attention::{Attention, Memory};
+use crate::models::dense::Dense;
+use crate::models::reader::Reader;
+use crate::output::Output;
+use crate::ragged::{Batch, Ragged};
+use crate::stepper::Stepper;
+
+/// The parts of a decoder.
+pub(super) struct Decoder<'a> {
+    /// Tokens to vectors.
+    pub(super) target: &'a Embedding,
+    /// The recurrence.
+    pub(super) recurrent: &'a Reader,
+    /// What looks at what was read; `None`: all that is known of it is the first state.
+    pub(super) attention: Option<&'a Attention>,
+    /// From what attention read and the step, `[E + H]`, to what the output layer reads, `[H]`.
+    pub(super) combine: Option<&'a Dense>,
+    /// Vectors to scores.
+    pub(super) output: Output,
+    /// Recurrent layers.
+    pub(super) layers: usize,
+    /// `H`.
+    pub(super) hidden: usize,
+    /// Whether a step also reads what the output layer read at the one before.
+    pub(super) feeds: bool,
+}
+
+impl Decoder<'_> {
+    /// What the steps `y` `[F, H]` know after a look at what was read, `[F, H]`.
+    pub(super) fn attend(&self, y: Tensor<2>, batch: &Arc<Batch>, memory: Option<&Memory>) -> Tensor<2> {
+        let (Some(attention), Some(combine), Some(memory)) = (self.attention, self.combine, memory) else {
+            return y;
+        };
+        let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
+        let (context, _) = attention.forward(steps, memory);
+        let context = Ragged::from_padded(context, batch.lengths()).expect("the steps' own lengths").frames();
+        combine.forward(Tensor::cat(vec![context, y], 1))
+    }
+
+    /// For writing `rows` texts side by side.
+    pub(super) fn stepper(&self, rows: usize) -> Stepper {
+        self.recurrent.stepper(rows).expect("a decoder walks forward")
+    }
+}
