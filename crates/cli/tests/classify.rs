@@ -116,6 +116,10 @@ fn every_form_of_table_and_kind_of_model_is_learned_from() {
     check("csv", &format!("--data reviews.csv {named} --set model.cell=gru"));
     check("jsonl", &format!("--data reviews.jsonl {named} --set model.pooling=mean"));
     check("none", "--data reviews.tsv --set model.cell=none --set model.norm=layer --set train.epochs=20");
+    let batch = "--set model.cell=none --set model.norm=batch --set model.dense_activation=randomized-relu";
+    check("none-batch", &format!("--data reviews.tsv {batch} --set train.epochs=20"));
+    check("batch-input", "--data reviews.tsv --set model.norm=batch-input");
+    check("batch", "--data reviews.tsv --set model.cell=gru --set model.norm=batch-recurrent");
     check("minimal", "--data reviews.tsv --set model.cell=min-gru --set model.layers=2");
     check("minimal-causal", "--data reviews.tsv --set model.cell=min-lstm --set model.direction=forward");
     check("max", "--data reviews.tsv --set model.pooling=max --set train.class_weights=balanced");
@@ -128,18 +132,30 @@ fn every_form_of_table_and_kind_of_model_is_learned_from() {
 #[test]
 fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let home = home();
-    let drop = "--set model.input_dropout=0.2 --set train.accumulate=2";
-    home.carousel(&format!("train recipe.toml --data reviews.tsv --out whole {drop} --set train.steps=40"))
-        .succeeds();
-    home.carousel(&format!("train recipe.toml --data reviews.tsv --out half {drop} --set train.steps=17"))
-        .succeeds();
-    home.write("half/config.toml", home.read("half/config.toml").replace("steps = 17", "steps = 40"));
-    home.carousel("train --resume --out half").succeeds();
-    let weights = |run: &str| {
-        let latest = home.read(&format!("{run}/latest"));
-        home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
-    };
-    assert!(weights("whole") == weights("half"), "a resumed run differs");
+    for (place, given) in [
+        "--set model.input_dropout=0.2 --set train.accumulate=2",
+        "--set model.cell=none --set model.norm=batch --set model.dense_activation=randomized-relu",
+        "--set model.norm=batch-recurrent --set train.average=mean",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (whole, half) = (format!("whole{place}"), format!("half{place}"));
+        let train = |out: &str, steps| {
+            let data = format!("--data reviews.tsv --out {out} --set train.steps={steps}");
+            home.carousel(&format!("train recipe.toml {data} {given}")).succeeds();
+        };
+        train(&whole, 40);
+        train(&half, 17);
+        let config = format!("{half}/config.toml");
+        home.write(&config, home.read(&config).replace("steps = 17", "steps = 40"));
+        home.carousel(&format!("train --resume --out {half}")).succeeds();
+        let weights = |run: &str| {
+            let latest = home.read(&format!("{run}/latest"));
+            home.bytes(&format!("{run}/{}/model.safetensors", latest.trim()))
+        };
+        assert!(weights(&whole) == weights(&half), "a resumed run differs: {given}");
+    }
 }
 
 #[test]

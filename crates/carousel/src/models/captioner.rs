@@ -148,7 +148,7 @@ impl Captioner {
                 (grid.mean_dim(1).flatten::<2>(1, 2), memory)
             }
         };
-        let mut parts = self.start.iter().map(|part| part.forward(mean.clone()));
+        let mut parts = self.start.iter().map(|part| part.forward(mean.clone(), None));
         let h = parts.next().expect("a recurrence has hidden values");
         Seen { memory, state: State { layers: vec![LayerState { h, c: parts.next() }] } }
     }
@@ -168,7 +168,7 @@ impl Captioner {
                 let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
                 let (context, _) = attention.forward(steps, memory);
                 let context = Ragged::from_padded(context, batch.lengths()).expect("their own lengths");
-                combine.forward(Tensor::cat(vec![context.frames(), y], 1))
+                combine.forward(Tensor::cat(vec![context.frames(), y], 1), None)
             }
             _ => y,
         };
@@ -192,7 +192,7 @@ impl Captioner {
                 let (context, weights) =
                     attention.forward(y.clone().reshape([count, 1, self.hidden]), memory);
                 let context = context.flatten::<2>(1, 2);
-                (combine.forward(Tensor::cat(vec![context, y], 1)), Some(weights.flatten::<2>(1, 2)))
+                (combine.forward(Tensor::cat(vec![context, y], 1), None), Some(weights.flatten::<2>(1, 2)))
             }
             _ => (y, None),
         };

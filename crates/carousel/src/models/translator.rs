@@ -382,7 +382,7 @@ impl Translator {
         let (context, _) = attention.forward(steps, memory);
         let context =
             Ragged::from_padded(context, batch.lengths()).expect("the targets' own lengths").frames();
-        combine.forward(Tensor::cat(vec![context, y], 1))
+        combine.forward(Tensor::cat(vec![context, y], 1), None)
     }
 
     /// Reads sources.
@@ -413,7 +413,7 @@ impl Translator {
             match self.bridge {
                 Bridge::Dense => {
                     let bridge = bridges.next().expect("a bridge for every part of the state");
-                    bridge.forward(Tensor::cat(entries.collect(), 1))
+                    bridge.forward(Tensor::cat(entries.collect(), 1), None)
                 }
                 Bridge::Copy => entries.reduce(|sum, entry| sum + entry).expect("a direction"),
                 Bridge::Zero => Tensor::zeros([last.sequences(), self.hidden], &self.target.weight.device()),
