@@ -92,7 +92,7 @@ impl Options {
     }
 }
 
-fn activate(nonlinearity: Activation, a: Tensor<2>) -> Tensor<2> {
+pub(crate) fn activate(nonlinearity: Activation, a: Tensor<2>) -> Tensor<2> {
     match nonlinearity {
         Activation::Tanh => a.tanh(),
         Activation::Relu => activation::relu(a),
@@ -151,6 +151,6 @@ pub(crate) fn step(
 }
 
 /// `(1 - z) n + z h`.
-fn blend(update: Tensor<2>, candidate: Tensor<2>, h: Tensor<2>) -> Tensor<2> {
+pub(crate) fn blend(update: Tensor<2>, candidate: Tensor<2>, h: Tensor<2>) -> Tensor<2> {
     candidate.clone() + update * (h - candidate)
 }

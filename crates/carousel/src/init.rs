@@ -129,7 +129,7 @@ impl Init {
         match self.gates {
             GateBias::Forget(found) if !found.is_finite() => Err(ConfigError::ForgetBias { found }),
             GateBias::Chrono { longest }
-                if longest < 2 || !matches!(cell.fused(), Some(Cell::Lstm | Cell::Gru(_))) =>
+                if longest < 2 || !matches!(cell.gated(), Some(Cell::Lstm | Cell::Gru(_))) =>
             {
                 Err(ConfigError::Chrono { longest, cell: cell.name() })
             }
@@ -197,19 +197,9 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
     let rows = gates.len() * hidden;
     let mut bias = || random.bias(init.input, rows, hidden);
     let (mut bias_ih, mut bias_hh) = (bias(), bias());
-    let mut write = |gate: usize, values: Vec<f32>| {
+    for (gate, values) in keeping(init.gates, layer.cell, hidden, random) {
         bias_ih[gate * hidden..][..hidden].copy_from_slice(&values);
         bias_hh[gate * hidden..][..hidden].fill(0.0);
-    };
-    match (init.gates, layer.cell) {
-        (GateBias::Forget(value), Cell::Lstm) => write(1, vec![value as f32; hidden]),
-        (GateBias::Chrono { longest }, Cell::Lstm) => {
-            let forget = random.log_times(hidden, longest);
-            write(0, forget.iter().map(|value| -value).collect());
-            write(1, forget);
-        }
-        (GateBias::Chrono { longest }, Cell::Gru(_)) => write(1, random.log_times(hidden, longest)),
-        (_, Cell::Rnn(_)) | (GateBias::Forget(_), Cell::Gru(_)) => {}
     }
     // Gains of one, a bias of zero; peepholes as a recurrent weight is drawn by default.
     let (mut norm, mut peephole) = (Vec::new(), Vec::new());
@@ -225,6 +215,19 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
     LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole }
 }
 
+/// Gates whose bias starts from something of its own, and from what.
+fn keeping(gates: GateBias, cell: Cell, hidden: usize, random: &mut Initializer) -> Vec<(usize, Vec<f32>)> {
+    match (gates, cell) {
+        (GateBias::Forget(value), Cell::Lstm) => vec![(1, vec![value as f32; hidden])],
+        (GateBias::Chrono { longest }, Cell::Lstm) => {
+            let forget = random.log_times(hidden, longest);
+            vec![(0, forget.iter().map(|value| -value).collect()), (1, forget)]
+        }
+        (GateBias::Chrono { longest }, Cell::Gru(_)) => vec![(1, random.log_times(hidden, longest))],
+        (_, Cell::Rnn(_)) | (GateBias::Forget(_), Cell::Gru(_)) => Vec::new(),
+    }
+}
+
 /// Draws a weight of an own cell of `hidden` units; gates of `hidden` rows each by itself.
 pub(crate) fn draw_own(weight: &Weight, hidden: usize, init: &Init, random: &mut Initializer) -> Vec<f32> {
     let [rows, columns] = weight.shape;
@@ -236,6 +239,13 @@ pub(crate) fn draw_own(weight: &Weight, hidden: usize, init: &Init, random: &mut
         Draw::Input => matrix(init.input),
         Draw::Recurrent => matrix(init.recurrent),
         Draw::Bias => random.bias(init.input, rows * columns, hidden),
+        Draw::Gates(cell) => {
+            let mut bias = random.bias(init.input, rows * columns, hidden);
+            for (gate, values) in keeping(init.gates, cell, hidden, random) {
+                bias[gate * hidden..][..hidden].copy_from_slice(&values);
+            }
+            bias
+        }
         Draw::Filled(value) => vec![value; rows * columns],
     }
 }

@@ -13,6 +13,7 @@ mod readme {}
 #[doc = include_str!("../../../docs/course.md")]
 mod course {}
 
+pub mod batch_norm;
 mod buffers;
 mod calls;
 pub mod cell;

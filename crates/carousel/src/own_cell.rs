@@ -13,6 +13,7 @@ use burn::tensor::{Device, Tensor};
 use carousel_kernels::dropout::{Mask, key};
 use carousel_kernels::{Batch, Cell, Direction, Layout};
 
+use crate::batch_norm::{By, Running};
 use crate::fused::with_slice;
 use crate::init::{Init, Initializer, draw_own};
 use crate::layer::{LayerInput, LayerOutput};
@@ -76,6 +77,18 @@ pub trait RecurrentCell: Debug + Send + Sync {
     fn memory(&self, sizes: Sizes) -> Option<usize> {
         let _ = sizes;
         None
+    }
+
+    /// The built-in cell whose gates this one has, where it has a [gate bias](Sizes::gate_bias). Default: none.
+    fn like(&self) -> Option<Cell> {
+        None
+    }
+
+    /// What is [normalised](Weights::normalised) by the statistics of a batch. Their names are unlike. Default:
+    /// nothing.
+    fn statistics(&self, sizes: Sizes) -> Vec<Statistic> {
+        let _ = sizes;
+        Vec::new()
     }
 
     /// What [`step`](RecurrentCell::step) exposes to recordings besides `h` and `c`. Default: nothing.
@@ -156,6 +169,13 @@ impl Sizes {
         Weight { name, shape: [1, gates * self.hidden], draw: Draw::Bias }
     }
 
+    /// The bias `[1, G · H]` of a built-in cell's gates, drawn as that cell's and with [`Init::gates`] written over
+    /// it. A cell that has one says so in [`like`](RecurrentCell::like).
+    #[must_use]
+    pub fn gate_bias(self, name: &'static str, cell: Cell) -> Weight {
+        Weight { name, shape: [1, gates(cell) * self.hidden], draw: Draw::Gates(cell) }
+    }
+
     /// A row `[1, gates · H]` that starts from one value.
     #[must_use]
     pub fn filled(self, name: &'static str, gates: usize, value: f32) -> Weight {
@@ -183,8 +203,21 @@ pub enum Draw {
     Recurrent,
     /// As the stack's biases.
     Bias,
+    /// As the biases of that cell's gates.
+    Gates(Cell),
     /// One value everywhere.
     Filled(f32),
+}
+
+/// Values that are normalised by the statistics of a batch, and by running means of those when the cell is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistic {
+    /// Its name.
+    pub name: &'static str,
+    /// Values of a row.
+    pub width: usize,
+    /// Steps that have statistics of their own, later ones having the last's; 1: all steps are one.
+    pub steps: usize,
 }
 
 /// A value that a step exposes.
@@ -227,11 +260,24 @@ impl Signal {
     }
 }
 
+/// `G`.
+fn gates(cell: Cell) -> usize {
+    match cell {
+        Cell::Rnn(_) => 1,
+        Cell::Gru(_) => 3,
+        Cell::Lstm => 4,
+    }
+}
+
 /// The weights of one layer in one direction, as a step reads them.
 #[derive(Debug)]
 pub struct Weights<'a> {
     declared: &'a [Weight],
     values: Vec<Tensor<2>>,
+    statistics: &'a [(&'static str, Running)],
+    by: By,
+    /// The step under way, counted from where the call began.
+    step: std::cell::Cell<usize>,
 }
 
 impl Weights<'_> {
@@ -256,6 +302,18 @@ impl Weights<'_> {
     #[must_use]
     pub fn product(&self, x: Tensor<2>, name: &str) -> Tensor<2> {
         x.matmul(self.get(name).transpose())
+    }
+
+    /// Rows with mean 0 and variance 1 over the rows of the batch, the real frames or those of a step, while the
+    /// stack learns ([with noise](crate::recurrent::Recurrent::forward_noisy)); by running means otherwise.
+    ///
+    /// # Panics
+    /// When the cell has declared no such statistic, or of another width.
+    #[must_use]
+    pub fn normalised(&self, rows: Tensor<2>, name: &str) -> Tensor<2> {
+        let found = self.statistics.iter().find(|(known, _)| *known == name);
+        let (_, running) = found.unwrap_or_else(|| panic!("the cell has no statistic {name}"));
+        running.normalise(rows, self.step.get(), self.by)
     }
 }
 
@@ -321,6 +379,14 @@ impl AnyCell {
         }
     }
 
+    /// The built-in cell whose gates it has.
+    pub(crate) fn gated(self) -> Option<Cell> {
+        match self {
+            AnyCell::Fused(cell) => Some(cell),
+            AnyCell::Own(cell) => cell.like(),
+        }
+    }
+
     /// Values of `c` in a layer; `None` where there is none.
     #[must_use]
     pub fn memory(self, sizes: Sizes) -> Option<usize> {
@@ -363,6 +429,8 @@ pub(crate) struct OwnWeights {
     values: Vec<Param<Tensor<2>>>,
     #[module(skip)]
     declared: Vec<Weight>,
+    #[module(skip)]
+    statistics: Vec<(&'static str, Running)>,
 }
 
 impl OwnWeights {
@@ -376,7 +444,14 @@ impl OwnWeights {
         let declared = cell.weights(sizes);
         let draw =
             |weight: &Weight| parameter(draw_own(weight, sizes.hidden, init, random), weight.shape, device);
-        OwnWeights { values: declared.iter().map(draw).collect(), declared }
+        let statistics = cell.statistics(sizes).into_iter();
+        let statistics = statistics.map(|own| (own.name, Running::new(own.steps, own.width)));
+        OwnWeights { values: declared.iter().map(draw).collect(), statistics: statistics.collect(), declared }
+    }
+
+    /// Each statistic with its name.
+    pub(crate) fn statistics(&self) -> &[(&'static str, Running)] {
+        &self.statistics
     }
 
     /// Each weight with its name.
@@ -397,7 +472,13 @@ impl OwnWeights {
             let mask = if weight.draw == Draw::Recurrent { mask(place) } else { None };
             masked(value.val(), mask, Sharing::None)
         });
-        Weights { declared: &self.declared, values: values.collect() }
+        Weights {
+            declared: &self.declared,
+            values: values.collect(),
+            statistics: &self.statistics,
+            by: if noise.is_some() { By::Batch } else { By::Running },
+            step: std::cell::Cell::new(0),
+        }
     }
 }
 
@@ -413,6 +494,8 @@ pub(crate) struct OwnLayer<'a> {
     pub(crate) weights: &'a [OwnWeights],
     pub(crate) dropout: Dropout,
     pub(crate) path: Path,
+    /// Steps that the sequences have read before this call.
+    pub(crate) read: usize,
 }
 
 /// What is to be recorded, where to, and how its rows stand.
@@ -493,6 +576,7 @@ impl OwnLayer<'_> {
         let mut memories = Vec::new();
         let index = self.layer * self.directions.len() + place;
         let weights = self.weights[place].lend(learning, index, self.dropout.weights);
+        weights.step.set(self.read);
         let reversal = reversal(batch, self.directions[place], &device);
 
         let (y, last) = if batch.frames() == 0 {
@@ -510,6 +594,7 @@ impl OwnLayer<'_> {
                         let before = past.clone();
                         let next = self.cell.step(&weights, moment.rows(&read), past, &mut expose);
                         let next = zoneout.apply(moment, before, next);
+                        weights.step.set(weights.step.get() + 1);
                         if let Some(c) = next.c.as_ref().filter(|_| wanted("c")) {
                             memories.push(c.clone());
                         }

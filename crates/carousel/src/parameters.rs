@@ -1,9 +1,12 @@
 //! A model's parameters under their names: listing, saving, loading, and updating them in place.
 
+use std::sync::Mutex;
+
 use burn::module::Param;
 use burn::tensor::{Gradients, Tensor, TensorData};
 
 use crate::fused::{with_slice, with_slice_mut};
+use crate::layer::lock;
 
 /// A tensor as plain numbers, as checkpoints hold it.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,6 +123,44 @@ impl ParameterMut<'_> {
     }
 }
 
+/// Values of a model that training keeps and no gradient changes, such as running means. A copy of the model has a
+/// copy of them.
+#[derive(Debug)]
+pub struct Buffer {
+    shape: Vec<usize>,
+    values: Mutex<Vec<f32>>,
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        Buffer { shape: self.shape.clone(), values: Mutex::new(lock(&self.values).clone()) }
+    }
+}
+
+impl Buffer {
+    /// One value everywhere.
+    pub(crate) fn filled(shape: Vec<usize>, value: f32) -> Buffer {
+        let count = shape.iter().product();
+        Buffer { shape, values: Mutex::new(vec![value; count]) }
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Calls `f` with the values, row after row.
+    pub fn with_slice<R>(&self, f: impl FnOnce(&[f32]) -> R) -> R {
+        f(&lock(&self.values))
+    }
+
+    /// Calls `f` with the values, row after row, to be changed in place.
+    pub fn with_slice_mut<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        f(&mut lock(&self.values))
+    }
+}
+
 /// A model whose parameters have names.
 pub trait NamedParameters {
     /// All parameters with their names, always in the same order.
@@ -128,29 +169,38 @@ pub trait NamedParameters {
     /// The same list, to change the parameters.
     fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)>;
 
-    /// Copies of all parameters.
-    fn named_tensors(&self) -> Vec<NamedTensor> {
-        self.parameters()
-            .into_iter()
-            .map(|(name, parameter)| NamedTensor {
-                name,
-                shape: parameter.shape(),
-                values: parameter.with_slice(<[f32]>::to_vec),
-            })
-            .collect()
+    /// All buffers with their names, always in the same order. Default: there are none.
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        Vec::new()
     }
 
-    /// Takes over the values of all parameters, given in any order. On an error nothing is changed.
+    /// Copies of all parameters, then of all buffers.
+    fn named_tensors(&self) -> Vec<NamedTensor> {
+        let parameters = self.parameters().into_iter().map(|(name, parameter)| NamedTensor {
+            name,
+            shape: parameter.shape(),
+            values: parameter.with_slice(<[f32]>::to_vec),
+        });
+        let buffers = self.buffers().into_iter().map(|(name, buffer)| NamedTensor {
+            name,
+            shape: buffer.shape().to_vec(),
+            values: buffer.with_slice(<[f32]>::to_vec),
+        });
+        parameters.chain(buffers).collect()
+    }
+
+    /// Takes over the values of all parameters and buffers, given in any order. On an error nothing is changed.
     ///
     /// # Errors
     /// [`LoadError`] when the names or shapes are not exactly the model's.
     fn load(&mut self, tensors: &[NamedTensor]) -> Result<(), LoadError> {
+        let parameters = self.parameters().into_iter().map(|(name, own)| (name, own.shape()));
+        let buffers = self.buffers().into_iter().map(|(name, own)| (name, own.shape().to_vec()));
         let mut chosen = Vec::new();
-        for (name, parameter) in self.parameters() {
+        for (name, expected) in parameters.chain(buffers) {
             let Some(tensor) = tensors.iter().find(|tensor| tensor.name == name) else {
                 return Err(LoadError::Missing { name });
             };
-            let expected = parameter.shape();
             if tensor.shape != expected {
                 return Err(LoadError::Shape { name, found: tensor.shape.clone(), expected });
             }
@@ -163,8 +213,12 @@ pub trait NamedParameters {
         if let Some(tensor) = tensors.iter().find(|tensor| !is_chosen(tensor)) {
             return Err(LoadError::Unknown { name: tensor.name.clone() });
         }
-        for ((_, mut parameter), tensor) in self.parameters_mut().into_iter().zip(chosen) {
+        let mut chosen = chosen.into_iter();
+        for ((_, mut parameter), tensor) in self.parameters_mut().into_iter().zip(&mut chosen) {
             parameter.with_slice_mut(|values| values.copy_from_slice(&tensor.values));
+        }
+        for ((_, buffer), tensor) in self.buffers().into_iter().zip(chosen) {
+            buffer.with_slice_mut(|values| values.copy_from_slice(&tensor.values));
         }
         Ok(())
     }

@@ -12,12 +12,13 @@ mod register;
 
 use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 
+use crate::batch_norm::BatchNorm;
 use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::{Fan, GateBias, Init, WeightInit};
 use crate::metrics::BleuTokens;
 use crate::minimal::{MinGru, MinLstm};
 use crate::models::captioner::Told;
-use crate::models::dense::{DenseActivation, Norm};
+use crate::models::dense::DenseActivation;
 use crate::models::language_model::Regularize;
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
@@ -26,7 +27,7 @@ use crate::recurrent::Direction;
 use crate::regularize::Dropout;
 pub use names::{
     AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, LossName, MetricName, Named,
-    Optimizer, SamplingName, ScheduleName, Task,
+    NormName, Optimizer, SamplingName, ScheduleName, Task,
 };
 pub use read::{Place, RecipeError};
 
@@ -195,7 +196,9 @@ pub struct ModelRecipe {
     /// The non-linearity of feed-forward layers. [`CellName::None`] only.
     pub dense_activation: DenseActivation,
     /// What sums are normalised by, in feed-forward layers and in cells.
-    pub norm: Norm,
+    pub norm: NormName,
+    /// Steps with statistics of their own. [`NormName::BatchRecurrent`] only.
+    pub norm_steps: usize,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
     /// Whether the embedding is the output layer's weight as well.
@@ -251,10 +254,16 @@ impl ModelRecipe {
     /// The recurrence with its variant, where there is one.
     #[must_use]
     pub fn recurrence_if_any(&self) -> Option<AnyCell> {
+        let norm = match self.norm {
+            NormName::BatchInput => Some(BatchNorm::Input),
+            NormName::BatchRecurrent => Some(BatchNorm::Recurrent { steps: self.norm_steps }),
+            NormName::None | NormName::Layer | NormName::Batch => None,
+        };
+        let normalised = |cell: Cell| Some(norm.map_or(cell.into(), |norm| norm.of(cell)));
         match self.cell {
-            CellName::Rnn => Some(Cell::Rnn(self.activation).into()),
-            CellName::Lstm => Some(Cell::Lstm.into()),
-            CellName::Gru => Some(Cell::Gru(self.reset).into()),
+            CellName::Rnn => normalised(Cell::Rnn(self.activation)),
+            CellName::Lstm => normalised(Cell::Lstm),
+            CellName::Gru => normalised(Cell::Gru(self.reset)),
             CellName::MinGru => Some((&MinGru).into()),
             CellName::MinLstm => Some((&MinLstm).into()),
             CellName::None => None,
@@ -269,7 +278,7 @@ impl ModelRecipe {
             CellName::Rnn | CellName::MinGru | CellName::MinLstm | CellName::None => GateActivation::Sigmoid,
         };
         let peephole = self.peephole && self.cell == CellName::Lstm;
-        CellOptions { norm: self.norm == Norm::Layer, peephole, gate }
+        CellOptions { norm: self.norm == NormName::Layer, peephole, gate }
     }
 
     /// How the recurrent stack's weights are drawn.
@@ -533,7 +542,8 @@ impl Recipe {
                 base: Base::Last,
                 quantiles: None,
                 dense_activation: DenseActivation::Relu,
-                norm: Norm::None,
+                norm: NormName::None,
+                norm_steps: 100,
                 residual: false,
                 tie_embeddings: false,
                 dropout: 0.0,

@@ -15,7 +15,7 @@ use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, LayerNoise, TapePool};
 use crate::own_cell::{AnyCell, OwnLayer, OwnWeights, Recording, Sizes};
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter};
 use crate::portable;
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{self, Keep, Record};
@@ -312,6 +312,7 @@ impl RecurrentConfig {
             options: self.options,
             path: Path::Auto,
             precision: Precision::F32,
+            read: 0,
         };
         let frame = recurrent(Vec::new(), Vec::new());
         Ok(match self.cell {
@@ -420,6 +421,9 @@ pub struct Recurrent {
     path: Path,
     #[module(skip)]
     precision: Precision,
+    /// Steps that sequences have read before a call, as statistics of steps count them.
+    #[module(skip)]
+    read: usize,
 }
 
 impl Recurrent {
@@ -586,6 +590,7 @@ impl Recurrent {
                         weights: &self.own[first..first + directions],
                         dropout: self.dropout,
                         path: self.path,
+                        read: self.read,
                     };
                     let recording = recording.as_mut().map(Recording::reborrow);
                     own.run(input, initial, noise.map(|noisy| noisy.noise), recording)
@@ -806,6 +811,17 @@ impl Recurrent {
         self.merge
     }
 
+    /// Whether it normalises by the statistics of batches, and so learns with [noise](Recurrent::forward_noisy) only.
+    #[must_use]
+    pub fn has_statistics(&self) -> bool {
+        self.own.iter().any(|own| !own.statistics().is_empty())
+    }
+
+    /// Counts the steps of the next calls from here on.
+    pub(crate) fn set_read(&mut self, read: usize) {
+        self.read = read;
+    }
+
     /// The cell.
     #[must_use]
     pub fn cell(&self) -> AnyCell {
@@ -838,7 +854,8 @@ fn values(width: Option<usize>) -> String {
 }
 
 /// Those of the cell's options follow as `norm_l0` and `peephole_l0`. Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …;
-/// those of an own cell are what it calls them, with the same endings.
+/// those of an own cell are what it calls them, with the same endings. Running statistics are buffers:
+/// `norm_ih_l0.running_mean`, ….
 impl NamedParameters for Recurrent {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         let endings = self.endings();
@@ -884,5 +901,16 @@ impl NamedParameters for Recurrent {
                 .map(move |(name, value)| (format!("{name}{ending}"), ParameterMut::Matrix(value)))
         });
         fused.chain(own).collect()
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let layers = self.endings().into_iter().zip(&self.own);
+        let own = layers.flat_map(|(ending, weights)| {
+            weights.statistics().iter().map(move |(name, running)| (format!("{name}{ending}"), running))
+        });
+        own.flat_map(|(name, running)| {
+            running.named().map(|(ending, buffer)| (format!("{name}.{ending}"), buffer))
+        })
+        .collect()
     }
 }

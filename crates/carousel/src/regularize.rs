@@ -37,12 +37,17 @@ impl Noise {
 
     /// The key of all masks inside the steps of a layer in one direction.
     pub(crate) fn steps(self, layer: usize) -> u64 {
-        key(&[self.0, Purpose::Steps as u64, layer as u64])
+        self.draws(Purpose::Steps, layer)
     }
 
     /// The choices of one part of a model that has several.
     pub(crate) fn part(self, part: u64) -> Noise {
         Noise::new(&[self.0, part])
+    }
+
+    /// A seed for what is drawn for a purpose one after the other.
+    pub(crate) fn draws(self, purpose: Purpose, layer: usize) -> u64 {
+        key(&[self.0, purpose as u64, layer as u64])
     }
 
     /// A seed for other random choices of the update.
@@ -52,7 +57,7 @@ impl Noise {
 
     /// The mask of a purpose; `None` where nothing drops out.
     pub(crate) fn mask(self, purpose: Purpose, layer: usize, drop: f64) -> Option<Mask> {
-        let mask = Mask { key: key(&[self.0, purpose as u64, layer as u64]), drop: drop as f32 };
+        let mask = Mask { key: self.draws(purpose, layer), drop: drop as f32 };
         (drop > 0.0).then_some(mask)
     }
 }
@@ -66,6 +71,7 @@ pub(crate) enum Purpose {
     Output,
     Recurrent,
     Steps,
+    Slopes,
 }
 
 /// What drops out while a recurrent stack learns. All zero by default.

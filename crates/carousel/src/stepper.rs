@@ -73,6 +73,8 @@ struct Own {
     batch: usize,
     /// What the last step read and started from, to record it.
     last: Option<(Vec<f32>, State)>,
+    /// Steps since [`reset`](Stepper::reset).
+    steps: usize,
     state: State,
     /// The same on plain numbers: `h` and `c` of each layer.
     values: Vec<(Vec<f32>, Option<Vec<f32>>)>,
@@ -125,7 +127,7 @@ impl Stepper {
     pub(crate) fn of_own(stack: Recurrent, batch: usize) -> Stepper {
         let state = stack.zero_state(batch);
         let layers = state.layers.len();
-        let mut own = Own { stack, batch, last: None, state, values: Vec::new(), y: Vec::new() };
+        let mut own = Own { stack, batch, last: None, steps: 0, state, values: Vec::new(), y: Vec::new() };
         own.copy_state();
         own.y = own.values.last().map(|(h, _)| h.clone()).unwrap_or_default();
         Stepper { how: How::Own(Box::new(own)), layers, batch }
@@ -281,7 +283,10 @@ impl Stepper {
     pub fn reset(&mut self) {
         match &mut self.how {
             How::Fused(fused) => fused.inner.iter_mut().for_each(kernels::Stepper::reset),
-            How::Own(own) => own.go_on(own.stack.zero_state(own.batch)),
+            How::Own(own) => {
+                own.steps = 0;
+                own.go_on(own.stack.zero_state(own.batch));
+            }
         }
     }
 }
@@ -316,7 +321,9 @@ impl Own {
             return Err(ShapeError::Elements { what: "x", found: x.len(), expected });
         }
         let before = self.state.clone();
+        self.stack.set_read(self.steps);
         let (y, state) = self.stack.forward(self.sequence(x), Some(before.clone()));
+        self.steps += 1;
         self.y = with_slice(&y, <[f32]>::to_vec);
         self.go_on(state);
         self.last = Some((x.to_vec(), before));

@@ -167,6 +167,15 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["model.norm=layer", "model.peephole=true", "model.zoneout=0.2", "train.k1=5"],
         &["model.cell=gru", "model.norm=layer", "model.gate_activation=hard-sigmoid"],
         &["model.cell=rnn", "model.norm=layer", "model.activation=elu"],
+        &["model.norm=batch-input", "model.weight_dropout=0.2", "train.average=mean", "train.k1=5"],
+        &[
+            "model.norm=batch-recurrent",
+            "model.norm_steps=8",
+            "model.zoneout=0.1",
+            "train.average=exponential",
+        ],
+        &["model.cell=gru", "model.norm=batch-recurrent", "model.layers=2", "model.dropout=0.1"],
+        &["model.cell=rnn", "model.norm=batch-input", "model.activation=elu", "train.accumulate=2"],
     ];
     for case in cases {
         check_resume(case);
@@ -296,6 +305,8 @@ fn every_regulariser_changes_training_and_it_still_learns() {
         "train.label_smoothing=0.1",
         "train.weight_decay=0.001",
         "model.norm=layer",
+        "model.norm=batch-input",
+        "model.norm=batch-recurrent",
         "model.peephole=true",
         "model.gate_activation=hard-sigmoid",
     ] {

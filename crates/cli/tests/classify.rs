@@ -113,6 +113,10 @@ fn every_form_of_table_and_kind_of_model_is_learned_from() {
     check("csv", &format!("--data reviews.csv {named} --set model.cell=gru"));
     check("jsonl", &format!("--data reviews.jsonl {named} --set model.pooling=mean"));
     check("none", "--data reviews.tsv --set model.cell=none --set model.norm=layer --set train.epochs=20");
+    let batch = "--set model.cell=none --set model.norm=batch --set model.dense_activation=randomized-relu";
+    check("none-batch", &format!("--data reviews.tsv {batch} --set train.epochs=20"));
+    check("batch-input", "--data reviews.tsv --set model.norm=batch-input");
+    check("batch", "--data reviews.tsv --set model.cell=gru --set model.norm=batch-recurrent");
     check("minimal", "--data reviews.tsv --set model.cell=min-gru --set model.layers=2");
     check("minimal-causal", "--data reviews.tsv --set model.cell=min-lstm --set model.direction=forward");
     check("max", "--data reviews.tsv --set model.pooling=max --set train.class_weights=balanced");
@@ -125,8 +129,13 @@ fn every_form_of_table_and_kind_of_model_is_learned_from() {
 #[test]
 fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let home = home();
-    let drop = "--set model.input_dropout=0.2 --set train.accumulate=2";
-    home.resumes_to_the_bit(&format!("train recipe.toml --data reviews.tsv {drop}"), 17, 40);
+    for given in [
+        "--set model.input_dropout=0.2 --set train.accumulate=2",
+        "--set model.cell=none --set model.norm=batch --set model.dense_activation=randomized-relu",
+        "--set model.norm=batch-recurrent --set train.average=mean",
+    ] {
+        home.resumes_to_the_bit(&format!("train recipe.toml --data reviews.tsv {given}"), 17, 40);
+    }
 }
 
 #[test]

@@ -269,14 +269,15 @@ impl Captioner {
             Told::State => {
                 let mut parts = self.start.chunks_exact(self.start.len() / self.layers);
                 let mut layer = || {
-                    let mut parts = parts.next().into_iter().flatten().map(|part| part.forward(mean.clone()));
+                    let mut parts =
+                        parts.next().into_iter().flatten().map(|part| part.forward(mean.clone(), None));
                     let h = parts.next().expect("a recurrence has hidden values");
                     LayerState { h, c: parts.next() }
                 };
                 State { layers: (0..self.layers).map(|_| layer()).collect() }
             }
             Told::Input => {
-                let (read, batch) = (self.start[0].forward(mean), Arc::new(Batch::full(count, 1)));
+                let (read, batch) = (self.start[0].forward(mean, None), Arc::new(Batch::full(count, 1)));
                 let reading = self.decoder.forward_frames(read, &batch, None, noise);
                 reading.state.expect("a decoder has a recurrence, and there is a subject")
             }

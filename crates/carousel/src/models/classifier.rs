@@ -10,7 +10,7 @@ use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::{Learned, Reader, Reading, RecurrenceConfig, StepKind, Steps};
 use crate::output::Output;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
 use crate::recurrent::ConfigError;
 use crate::regularize::{Noise, Purpose, Sharing, masked};
@@ -147,7 +147,7 @@ impl Classifier {
         let Reading { frames, last, .. } =
             self.reader.forward(steps, batch, None, noise, &self.output.weight.device());
         let pooled = self.pool.forward(frames.clone(), batch, last);
-        let hidden = self.dense.as_ref().map_or(pooled.clone(), |dense| dense.forward(pooled));
+        let hidden = self.dense.as_ref().map_or(pooled.clone(), |dense| dense.forward(pooled, noise));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
         (masked(hidden, mask, Sharing::None), frames)
     }
@@ -240,6 +240,14 @@ impl NamedParameters for Classifier {
         }
         all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
         all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
+        all
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let mut all = self.reader.buffers();
+        if let Some(dense) = &self.dense {
+            all.extend(prefixed("dense", dense.buffers()));
+        }
         all
     }
 }

@@ -41,7 +41,7 @@ impl Decoder<'_> {
         let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
         let (context, _) = attention.forward(steps, memory);
         let context = Ragged::from_padded(context, batch.lengths()).expect("the steps' own lengths").frames();
-        combine.forward(Tensor::cat(vec![context, y], 1))
+        combine.forward(Tensor::cat(vec![context, y], 1), None)
     }
 
     /// For writing `rows` texts side by side.

@@ -1,14 +1,20 @@
 //! Feed-forward layers: the net without a recurrence that the others are compared with.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
+use std::ops::RangeInclusive;
 
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use crate::batch_norm::{By, Running};
 use crate::init::Initializer;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter};
 use crate::recurrent::ConfigError;
+use crate::regularize::{Noise, Purpose};
 
 /// What the slope of a parametric ReLU starts with.
 const FIRST_SLOPE: f64 = 0.25;
+/// The slopes that a randomised ReLU draws from below zero (Xu et al. 2015).
+const SLOPES: RangeInclusive<f64> = 1.0 / 8.0..=1.0 / 3.0;
 /// Keeps the divisor of a normalisation from zero.
 const EPSILON: f64 = 1e-5;
 
@@ -45,13 +51,16 @@ pub enum DenseActivation {
     HardTanh,
     /// `x` above zero, `a x` below, with an `a` a layer that is learned from 0.25 on (He et al. 2015).
     ParametricRelu,
+    /// `x` above zero, `a x` below, where `a` is drawn from 1/8 to 1/3 for each value while the net learns, and is
+    /// the mean of both afterwards (Xu et al. 2015).
+    RandomizedRelu,
     /// The larger of two linear maps (Goodfellow et al. 2013): twice the weights.
     Maxout,
 }
 
 impl DenseActivation {
     /// Every one.
-    pub const ALL: [DenseActivation; 16] = [
+    pub const ALL: [DenseActivation; 17] = [
         DenseActivation::Relu,
         DenseActivation::Tanh,
         DenseActivation::Sigmoid,
@@ -67,6 +76,7 @@ impl DenseActivation {
         DenseActivation::HardSigmoid,
         DenseActivation::HardTanh,
         DenseActivation::ParametricRelu,
+        DenseActivation::RandomizedRelu,
         DenseActivation::Maxout,
     ];
 
@@ -89,6 +99,7 @@ impl DenseActivation {
             DenseActivation::HardSigmoid => "hard-sigmoid",
             DenseActivation::HardTanh => "hard-tanh",
             DenseActivation::ParametricRelu => "parametric-relu",
+            DenseActivation::RandomizedRelu => "randomized-relu",
             DenseActivation::Maxout => "maxout",
         }
     }
@@ -98,8 +109,9 @@ impl DenseActivation {
         if self == DenseActivation::Maxout { 2 } else { 1 }
     }
 
-    /// Of sums `[N, pieces · H]`: `[N, H]`. The slope below zero is that of a parametric ReLU.
-    fn of(self, x: Tensor<2>, slope: Option<Tensor<1>>) -> Tensor<2> {
+    /// Of sums `[N, pieces · H]`: `[N, H]`. The slope below zero is that of a parametric ReLU; `seed`, while the net
+    /// learns, that of a randomised ReLU's slopes.
+    fn of(self, x: Tensor<2>, slope: Option<Tensor<1>>, seed: Option<u64>) -> Tensor<2> {
         match self {
             DenseActivation::Relu => activation::relu(x),
             DenseActivation::Tanh => x.tanh(),
@@ -119,6 +131,16 @@ impl DenseActivation {
                 Some(slope) => activation::prelu(x, slope),
                 None => activation::leaky_relu(x, FIRST_SLOPE),
             },
+            DenseActivation::RandomizedRelu => {
+                let (least, most) = SLOPES.into_inner();
+                let Some(seed) = seed else { return activation::leaky_relu(x, (least + most) / 2.0) };
+                let [rows, width] = x.dims();
+                let mut random = Initializer::new(seed);
+                let slopes = (0..rows * width).map(|_| (least + (most - least) * random.unit()) as f32);
+                let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [rows, width]);
+                let slopes = Tensor::from_data(slopes.convert_dtype(x.dtype()), (&x.device(), x.dtype()));
+                activation::relu(x.clone()) + x.clamp_max(0.0) * slopes
+            }
             DenseActivation::Maxout => {
                 let [rows, columns] = x.dims();
                 let half = columns / 2;
@@ -127,8 +149,9 @@ impl DenseActivation {
         }
     }
 
-    /// Of each value alone, for plots and tables; a parametric ReLU with the slope it starts with. Of maxout, which
-    /// has two maps, the larger of `x` and `-x`: what it is when one undoes the other.
+    /// Of each value alone, for plots and tables; a parametric ReLU with the slope it starts with, a randomised one
+    /// with the mean slope. Of maxout, which has two maps, the larger of `x` and `-x`: what it is when one undoes the
+    /// other.
     #[must_use]
     pub fn curve(self, x: Tensor<1>) -> Tensor<1> {
         let column = x.unsqueeze_dim::<2>(1);
@@ -136,7 +159,7 @@ impl DenseActivation {
             1 => column,
             _ => Tensor::cat(vec![column.clone(), column.neg()], 1),
         };
-        self.of(sums, None).squeeze_dim(1)
+        self.of(sums, None, None).squeeze_dim(1)
     }
 }
 
@@ -147,6 +170,8 @@ pub enum Norm {
     None,
     /// The units of each row (Ba et al. 2016).
     Layer,
+    /// Each unit over the rows of a batch, and by running statistics when the net is used (Ioffe and Szegedy 2015).
+    Batch,
 }
 
 /// Sizes of a [`Dense`].
@@ -183,9 +208,10 @@ impl DenseConfig {
             Layer {
                 weight: parameter(random.uniform(sums * input, bound), [sums, input], device),
                 bias: parameter(random.uniform(sums, bound), [sums], device),
-                norm: (self.norm == Norm::Layer).then(|| Affine {
+                norm: (self.norm != Norm::None).then(|| Affine {
                     scale: parameter(vec![1.0; sums], [sums], device),
                     shift: parameter(vec![0.0; sums], [sums], device),
+                    running: (self.norm == Norm::Batch).then(|| Running::new(1, sums)),
                 }),
                 slope: (self.activation == DenseActivation::ParametricRelu)
                     .then(|| parameter(vec![FIRST_SLOPE as f32], [1], device)),
@@ -211,11 +237,13 @@ struct Layer {
     slope: Option<Param<Tensor<1>>>,
 }
 
-/// What a normalised value is multiplied with and moved by.
+/// What a normalised value is multiplied with and moved by, and what it is normalised by where that is not its row.
 #[derive(Module, Debug)]
 struct Affine {
     scale: Param<Tensor<1>>,
     shift: Param<Tensor<1>>,
+    #[module(skip)]
+    running: Option<Running>,
 }
 
 impl Dense {
@@ -224,30 +252,38 @@ impl Dense {
         (&self.layers[0].weight, &self.layers[0].bias)
     }
 
-    /// `x` `[N, I]` to `[N, H]`.
+    /// `x` `[N, I]` to `[N, H]`. With `noise` the net learns: batches are normalised by their own statistics, which
+    /// the running ones follow, and slopes are random.
     ///
     /// # Panics
     /// When `x` has another width.
     #[must_use]
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.layers.iter().fold(x, |x, layer| {
+    pub fn forward(&self, x: Tensor<2>, noise: Option<Noise>) -> Tensor<2> {
+        self.layers.iter().enumerate().fold(x, |x, (index, layer)| {
             let sums = x.matmul(layer.weight.val().transpose()) + layer.bias.val().unsqueeze_dim::<2>(0);
-            let sums = layer.norm.as_ref().map_or(sums.clone(), |affine| affine.normalise(sums));
-            self.activation.of(sums, layer.slope.as_ref().map(Param::val))
+            let by = if noise.is_some() { By::Batch } else { By::Running };
+            let sums = layer.norm.as_ref().map_or(sums.clone(), |affine| affine.normalise(sums, by));
+            let seed = noise.map(|noise| noise.draws(Purpose::Slopes, index));
+            self.activation.of(sums, layer.slope.as_ref().map(Param::val), seed)
         })
     }
 }
 
 impl Affine {
-    fn normalise(&self, x: Tensor<2>) -> Tensor<2> {
-        let centred = x.clone() - x.mean_dim(1);
-        let variance = centred.clone().powi_scalar(2).mean_dim(1);
-        let unit = centred / (variance + EPSILON).sqrt();
+    fn normalise(&self, x: Tensor<2>, by: By) -> Tensor<2> {
+        let unit = match &self.running {
+            Some(running) => running.normalise(x, 0, by),
+            None => {
+                let centred = x.clone() - x.mean_dim(1);
+                let variance = centred.clone().powi_scalar(2).mean_dim(1);
+                centred / (variance + EPSILON).sqrt()
+            }
+        };
         unit * self.scale.val().unsqueeze_dim::<2>(0) + self.shift.val().unsqueeze_dim::<2>(0)
     }
 }
 
-/// `0.weight`, `0.bias`, `0.scale`, `0.shift`, `0.slope`, `1.weight`, …
+/// `0.weight`, `0.bias`, `0.scale`, `0.shift`, `0.slope`, `1.weight`, …; `0.running_mean`, …
 impl NamedParameters for Dense {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         let mut all = Vec::new();
@@ -279,6 +315,15 @@ impl NamedParameters for Dense {
             }
         }
         all
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let layers = self.layers.iter().enumerate();
+        let own = layers.filter_map(|(index, layer)| Some((index, layer.norm.as_ref()?.running.as_ref()?)));
+        own.flat_map(|(index, running)| {
+            running.named().map(|(name, buffer)| (format!("{index}.{name}"), buffer))
+        })
+        .collect()
     }
 }
 
@@ -322,6 +367,7 @@ mod tests {
             DenseActivation::HardSigmoid => (x / 6.0 + 0.5).clamp(0.0, 1.0),
             DenseActivation::HardTanh => x.clamp(-1.0, 1.0),
             DenseActivation::ParametricRelu => x.max(0.25 * x),
+            DenseActivation::RandomizedRelu => x.max(11.0 / 48.0 * x),
             DenseActivation::Maxout => x.abs(),
         };
         let points = [-7.3f32, -2.6, -0.9, -0.3, 0.2, 0.7, 2.9, 6.5];
@@ -363,10 +409,33 @@ mod tests {
         let dense = config.init(&mut Initializer::new(1), &device()).expect("no size is zero");
         let names: Vec<String> = dense.parameters().into_iter().map(|(name, _)| name).collect();
         assert!(names.contains(&"1.slope".to_owned()), "{names:?}");
-        let y = dense.forward(Tensor::from_data([[1.0, -2.0, 3.0], [-1.0, 2.0, -3.0]], &device()));
+        let y = dense.forward(Tensor::from_data([[1.0, -2.0, 3.0], [-1.0, 2.0, -3.0]], &device()), None);
         let gradients = dense.take_gradients(&mut y.sum().backward());
         let place = names.iter().position(|name| name == "0.slope").expect("it is there");
         with_slice(&gradients[place], |slope| assert_ne!(slope[0], 0.0));
+    }
+
+    #[test]
+    fn slopes_of_a_randomised_relu_are_drawn_while_it_learns() {
+        let which = DenseActivation::RandomizedRelu;
+        let x = Tensor::<2>::from_data([[-1.0f32; 50], [2.0; 50]], &device()).require_grad();
+        let slopes = |seed| {
+            let y = which.of(x.clone(), None, seed);
+            let gradient = x.grad(&y.clone().sum().backward()).expect("x takes part");
+            let [y, gradient] = [y, gradient].map(|values| with_slice(&values, <[f32]>::to_vec));
+            for (place, (y, slope)) in y.iter().zip(&gradient).enumerate() {
+                assert_eq!(*y, if place < 50 { -slope } else { 2.0 }, "place {place}");
+            }
+            assert!(gradient[50..].iter().all(|&slope| slope == 1.0));
+            gradient[..50].to_vec()
+        };
+        assert!(slopes(None).iter().all(|slope| (slope - 11.0 / 48.0).abs() < 1e-6));
+        let drawn = slopes(Some(1));
+        assert!(drawn.iter().all(|slope| (0.125..=1.0 / 3.0 + 1e-6).contains(slope)), "{drawn:?}");
+        let spread = drawn.iter().fold(0f32, |most, slope| most.max((slope - 11.0 / 48.0).abs()));
+        assert!(spread > 0.08, "{drawn:?}");
+        assert_eq!(slopes(Some(1)), drawn, "one seed, the same slopes");
+        assert_ne!(slopes(Some(2)), drawn);
     }
 
     #[test]
@@ -384,6 +453,6 @@ mod tests {
         let sums = x.clone().matmul(weight.transpose()) + bias.unsqueeze_dim::<2>(0);
         let sums = with_slice(&sums, <[f32]>::to_vec);
         let wanted: Vec<f32> = (0..3).map(|unit| sums[unit].max(sums[3 + unit])).collect();
-        assert_eq!(with_slice(&dense.forward(x), <[f32]>::to_vec), wanted);
+        assert_eq!(with_slice(&dense.forward(x, None), <[f32]>::to_vec), wanted);
     }
 }

@@ -12,7 +12,7 @@ use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::{Learned, Reader, Reading, StepKind, Steps};
 use crate::output::Output;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
 use crate::recurrent::ConfigError;
 use crate::regularize::{Noise, Purpose, Sharing, masked};
@@ -136,7 +136,7 @@ impl Forecaster {
             Some(dense) => {
                 let width = frames.dims()[1];
                 let beside = frames.clone().reshape([self.window, sequences, width]).swap_dims(0, 1);
-                dense.forward(beside.reshape([sequences, self.window * width]))
+                dense.forward(beside.reshape([sequences, self.window * width]), noise)
             }
         };
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
@@ -215,6 +215,14 @@ impl NamedParameters for Forecaster {
         }
         all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
         all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
+        all
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let mut all = self.reader.buffers();
+        if let Some(dense) = &self.dense {
+            all.extend(prefixed("dense", dense.buffers()));
+        }
         all
     }
 }

@@ -12,7 +12,7 @@ use crate::fused::{with_slice, with_slice_mut};
 use crate::init::{Init, Initializer, WeightInit};
 use crate::output::{Loss, Output};
 use crate::own_cell::AnyCell;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
 use crate::recurrent::{ConfigError, NoisySequences, Path, Precision, Recurrent, RecurrentConfig};
@@ -218,11 +218,11 @@ impl LanguageModel {
         NoisyOutputs { raw, dropped, state }
     }
 
-    /// Whether anything drops out while it learns.
+    /// Whether anything drops out while it learns, or is normalised by the statistics of a batch.
     #[must_use]
     pub fn is_noisy(&self) -> bool {
         let Regularize { words, input, recurrent, output, .. } = self.regularize;
-        words + input + output > 0.0 || recurrent.is_noisy()
+        words + input + output > 0.0 || recurrent.is_noisy() || self.recurrent.has_statistics()
     }
 
     /// Measures the model on a window, without a gradient.
@@ -378,6 +378,10 @@ impl NamedParameters for LanguageModel {
         }
         all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
         all
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        prefixed("recurrent", self.recurrent.buffers())
     }
 }
 

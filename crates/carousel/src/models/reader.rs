@@ -9,7 +9,7 @@ use crate::cell::CellOptions;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::own_cell::AnyCell;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
 use crate::recurrent::{ConfigError, Direction, NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, check_drop, masked};
@@ -356,5 +356,9 @@ impl NamedParameters for Reader {
             all.extend(prefixed("recurrent", recurrent.parameters_mut()));
         }
         all
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        self.recurrent.as_ref().map_or_else(Vec::new, |stack| prefixed("recurrent", stack.buffers()))
     }
 }

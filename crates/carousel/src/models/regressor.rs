@@ -7,7 +7,7 @@ use crate::cell::CellOptions;
 use crate::init::{Init, Initializer};
 use crate::output::Output;
 use crate::own_cell::AnyCell;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
 
 /// Sizes of a [`Regressor`].
@@ -86,5 +86,9 @@ impl NamedParameters for Regressor {
         all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
         all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
         all
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        prefixed("recurrent", self.recurrent.buffers())
     }
 }

@@ -17,7 +17,7 @@ use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::{Learned, Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, SharedRows};
 use crate::recurrent::{ConfigError, Direction, Recurrent, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
@@ -227,7 +227,7 @@ impl Images {
 
     /// `[N, C · height · width]` to `[N, E]`.
     fn forward(&self, images: Tensor<2>) -> Tensor<2> {
-        self.dense.forward(self.convolution.forward(images).flatten(1, 3))
+        self.dense.forward(self.convolution.forward(images).flatten(1, 3), None)
     }
 }
 
@@ -307,7 +307,7 @@ impl Tagger {
             }
             _ => panic!("a tagger of words reads words, a tagger of numbers reads numbers"),
         };
-        let raw = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames));
+        let raw = self.dense.as_ref().map_or(frames.clone(), |dense| dense.forward(frames, noise));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
         let read = masked(raw.clone(), mask, self.reader.sharing(batch));
         Hidden { raw, read, state }
@@ -485,7 +485,7 @@ impl TagStepper {
         };
         let width = hidden.len();
         let hidden = Tensor::<2>::from_data(TensorData::new(hidden, [1, width]), &device);
-        let hidden = self.model.dense.as_ref().map_or(hidden.clone(), |dense| dense.forward(hidden));
+        let hidden = self.model.dense.as_ref().map_or(hidden.clone(), |dense| dense.forward(hidden, None));
         let scores = self.model.output.logits(hidden);
         Ok(with_slice(&activation::softmax(scores, 1), <[f32]>::to_vec))
     }
@@ -535,5 +535,13 @@ impl NamedParameters for Tagger {
 
     fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
         listed!(self, parameters_mut, ParameterMut, &mut)
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let mut all = self.reader.buffers();
+        if let Some(dense) = &self.dense {
+            all.extend(prefixed("dense", dense.buffers()));
+        }
+        all
     }
 }

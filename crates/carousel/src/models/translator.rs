@@ -406,7 +406,7 @@ impl Translator {
             match self.bridge {
                 Bridge::Dense => {
                     let bridge = bridges.next().expect("a bridge for every part of the state");
-                    bridge.forward(Tensor::cat(entries.collect(), 1))
+                    bridge.forward(Tensor::cat(entries.collect(), 1), None)
                 }
                 Bridge::Copy => entries.reduce(|sum, entry| sum + entry).expect("a direction"),
                 Bridge::Zero => Tensor::zeros([last.sequences(), self.hidden], &self.target.weight.device()),

@@ -333,7 +333,41 @@ named!(NormalForm { None: "none", Nfc: "nfc", Nfd: "nfd", Nfkc: "nfkc", Nfkd: "n
 named!(TooLong { Drop: "drop", Cut: "cut" });
 named!(Direction { Both: "both", Forward: "forward", Reverse: "reverse" });
 named!(Pooling { Last: "last", Mean: "mean", Max: "max", Attention: "attention" });
-named!(Norm { None: "none", Layer: "layer" });
+/// What sums are normalised by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormName {
+    /// Nothing.
+    None,
+    /// The units of each example.
+    Layer,
+    /// Feed-forward layers: each unit over a batch.
+    Batch,
+    /// Cells: what they read, over the frames of a batch; see [`BatchNorm::Input`](crate::batch_norm::BatchNorm).
+    BatchInput,
+    /// Cells: all their sums, over a batch at each step; see
+    /// [`BatchNorm::Recurrent`](crate::batch_norm::BatchNorm).
+    BatchRecurrent,
+}
+
+named!(NormName {
+    None: "none",
+    Layer: "layer",
+    Batch: "batch",
+    BatchInput: "batch-input",
+    BatchRecurrent: "batch-recurrent",
+});
+
+impl NormName {
+    /// That of feed-forward layers.
+    #[must_use]
+    pub fn dense(self) -> Norm {
+        match self {
+            NormName::Layer => Norm::Layer,
+            NormName::Batch => Norm::Batch,
+            NormName::None | NormName::BatchInput | NormName::BatchRecurrent => Norm::None,
+        }
+    }
+}
 named!(Fan { In: "in", Out: "out" });
 named!(Precision { F32: "f32", Bf16: "bf16" });
 named!(GateActivation { Sigmoid: "sigmoid", HardSigmoid: "hard-sigmoid" });

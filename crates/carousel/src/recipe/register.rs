@@ -8,13 +8,13 @@ use toml::Value;
 
 use super::{
     AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, LossName, MetricName, Named,
-    Optimizer, Place, Recipe, RecipeError, SamplingName, ScheduleName, Task,
+    NormName, Optimizer, Place, Recipe, RecipeError, SamplingName, ScheduleName, Task,
 };
 use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
 use crate::models::captioner::Told;
-use crate::models::dense::{DenseActivation, Norm};
+use crate::models::dense::DenseActivation;
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
 use crate::recurrent::Direction;
@@ -234,7 +234,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.base, Kind::OneOf(names::<Base>)).only_with("task", FORECAST),
     key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
-    key!(model.norm, Kind::OneOf(names::<Norm>)).only_with("model.cell", &["rnn", "lstm", "gru", "none"]),
+    key!(model.norm, Kind::OneOf(names::<NormName>)).only_with("model.cell", &["rnn", "lstm", "gru", "none"]),
+    key!(model.norm_steps, Kind::Whole(1, SIZE)).only_with("model.norm", &["batch-recurrent"]),
     key!(model.residual, Kind::Flag).only_with("task", READS).and_with("model.cell", RECURRENT),
     key!(model.tie_embeddings, Kind::Flag).only_with("task", WRITES),
     key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
@@ -383,6 +384,59 @@ pub(super) const RULES: &[Rule] = &[
                     "train.precision = \"bf16\"",
                     "a cell without options: model.norm, model.peephole, model.gate_activation and \
                      model.activation (but relu) multiply 32-bit floats",
+                )
+            })
+        },
+    },
+    Rule {
+        keys: &["model.norm", "model.cell"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let wanted = match (model.norm, model.cell) {
+                (NormName::Batch, cell) if cell != CellName::None => {
+                    "model.cell = \"none\"; cells take \"batch-input\" or \"batch-recurrent\""
+                }
+                (NormName::BatchInput | NormName::BatchRecurrent, CellName::None) => {
+                    "a recurrence; with model.cell = \"none\" take \"batch\""
+                }
+                _ => return None,
+            };
+            Some(needs(&format!("model.norm = \"{}\"", model.norm.name()), wanted))
+        },
+    },
+    Rule {
+        keys: &["model.norm", "task"],
+        broken: |recipe| {
+            let by_batch = matches!(recipe.model.norm, NormName::BatchInput | NormName::BatchRecurrent);
+            let can = matches!(recipe.task, Task::Lm | Task::Classify | Task::Tag | Task::Forecast);
+            (by_batch && !can).then(|| {
+                let given = format!("model.norm = \"{}\"", recipe.model.norm.name());
+                let found = recipe.task.name();
+                let wanted = "task = \"lm\", \"classify\", \"tag\" or \"forecast\"";
+                needs(&given, &format!("{wanted}, found \"{found}\""))
+            })
+        },
+    },
+    Rule {
+        keys: &[
+            "model.peephole",
+            "model.gate_activation",
+            "model.recurrent_dropout",
+            "model.update_dropout",
+            "train.precision",
+            "model.norm",
+        ],
+        broken: |recipe| {
+            let Recipe { model, train, .. } = recipe;
+            let by_batch = matches!(model.norm, NormName::BatchInput | NormName::BatchRecurrent);
+            let plain = model.options() == CellOptions::PLAIN
+                && model.recurrent_dropout + model.update_dropout == 0.0
+                && train.precision == Precision::F32;
+            (by_batch && !plain).then(|| {
+                needs(
+                    &format!("model.norm = \"{}\"", model.norm.name()),
+                    "a cell without model.peephole, model.gate_activation, model.recurrent_dropout, \
+                     model.update_dropout and train.precision = \"bf16\"",
                 )
             })
         },

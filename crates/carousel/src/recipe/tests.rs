@@ -137,6 +137,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("model.quantiles", "[0.25, 0.5]", "task=forecast"),
         ("model.dense_activation", "gelu", "task=classify model.cell=none"),
         ("model.norm", "layer", ""),
+        ("model.norm_steps", "30", "model.norm=batch-recurrent"),
         ("model.residual", "true", ""),
         ("model.tie_embeddings", "true", ""),
         ("model.dropout", "0.5", ""),
@@ -371,6 +372,33 @@ fn a_wrong_file_is_refused_with_its_line() {
          model.gate_activation and model.activation (but relu) multiply 32-bit floats",
     );
     check(
+        "[model]\nnorm = 'batch'",
+        "a.toml:3: model.norm = \"batch\" needs model.cell = \"none\"; \
+         cells take \"batch-input\" or \"batch-recurrent\"",
+    );
+    check(
+        "[model]\nnorm = 'batch-recurrent'\nnorm_steps = 0",
+        "a.toml:4: model.norm_steps is 0, expected a whole number from 1 to 65536",
+    );
+    check(
+        "[model]\nnorm = 'batch-input'\nnorm_steps = 20",
+        "a.toml:4: model.norm_steps has no effect with model.norm = \"batch-input\"; \
+         it is read with batch-recurrent only",
+    );
+    for given in [
+        "peephole = true",
+        "gate_activation = 'hard-sigmoid'",
+        "recurrent_dropout = 0.1",
+        "update_dropout = 0.1",
+    ] {
+        check(
+            &format!("[model]\nnorm = 'batch-input'\n{given}"),
+            "a.toml:4: model.norm = \"batch-input\" needs a cell without model.peephole, \
+             model.gate_activation, model.recurrent_dropout, model.update_dropout and \
+             train.precision = \"bf16\"",
+        );
+    }
+    check(
         "[model]\ncell = 'gru'\nzoneout_cell = 0.5",
         "a.toml:4: model.zoneout_cell has no effect with model.cell = \"gru\"; it is read with lstm only",
     );
@@ -417,6 +445,16 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "task = 'adding'\ntrain.epochs = 3",
         "a.toml:2: train.epochs has no effect with task = \"adding\"; it is read with lm or classify or tag or caption or translate or forecast only",
+    );
+    check(
+        "task = 'translate'\n[model]\nnorm = 'batch-input'",
+        "a.toml:3: model.norm = \"batch-input\" needs task = \"lm\", \"classify\", \"tag\" or \"forecast\", \
+         found \"translate\"",
+    );
+    check(
+        "task = 'classify'\n[model]\ncell = 'none'\nnorm = 'batch-recurrent'",
+        "a.toml:4: model.norm = \"batch-recurrent\" needs a recurrence; \
+         with model.cell = \"none\" take \"batch\"",
     );
     check(
         "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",

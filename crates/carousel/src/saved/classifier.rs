@@ -155,7 +155,7 @@ pub(crate) fn body(recipe: &Recipe) -> Body {
             hidden: model.hidden,
             layers: model.layers,
             activation: model.dense_activation,
-            norm: model.norm,
+            norm: model.norm.dense(),
         }),
     }
 }

@@ -28,7 +28,7 @@ impl TrainRecipe {
     }
 }
 
-/// The mean of a model's weights over some steps.
+/// The mean of a model's weights over some steps. Buffers are the model's last: they are means already.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Average {
     how: Averaging,
@@ -54,8 +54,8 @@ impl Average {
         model: &impl NamedParameters,
         tensors: &[NamedTensor],
     ) -> Result<Average, CheckpointError> {
-        let own = model.parameters().into_iter();
-        let values = own.map(|(name, parameter)| find_tensor(tensors, &name, &parameter.shape()).cloned());
+        let own = model.named_tensors().into_iter();
+        let values = own.map(|own| find_tensor(tensors, &own.name, &own.shape).cloned());
         Ok(Average { how, steps, values: values.collect::<Result<_, _>>()? })
     }
 
@@ -69,11 +69,15 @@ impl Average {
             Averaging::Mean => 1.0 / self.steps as f64,
             Averaging::Exponential(decay) => 1.0 - decay,
         };
-        for ((name, parameter), mean) in model.parameters().into_iter().zip(&mut self.values) {
+        let mut means = self.values.iter_mut();
+        for ((name, parameter), mean) in model.parameters().into_iter().zip(&mut means) {
             assert_eq!(name, mean.name, "the average is of another model");
             parameter
                 .with_slice(|values| optim::average(&mut mean.values, values, share as f32))
                 .expect("a parameter keeps its size");
+        }
+        for ((_, buffer), last) in model.buffers().into_iter().zip(means) {
+            buffer.with_slice(|values| last.values.copy_from_slice(values));
         }
     }
 

@@ -133,12 +133,15 @@ impl Home {
     /// weights are the same.
     #[track_caller]
     pub(crate) fn resumes_to_the_bit(&self, train: &str, stop: usize, steps: usize) {
+        for run in ["whole", "half"] {
+            let _ = fs::remove_dir_all(self.path(run));
+        }
         for (run, steps) in [("whole", steps), ("half", stop)] {
             self.carousel(&format!("{train} --out {run} --set train.steps={steps}")).succeeds();
         }
         self.prolong("half", stop, steps);
         self.carousel("train --resume --out half").succeeds();
-        assert!(self.weights("whole") == self.weights("half"), "a resumed run differs");
+        assert!(self.weights("whole") == self.weights("half"), "a resumed run differs: {train}");
     }
 
     /// Runs a line in a shell, as a user would.
