@@ -423,8 +423,9 @@ mod tests {
             let path = folder.path().join(name);
             fs::write(&path, text).unwrap();
             let wanted = columns(Quoting::On);
-            let stored = StoredTexts::index(&[path.clone()], wanted, Tokens::Char).unwrap_err().to_string();
-            let held = read_texts(&read_documents(&[path]).unwrap(), wanted).unwrap_err().to_string();
+            let files = [path];
+            let stored = StoredTexts::index(&files, wanted, Tokens::Char).unwrap_err().to_string();
+            let held = read_texts(&read_documents(&files).unwrap(), wanted).unwrap_err().to_string();
             assert_eq!(stored, held);
             assert!(stored.contains(expected), "{stored}");
         };
@@ -440,8 +441,9 @@ mod tests {
 
         let path = folder.path().join("f.csv");
         fs::write(&path, "text,label,author\na,x,u\nb,y,v\n").unwrap();
-        let indexed = StoredTexts::index(&[path.clone()], columns(Quoting::On), Tokens::Char).unwrap();
-        fs::write(&path, "text,label,author\na,x\n").unwrap();
+        let files = [path];
+        let indexed = StoredTexts::index(&files, columns(Quoting::On), Tokens::Char).unwrap();
+        fs::write(&files[0], "text,label,author\na,x\n").unwrap();
         assert_eq!(indexed.texts.text(&indexed.rows[0]), "");
         let failure = indexed.texts.failure().unwrap().to_string();
         assert!(failure.contains("f.csv: it changed while it was read"), "{failure}");
