@@ -438,8 +438,9 @@ impl Recurrent {
         self.forward_noisy(x, state, None)
     }
 
-    /// The same while learning: values and weights drop out as the configuration says. The noise decides which;
-    /// equal noise gives equal bits. `None` drops nothing.
+    /// The same while learning: values and weights drop out as the configuration says, and cells that
+    /// [normalise by batches](crate::batch_norm) go by this one's statistics, which their running ones follow. The
+    /// noise decides what drops out; equal noise gives equal bits. `None` drops and learns nothing.
     ///
     /// # Panics
     /// As [`forward`](Recurrent::forward), and when there is not one name a sequence.
