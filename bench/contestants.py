@@ -24,6 +24,7 @@ RUST_PEERS = {"Burn": "burn", "rust-lstm": "rust-lstm", "tract": "tract"}
 VARIANTS = {
     ("PyTorch", "layer"): ["eager", "compile"],
     ("PyTorch", "model"): ["eager", "compile"],
+    ("PyTorch", "translate"): ["eager", "compile"],
     ("PyTorch", "step"): ["module"],
     ("PyTorch cells", "step"): ["cells", "cells compiled"],
     ("onnxruntime", "step"): ["session", "binding"],
@@ -45,6 +46,13 @@ def carousel_arguments(case):
     elif kind == "step":
         words += ["--cell", case["cell"], "--hidden", case["hidden"], "--layers", case["layers"]]
         words += ["--batch", case["batch"]]
+    elif kind == "translate":
+        sets = {f"model.{name}": case[name] for name in ("cell", "layers", "hidden", "embedding")}
+        sets |= {"train.clip_norm": case["clip_norm"]}
+        for name in ("vocabulary", "lengths"):
+            words += [f"--{name}", ",".join(map(str, case[name]))]
+        words += ["--mode", case["mode"], "--sentences", case["sentences"], "--beam", case["beam"]]
+        words += [f"--set={name}={value}" for name, value in sets.items()]
     else:
         sets = {f"model.{name}": case[name] for name in ("cell", "layers", "hidden", "embedding")}
         sets |= {f"train.{name}": case[name] for name in ("batch", "bptt", "optimizer", "clip_norm")}

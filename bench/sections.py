@@ -39,6 +39,11 @@ MODELS = {
         dict(vocabulary=10_000, embedding=650, hidden=650, batch=20, bptt=35, optimizer="sgd"),
     ),
 }
+# Least ratio to PyTorch in training and in beam search, and the model.
+TRANSLATORS = {
+    "spelling, V 60": ((2.0, 3.0), dict(vocabulary=[60, 60], embedding=64, hidden=256, sentences=128)),
+    "words, V 6,000": ((1.4, 3.0), dict(vocabulary=[6000, 6000], embedding=256, hidden=256, sentences=64)),
+}
 
 
 def layer(cell, shape, mode, width=None, **more):
@@ -55,6 +60,11 @@ def model(sizes):
     return {"bench": "model", "cell": "lstm", "layers": 2, "clip_norm": 5.0, "seconds": 0.5} | sizes
 
 
+def translate(sizes, mode):
+    more = {"cell": "lstm", "layers": 1, "lengths": [4, 16], "beam": 5, "clip_norm": 5.0, "seconds": 0.5}
+    return {"bench": "translate", "mode": mode} | more | sizes
+
+
 def comma(sizes):
     return ",".join(map(str, sizes))
 
@@ -67,6 +77,8 @@ def describe(case):
         return f"{case['cell']} {comma(case['shape'])}{width} {case['mode']}{ragged}"
     if case["bench"] == "step":
         return f"{case['cell']} 2x{case['hidden']} step"
+    if case["bench"] == "translate":
+        return f"{case['vocabulary'][1]} tokens {case['mode']}"
     return f"{case['vocabulary']} tokens 2x{case['hidden']}"
 
 
@@ -322,6 +334,35 @@ class Model(Section):
         ]
 
 
+class Translate(Section):
+    name, title = "translate", "Translation"
+
+    cases = [(name, mode) for name in TRANSLATORS for mode in ("train", "decode")]
+
+    def case(self, name, mode):
+        return translate(TRANSLATORS[name][1], mode)
+
+    def rounds(self):
+        return [(self.case(*one), ["Carousel", "PyTorch"]) for one in self.cases]
+
+    def lines(self, record):
+        rows = []
+        for name, mode in self.cases:
+            least = TRANSLATORS[name][0][mode == "decode"]
+            what = "training step" if mode == "train" else "beam of 5"
+            rows.append([name, what, *self.row(record, self.case(name, mode), least)])
+        return [
+            "An LSTM reads both ways, another writes, with general attention: 1x256 each. Spelling: V 60, embedding 64, 128",
+            "words; words: V 6,000, embedding 256, 64 sentences; 4 to 16 tokens each, evenly spread. A training step is",
+            "forward, cross-entropy, backward, clipping by the global norm, Adam; the beam follows 5 hypotheses of all",
+            "sentences, each as long as its source. PyTorch: a packed encoder, the decoder one call over all steps in",
+            "training, a batched beam search; the faster of eager and `torch.compile`. Shares of the peak count products",
+            "with weights alone.",
+            "",
+            *table(["model", "", *self.HEAD], rows),
+        ]
+
+
 class Memory(Section):
     name, title = "memory", "Memory of training"
     most_launches, fresh = 3, True
@@ -443,4 +484,4 @@ class Rust(Section):
         ]
 
 
-ALL = {section.name: section for section in [Layers, Odd, Ragged, Step, Model, Memory, Level, Precision, Rust]}
+ALL = {section.name: section for section in [Layers, Odd, Ragged, Step, Model, Translate, Memory, Level, Precision, Rust]}

@@ -14,7 +14,7 @@ import results
 from contestants import VARIANTS, Peer, PeerGone, carousel_arguments
 from record import Record, key, median, milliseconds, percent, ratios, spread, table, verdict
 from run import Measuring, Stopped, Watch
-from sections import ALL, Layers, Memory, Model, Ragged, Section, Step, layer, model, step
+from sections import ALL, Layers, Memory, Model, Ragged, Section, Step, Translate, layer, model, step, translate
 from timing import FEWEST, timed
 
 CASE = {"bench": "layer", "cell": "lstm", "shape": [4, 3, 16], "input": 16, "mode": "train"}
@@ -127,6 +127,9 @@ class CommandTest(unittest.TestCase):
         words = carousel_arguments(model(dict(vocabulary=9, embedding=8, hidden=4, batch=3, bptt=2, optimizer="sgd")))
         for word in ["--vocabulary", "9", "--set=model.hidden=4", "--set=train.optimizer=sgd", "--set=train.bptt=2"]:
             self.assertIn(word, words)
+        words = carousel_arguments(translate(dict(vocabulary=[9, 8], embedding=8, hidden=4, sentences=3), "decode"))
+        self.assertIn("--vocabulary 9,8 --lengths 4,16 --mode decode --sentences 3 --beam 5 ", " ".join(words) + " ")
+        self.assertIn("--set=model.embedding=8", words)
 
 
 class PeerTest(unittest.TestCase):
@@ -287,6 +290,13 @@ class SectionTest(unittest.TestCase):
         row = next(line for line in lines if line.startswith("| characters"))
         self.assertIn("| 409,600 | 204,800 | 2.00 | ≥ 1.75 | met |", row)
         self.assertIn("| 20 % | **not met** |", row)
+
+    def test_translators_are_held_to_a_target_a_mode(self):
+        section = Translate(None, None)
+        lines = section.lines(self.filled(section, "PyTorch", 20.0))
+        rows = [line for line in lines if line.startswith("| words")]
+        self.assertIn("| training step | 10.0 | 20.0 | 2.00 | ≥ 1.4 | met |", rows[0])
+        self.assertIn("| beam of 5 | 10.0 | 20.0 | 2.00 | ≥ 3 | **not met** |", rows[1])
 
     def test_memory_is_compared_with_and_without_the_library(self):
         section = Memory(None, None)

@@ -502,19 +502,19 @@ fn handle<const N: usize>(parents: Vec<Tracked>, shared: Shared) -> Tracked {
 
 /// Gathers what an operation reads and whether a gradient is wanted of any of it.
 #[derive(Default)]
-struct Operands {
-    strategy: Option<GradientCheckpointingStrategy>,
-    tracked: bool,
+pub(crate) struct Operands {
+    pub(crate) strategy: Option<GradientCheckpointingStrategy>,
+    pub(crate) tracked: bool,
 }
 
 impl Operands {
-    fn add<const D: usize>(&mut self, tensor: Tensor<D>) -> Tracked {
+    pub(crate) fn add<const D: usize>(&mut self, tensor: Tensor<D>) -> Tracked {
         self.strategy = self.strategy.or(tensor.gradient_checkpointing_strategy());
         self.tracked |= tensor.is_tracked();
         into_tracked(tensor)
     }
 
-    fn add_optional<const D: usize>(&mut self, tensor: Option<Tensor<D>>) -> Tracked {
+    pub(crate) fn add_optional<const D: usize>(&mut self, tensor: Option<Tensor<D>>) -> Tracked {
         match tensor {
             Some(tensor) => self.add(tensor),
             None => constant(flex(Vec::new(), [0])),

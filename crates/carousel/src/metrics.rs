@@ -9,7 +9,7 @@ mod forecast;
 mod rouge;
 mod spans;
 
-pub use bleu::{Bleu, BleuTokens, bleu};
+pub use bleu::{Bleu, BleuCounts, BleuTokens, Interval, bleu};
 pub use chrf::{Chrf, chrf};
 pub use confusion::{ClassScores, Confusion};
 pub use edits::{TokenErrors, edits, exact_matches, token_errors};

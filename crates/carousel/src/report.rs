@@ -376,7 +376,7 @@ impl Chart<'_> {
     fn label(&self, tick: f64) -> String {
         match self.scale {
             Scale::Share => format!("{:.0} %", tick * 100.0),
-            Scale::Logarithmic if tick != 0.0 && !(1e-4..1e5).contains(&tick.abs()) => format!("{tick:e}"),
+            Scale::Logarithmic if tick != 0.0 && !(1e-4..1e5).contains(&tick.abs()) => scientific(tick),
             Scale::Logarithmic => short(tick),
         }
     }
@@ -436,6 +436,13 @@ impl Axis {
             .filter(|tick| (self.low..=self.high).contains(tick))
             .collect()
     }
+}
+
+/// `3.0000000000000004e-5` as `3e-5`.
+fn scientific(value: f64) -> String {
+    let text = format!("{value:.2e}");
+    let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+    format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// The smallest of 1, 2, 2.5, 5 times a power of ten that is no smaller than `wanted`.
@@ -639,6 +646,8 @@ mod tests {
         check(short(1.5), "1.5");
         check(short(0.012_345), "0.01235");
         check(short(12_345.6), "12346");
+        check(scientific(3.0 * 10f64.powi(-5)), "3e-5");
+        check(scientific(1.5e6), "1.5e6");
         check(abbreviated(12_500), "12.5k");
         check(abbreviated(999), "999");
         check(thousands(1_115_394), "1,115,394");

@@ -234,6 +234,7 @@ fn translations(args: &EvalArgs, measured: &TranslateEvaluation) -> anyhow::Resu
     }
     let TranslateEvaluation { loss, perplexity, free_perplexity, exact_match, token_error_rate, .. } =
         measured;
+    let interval = measured.bleu_interval.map(|interval| format!("BLEU {interval}\n")).unwrap_or_default();
     output::result(&format!(
         "sentences                  {} with {} references\n\
          loss                       {loss:.4} nats/token\n\
@@ -242,7 +243,7 @@ fn translations(args: &EvalArgs, measured: &TranslateEvaluation) -> anyhow::Resu
          exact match                {:.2} %\n\
          token error rate           {:.2} %\n\
          chrF2                      {:.2}\n\
-         {}\n{}\n",
+         {}\n{interval}{}\n",
         thousands(measured.sentences as u64),
         thousands(measured.references as u64),
         exact_match * 100.0,

@@ -52,3 +52,11 @@ pub(crate) fn visible(text: &str) -> String {
     };
     text.chars().map(mark).collect()
 }
+
+/// The text in at most `width` characters; where some are left out, the last one says so.
+pub(crate) fn shortened(text: &str, width: usize) -> String {
+    match text.chars().count() > width {
+        true => text.chars().take(width - 1).chain(['…']).collect(),
+        false => text.to_owned(),
+    }
+}

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::forecast;
 use crate::output::{self, Form};
 use crate::search::beam;
-use crate::translate::answer_lines;
+use crate::translate::{answer_lines, object};
 use crate::{BadUsage, MachineArgs};
 
 /// Lines that are read side by side where they are there already.
@@ -83,10 +83,12 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
             let saved = SavedTranslator::open(&args.run)?;
             let shown = |found: &Translated| {
                 let Some(best) = found.best.first() else { return "\n".to_owned() };
-                let probability = best.log_probabilities.iter().sum::<f32>().exp();
                 match (args.json, args.probabilities) {
-                    (true, _) => format!("{}\n", json!({"text": best.text, "probability": probability})),
-                    (false, true) => format!("{}\t{probability:.4}\n", best.text),
+                    (true, _) => object(found),
+                    (false, true) => {
+                        let probability = best.log_probabilities.iter().sum::<f32>().exp();
+                        format!("{}\t{probability:.4}\n", best.text)
+                    }
                     (false, false) => format!("{}\n", best.text),
                 }
             };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use carousel::report::{Reading, thousands};
 use carousel::train::{Event, Notice, PartStatistics};
 
-use crate::output::visible;
+use crate::output::{shortened, visible};
 use crate::prepare::told;
 use crate::report::{Measure, shown};
 
@@ -163,7 +163,7 @@ impl Progress {
             }
             Event::Sampled { text, .. } => {
                 for line in visible(text).trim().lines().take(SAMPLE.0) {
-                    let shown: String = line.replace('\t', "    ").chars().take(SAMPLE.1).collect();
+                    let shown = shortened(&line.replace('\t', "    "), SAMPLE.1);
                     self.line(&self.dim(format!("  │ {shown}").trim_end()));
                 }
             }
@@ -190,7 +190,7 @@ impl Progress {
         ));
         let all: usize = classes.by_class.iter().map(|(_, count)| count).sum();
         let shown = classes.by_class.iter().take(MOST_CLASSES).map(|(name, count)| {
-            let name: String = visible(name).chars().take(24).collect();
+            let name = shortened(&visible(name), 24);
             format!("{name} {:.1} %", *count as f64 * 100.0 / all.max(1) as f64)
         });
         let mut line = String::new();

@@ -319,6 +319,7 @@ fn translations(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<Tra
         serde_json::from_str(&text).with_context(|| format!("{} is not what a run wrote", path.display()))?;
     let figures = [
         ("BLEU", measured.bleu_line),
+        ("how sure", measured.bleu_interval.map_or_else(String::new, |interval| interval.to_string())),
         ("signature", measured.bleu_signature),
         ("chrF2", format!("{:.2}", measured.chrf)),
         ("exact match", percent(measured.exact_match)),
@@ -337,7 +338,9 @@ fn translations(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<Tra
     };
     Ok(Some(TranslationsSection {
         part: if summary.test_loss.is_some() { "test" } else { "validation" },
-        figures: figures.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        figures: (figures.into_iter().filter(|(_, value)| !value.is_empty()))
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         examples: measured.examples.into_iter().map(example).collect(),
     }))
 }

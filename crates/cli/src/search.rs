@@ -1,10 +1,41 @@
 //! How translations are looked for: the options that several verbs share.
 
+use std::path::PathBuf;
+
 use carousel::decode::beam::{LengthPenalty, Search};
+use carousel::saved::{OpenError, SavedTranslator};
 use clap::Args;
+
+use crate::MachineArgs;
 
 /// The exponent that Wu et al. (2016) found best.
 const ALPHA: f64 = 0.6;
+
+/// What verbs have in common that translate with a run.
+#[derive(Args)]
+pub(crate) struct TranslatorArgs {
+    /// Folder of the run, as `train translate` made it
+    pub(crate) run: PathBuf,
+
+    #[command(flatten)]
+    search: SearchArgs,
+
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+impl TranslatorArgs {
+    /// The run, ready to translate on as many threads as was asked for.
+    pub(crate) fn open(&self) -> Result<SavedTranslator, OpenError> {
+        self.machine.apply();
+        SavedTranslator::open(&self.run)
+    }
+
+    /// The search for so many translations of each text.
+    pub(crate) fn search(&self, best: usize) -> Search {
+        self.search.search(best)
+    }
+}
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use carousel::saved::{SavedTranslator, Translated, Wanted};
+use carousel::saved::{SavedTranslator, Translated, Translation, Wanted};
 use clap::Args;
 use serde_json::json;
 
-use crate::MachineArgs;
 use crate::output::{self, message};
 use crate::predict::each_lines;
-use crate::search::{SearchArgs, beam};
+use crate::search::{TranslatorArgs, beam};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,8 +25,8 @@ the model does not know is copied from where it looked when it wrote <unk>.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct TranslateArgs {
-    /// Folder of the run, as `train translate` made it
-    run: PathBuf,
+    #[command(flatten)]
+    translator: TranslatorArgs,
 
     /// Files of lines [default: stdin]
     files: Vec<PathBuf>,
@@ -47,19 +46,12 @@ pub(crate) struct TranslateArgs {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    search: SearchArgs,
-
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
-    args.machine.apply();
-    let saved = SavedTranslator::open(&args.run)?;
+    let saved = args.translator.open()?;
     let wanted = Wanted {
-        search: args.search.search(args.best.unwrap_or(1)),
+        search: args.translator.search(args.best.unwrap_or(1)),
         prefix: args.prefix.clone(),
         keep_unknown: args.keep_unknown,
     };
@@ -96,26 +88,33 @@ pub(crate) fn answer_lines(
 }
 
 fn shown(args: &TranslateArgs, translated: &Translated) -> String {
-    let best = || translated.best.iter();
-    if args.json {
-        let all: Vec<_> = best()
-            .map(|one| {
-                json!({
-                    "text": one.text,
-                    "score": one.score,
-                    "tokens": one.tokens,
-                    "log_probabilities": one.log_probabilities,
-                })
-            })
-            .collect();
-        let first = best().next().map(|one| one.text.clone()).unwrap_or_default();
-        return format!(
-            "{}\n",
-            json!({"text": first, "unknown": translated.unknown, "cut": translated.cut, "best": all})
-        );
+    let best = translated.best.iter();
+    match (args.json, args.best) {
+        (true, _) => object(translated),
+        (false, Some(_)) => best.map(|one| format!("{:.4}\t{}\n", one.score, one.text)).collect(),
+        (false, None) => best.map(|one| format!("{}\n", one.text)).collect(),
     }
-    match args.best {
-        Some(_) => best().map(|one| format!("{:.4}\t{}\n", one.score, one.text)).collect(),
-        None => best().map(|one| format!("{}\n", one.text)).collect(),
-    }
+}
+
+/// A line's translations as a line of JSON.
+pub(crate) fn object(translated: &Translated) -> String {
+    let probability = |one: &Translation| one.log_probabilities.iter().sum::<f32>().exp();
+    let one = |one: &Translation| {
+        json!({
+            "text": one.text,
+            "probability": probability(one),
+            "score": one.score,
+            "tokens": one.tokens,
+            "log_probabilities": one.log_probabilities,
+        })
+    };
+    let Translated { unknown, cut, best, .. } = translated;
+    let line = json!({
+        "text": best.first().map_or("", |one| &one.text),
+        "probability": best.first().map(probability),
+        "unknown": unknown,
+        "cut": cut,
+        "best": best.iter().map(one).collect::<Vec<_>>(),
+    });
+    format!("{line}\n")
 }

@@ -59,9 +59,16 @@ fn a_language_is_learned_measured_and_spoken() {
     assert!(measured["bleu"].as_f64() > Some(90.0), "{measured}");
     assert!(measured["perplexity"].as_f64() <= measured["free_perplexity"].as_f64(), "{measured}");
     let text = home.carousel("eval run --data pairs.tsv --beam 1").succeeds().stdout;
-    for part in
-        ["teacher-forced perplexity", "free-running perplexity", "BLEU = ", "nrefs:", "tok:13a", "chrF2"]
-    {
+    for part in [
+        "teacher-forced perplexity",
+        "free-running perplexity",
+        "BLEU = ",
+        "BLEU μ = ",
+        "95 % of 1000 resamples from ",
+        "nrefs:",
+        "tok:13a",
+        "chrF2",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
 
@@ -79,6 +86,8 @@ fn a_language_is_learned_measured_and_spoken() {
     let first: Value = serde_json::from_str(json.lines().next().unwrap_or_default()).expect("JSON");
     assert_eq!(first["text"], "dark black cat!");
     assert_eq!(first["best"][0]["tokens"].as_array().map(Vec::len), Some(5));
+    assert!((0.0..=1.0).contains(&first["probability"].as_f64().expect("a number")), "{first}");
+    assert_eq!(home.carousel("predict run in.txt --json").succeeds().stdout, json);
 }
 
 #[test]
@@ -134,7 +143,8 @@ fn every_form_and_kind_of_model_is_learned_from() {
     check("tied", &format!("--data pairs.tsv {tied}"), 0.5);
     check(
         "bpe",
-        "--data pairs.tsv --set data.tokens=bpe --set data.min_count=3 --set model.hidden=48 --set train.epochs=60",
+        "--data pairs.tsv --set data.tokens=bpe --set data.vocab_size=280 --set data.min_count=3 \
+         --set model.hidden=48 --set train.learning_rate=0.005 --set train.epochs=60",
         0.3,
     );
     let deep = "--set model.layers=2 --set model.residual=true --set model.dropout=0.1 \

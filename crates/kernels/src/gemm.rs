@@ -4,6 +4,7 @@
 //! summation for every number of threads, and every level forced in tests.
 
 use crate::disjoint::{Pieces, Tile, TileMut};
+use crate::pack::Panels;
 use crate::simd::{Job, Lanes, multiply, multiply_columns};
 use crate::team::{self, Worker, with_scratch};
 
@@ -127,6 +128,42 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Product<'_, M, NV> {
         multiply(simd, &self.a, self.depth, self.panel, &mut acc);
         for (i, row) in acc.iter().enumerate() {
             store_row(simd, self.out.row(i), row);
+        }
+    }
+}
+
+/// `rows · panels`, with `start` on top, for one worker's rows.
+pub(crate) fn multiply_rows<S: Lanes>(
+    simd: S,
+    (a, a_stride): (&[f32], usize),
+    (panels, packed): (Panels, &[f32]),
+    start: Start<'_>,
+    (out, out_stride, width): (&mut [f32], usize, usize),
+) {
+    let rows = out.len() / out_stride;
+    for p in 0..panels.count() {
+        let (panel, nv) = (panels.panel(packed, p), panels.vectors_of(p));
+        let first = p * panels.width * S::N;
+        let start = match start {
+            Start::Bias(bias) => Start::Bias(&bias[first..]),
+            other => other,
+        };
+        let columns = first..(first + nv * S::N).min(width);
+        for (row, m) in tiles(rows, S::tile_rows(nv)) {
+            with_rows!(m, M => with_vectors!(nv, NV => {
+                let mut starts = [0; M];
+                for (i, start) in starts.iter_mut().enumerate() {
+                    *start = (row + i) * a_stride;
+                }
+                let target = &mut out[row * out_stride..];
+                simd.call(Product::<M, NV> {
+                    a: Tile::of(a, &starts, panels.depth),
+                    depth: panels.depth,
+                    panel,
+                    start,
+                    out: TileMut::of(target, out_stride, &columns),
+                });
+            }));
         }
     }
 }

@@ -18,6 +18,7 @@
 // Tiles are walked by row and vector, over several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
+pub mod attention;
 mod cell;
 mod chance;
 #[allow(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod embedding;
 mod gemm;
 mod grid;
 mod layer;
+mod linear;
 pub mod loss;
 pub mod optim;
 mod pack;

@@ -4,9 +4,8 @@
 //! multiplied on, while they are in the cache. All logits never exist at once, which at a vocabulary of
 //! 10,000 saves hundreds of megabytes.
 
-use crate::disjoint::{Buffer, Pieces, Tile, TileMut};
-use crate::gemm::{FrameRows, GateColumns, GateGradient, Product, Start, tiles, weight_gradients};
-use crate::gemm::{with_rows, with_vectors};
+use crate::disjoint::{Buffer, Pieces};
+use crate::gemm::{FrameRows, GateColumns, GateGradient, Start, multiply_rows, weight_gradients};
 use crate::pack::{self, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Job, Lanes, Level};
@@ -191,39 +190,6 @@ struct Pass<'a> {
 
 struct WithScratch<'a>(Pass<'a>, &'a mut Scratch);
 
-/// `rows · panels`, with `start` on top, for one worker's rows of a block.
-fn multiply_rows<S: Lanes>(
-    simd: S,
-    (a, a_stride): (&[f32], usize),
-    (panels, packed): (Panels, &[f32]),
-    bias: Option<&[f32]>,
-    (out, out_stride, width): (&mut [f32], usize, usize),
-) {
-    let rows = out.len() / out_stride;
-    for p in 0..panels.count() {
-        let (panel, nv) = (panels.panel(packed, p), panels.vectors_of(p));
-        let first = p * panels.width * S::N;
-        let start = bias.map_or(Start::Zero, |bias| Start::Bias(&bias[first..]));
-        let columns = first..(first + nv * S::N).min(width);
-        for (row, m) in tiles(rows, S::tile_rows(nv)) {
-            with_rows!(m, M => with_vectors!(nv, NV => {
-                let mut starts = [0; M];
-                for (i, start) in starts.iter_mut().enumerate() {
-                    *start = (row + i) * a_stride;
-                }
-                let target = &mut out[row * out_stride..];
-                simd.call(Product::<M, NV> {
-                    a: Tile::of(a, &starts, panels.depth),
-                    depth: panels.depth,
-                    panel,
-                    start,
-                    out: TileMut::of(target, out_stride, &columns),
-                });
-            }));
-        }
-    }
-}
-
 impl Dispatch for WithScratch<'_> {
     type Output = Loss;
 
@@ -260,6 +226,7 @@ impl Dispatch for WithScratch<'_> {
             bias[..vocabulary].copy_from_slice(from);
             &*bias
         });
+        let start = bias.map_or(Start::Zero, Start::Bias);
         let stride = padded.next_multiple_of(16) + 16;
         let most = (BLOCK_FLOATS / stride).clamp(32, 4096);
         // As even as can be: a small last block would stream the weights for little.
@@ -284,7 +251,7 @@ impl Dispatch for WithScratch<'_> {
                         let (row, out) = pieces.take(worker);
                         let a = (&x[row * hidden..], hidden);
                         let b = (forward, scratch.forward.as_ref());
-                        multiply_rows(simd, a, b, bias, (out, vocabulary, vocabulary));
+                        multiply_rows(simd, a, b, start, (out, vocabulary, vocabulary));
                     });
                     continue;
                 }
@@ -304,7 +271,7 @@ impl Dispatch for WithScratch<'_> {
                     let (row, logits) = logits.take(worker);
                     let own = logits.len() / stride;
                     let a = (&x[row * hidden..], hidden);
-                    multiply_rows(simd, a, (forward, packed), bias, (logits, stride, padded));
+                    multiply_rows(simd, a, (forward, packed), start, (logits, stride, padded));
                     let (_, row_losses) = row_losses.take(worker);
                     for (i, line) in logits.chunks_exact_mut(stride).enumerate() {
                         row_losses[i] = simd.call(Softmax {
@@ -321,7 +288,7 @@ impl Dispatch for WithScratch<'_> {
                             simd,
                             (logits, stride),
                             (back, packed_back),
-                            None,
+                            Start::Zero,
                             (dx, hidden, hidden),
                         );
                     }

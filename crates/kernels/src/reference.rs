@@ -4,6 +4,7 @@
 //! Buffers are [`Layout::Padded`](crate::Layout::Padded) and dense; nothing is written into padding but
 //! zeros.
 
+use crate::attention::{Attention, Score};
 use crate::chance::{StepMask, StepNoise};
 use crate::shape::{Activation, Batch, Cell, Direction, GateActivation, LEAK, Layer, Reset};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
@@ -673,4 +674,66 @@ pub fn backward<R: Real>(
         }
     }
     d
+}
+
+/// What [`attention`] multiplies with; see [`crate::attention::Weights`].
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct AttentionWeights<R> {
+    pub query: Vec<R>,
+    pub key: Vec<R>,
+    pub vector: Vec<R>,
+    pub query_bias: Vec<R>,
+    pub combine: Vec<R>,
+    pub bias: Vec<R>,
+}
+
+/// The steps `y` `[T, H]` of one sentence after a look at its states `x` `[S, E]`, `[T, H]`, as they are written in
+/// the papers: the mean of states first, and then all of `C`.
+#[must_use]
+pub fn attention<R: Real>(
+    Attention { score, hidden, states }: Attention,
+    weights: &AttentionWeights<R>,
+    x: &[R],
+    y: &[R],
+) -> Vec<R> {
+    let dot = |a: &[R], b: &[R]| {
+        a.iter().zip(b).fold(R::default(), |mut sum, (&a, &b)| {
+            sum += a * b;
+            sum
+        })
+    };
+    let row = |matrix: &'_ [R], width: usize, unit: usize| matrix[unit * width..][..width].to_vec();
+    let fit = |y: &[R], x: &[R]| match score {
+        Score::Dot => dot(y, x),
+        Score::ScaledDot => dot(y, x) / R::from(hidden as f32).sqrt(),
+        Score::General => (0..states).fold(R::default(), |mut sum, e| {
+            sum += x[e] * dot(&row(&weights.query, hidden, e), y);
+            sum
+        }),
+        Score::Additive => (0..hidden).fold(R::default(), |mut sum, unit| {
+            let query = dot(&row(&weights.query, hidden, unit), y) + weights.query_bias[unit];
+            sum += weights.vector[unit] * (query + dot(&row(&weights.key, states, unit), x)).tanh();
+            sum
+        }),
+    };
+    let mut out = Vec::with_capacity(y.len());
+    for y in y.chunks_exact(hidden) {
+        let scores: Vec<R> = x.chunks_exact(states).map(|x| fit(y, x)).collect();
+        let top = scores.iter().copied().fold(scores[0], |top, score| if score > top { score } else { top });
+        let shares: Vec<R> = scores.iter().map(|&score| (score - top).exp()).collect();
+        let mut total = R::default();
+        shares.iter().for_each(|&share| total += share);
+        let mut read = vec![R::default(); states];
+        for (x, &share) in x.chunks_exact(states).zip(&shares) {
+            read.iter_mut().zip(x).for_each(|(read, &x)| *read += share / total * x);
+        }
+        read.extend_from_slice(y);
+        let width = states + hidden;
+        out.extend(
+            (0..hidden)
+                .map(|unit| (dot(&row(&weights.combine, width, unit), &read) + weights.bias[unit]).tanh()),
+        );
+    }
+    out
 }

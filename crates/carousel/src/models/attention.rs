@@ -1,14 +1,31 @@
-//! Attention of decoder steps over encoder states (Bahdanau et al. 2015; Luong et al. 2015).
+//! Attention of decoder steps over encoder states (Bahdanau et al. 2015; Luong et al. 2015), and the layer behind it.
+//!
+//! On the CPU both are one operation over all steps of a batch. In plain Burn operations they are there for other
+//! devices, and for decoders that look step by step.
 //!
 //! Shapes: B sentences, T steps of the decoder, S of the encoder, H units of the decoder, E values of an encoder
 //! state, A values that additive attention compares.
 
+use std::sync::{Arc, Mutex};
+
+use burn::backend::Flex;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+use burn::backend::flex::FlexTensor;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData, activation};
+use carousel_kernels::attention as kernels;
 
+use crate::buffers::{Buffer, buffer};
+use crate::fused::{
+    Operands, Tracked, dense, flex, from_tracked, on_strategy, primitive, record, slice, supports,
+};
 use crate::init::Initializer;
+use crate::layer::{PooledTape, TapePool, lock};
+use crate::models::dense::Dense;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
-use crate::ragged::Ragged;
+use crate::ragged::{Batch, Ragged};
 use crate::state::index_tensor;
 
 /// What is added to the score of a place that does not exist: its weight becomes 0 exactly.
@@ -33,6 +50,15 @@ impl Score {
     pub fn needs_equal_widths(self) -> bool {
         matches!(self, Score::Dot | Score::ScaledDot)
     }
+
+    fn kernel(self) -> kernels::Score {
+        match self {
+            Score::Dot => kernels::Score::Dot,
+            Score::ScaledDot => kernels::Score::ScaledDot,
+            Score::General => kernels::Score::General,
+            Score::Additive => kernels::Score::Additive,
+        }
+    }
 }
 
 /// Attention with its parameters.
@@ -48,6 +74,8 @@ pub struct Attention {
     pub(super) bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(super) score: Score,
+    #[module(skip)]
+    tapes: TapePool<kernels::Tape>,
 }
 
 /// What attention reads: the encoder states of a batch, filled up to the longest sentence and masked there.
@@ -84,7 +112,8 @@ impl Attention {
             let bound = 1.0 / (columns as f64).sqrt();
             parameter(random.uniform(rows * columns, bound), [rows, columns], device)
         };
-        let none = Attention { query: None, key: None, vector: None, bias: None, score };
+        let none =
+            Attention { query: None, key: None, vector: None, bias: None, score, tapes: TapePool::default() };
         match score {
             Score::Dot | Score::ScaledDot => none,
             Score::General => Attention { query: Some(draw(states, hidden)), ..none },
@@ -142,6 +171,152 @@ impl Attention {
         let weights = activation::softmax(scores + memory.mask.clone(), 2);
         (weights.clone().matmul(memory.values.clone()), weights)
     }
+
+    /// What all steps `y` `[F, H]` of `targets` know after a look at the encoder's states, `[F, H]`: what each read
+    /// and itself, through `combine`.
+    pub(super) fn join(
+        &self,
+        combine: &Dense,
+        y: Tensor<2>,
+        targets: &Arc<Batch>,
+        states: &Ragged,
+    ) -> Tensor<2> {
+        let x = states.frames();
+        if supports(&y) && supports(&x) && supports(&combine.first().0.val()) {
+            return self.joined(combine, y, targets, x, states.batch());
+        }
+        self.join_memory(combine, y, targets, &self.memory(states))
+    }
+
+    /// The same with states that are prepared, in plain Burn operations.
+    pub(super) fn join_memory(
+        &self,
+        combine: &Dense,
+        y: Tensor<2>,
+        targets: &Arc<Batch>,
+        memory: &Memory,
+    ) -> Tensor<2> {
+        let steps = Ragged::new(y.clone(), targets.clone()).expect("one row a frame").to_padded(0.0);
+        let (context, _) = self.forward(steps, memory);
+        let context =
+            Ragged::from_padded(context, targets.lengths()).expect("the targets' own lengths").frames();
+        combine.forward(Tensor::cat(vec![context, y], 1), None)
+    }
+
+    /// The same as one operation.
+    fn joined(
+        &self,
+        combine: &Dense,
+        y: Tensor<2>,
+        targets: &Arc<Batch>,
+        x: Tensor<2>,
+        sources: &Arc<Batch>,
+    ) -> Tensor<2> {
+        let ([frames, hidden], [_, states]) = (y.dims(), x.dims());
+        let (weight, bias) = combine.first();
+        let mut operands = Operands::default();
+        let (matrix, all) =
+            (|weight: &Option<Param<Tensor<2>>>| weight.as_ref().map(Param::val), &mut operands);
+        let (parents, values): (Vec<Tracked>, Vec<FlexTensor>) = [
+            operand(all, Some(y)),
+            operand(all, Some(x)),
+            operand(all, matrix(&self.query)),
+            operand(all, matrix(&self.key)),
+            operand(all, matrix(&self.vector)),
+            operand(all, self.bias.as_ref().map(Param::val)),
+            operand(all, Some(weight.val())),
+            operand(all, Some(bias.val())),
+        ]
+        .into_iter()
+        .unzip();
+        let mut look = Look {
+            attention: kernels::Attention { score: self.score.kernel(), hidden, states },
+            sources: sources.clone(),
+            targets: targets.clone(),
+            values,
+            tape: self.tapes.take(),
+        };
+        let out = look.forward().into_tensor([frames, hidden]);
+        let Operands { strategy, tracked } = operands;
+        let Some(strategy) = strategy.filter(|_| tracked) else {
+            return on_strategy(Tensor::from_primitive::<Flex>(out), strategy);
+        };
+        let nodes: [_; OPERANDS] = std::array::from_fn(|place| parents[place].node());
+        from_tracked(record(LookBackward, nodes, Waiting(Arc::new(Mutex::new(Some(look)))), out), strategy)
+    }
+}
+
+/// Steps, states, `W`, `U`, `v`, `b`, and weight and bias of the layer behind.
+const OPERANDS: usize = 8;
+
+fn operand<const D: usize>(all: &mut Operands, tensor: Option<Tensor<D>>) -> (Tracked, FlexTensor) {
+    let values = tensor.clone().map_or_else(|| flex(Vec::new(), [0]), |tensor| dense(primitive(tensor)));
+    (all.add_optional(tensor), values)
+}
+
+/// A look at a batch.
+struct Look {
+    attention: kernels::Attention,
+    sources: Arc<Batch>,
+    targets: Arc<Batch>,
+    /// [`OPERANDS`], dense.
+    values: Vec<FlexTensor>,
+    tape: PooledTape<kernels::Tape>,
+}
+
+impl Look {
+    fn weights(&self) -> kernels::Weights<'_> {
+        let [_, _, weights @ ..]: [_; OPERANDS] = std::array::from_fn(|place| slice(&self.values[place]));
+        let [query, key, vector, query_bias, combine, bias] = weights;
+        kernels::Weights { query, key, vector, query_bias, combine, bias }
+    }
+
+    fn forward(&mut self) -> Buffer {
+        let mut tape = std::mem::take(&mut self.tape.tape);
+        let [y, x] = [0, 1].map(|place| slice(&self.values[place]));
+        let mut out = buffer(y.len());
+        let batches = (&*self.sources, &*self.targets);
+        kernels::forward(self.attention, batches, self.weights(), x, y, &mut out, &mut tape)
+            .expect("the model's own sizes, and a source for every target");
+        self.tape.tape = tape;
+        out
+    }
+}
+
+/// A look that waits for its backward pass; empty once that has run.
+#[derive(Clone)]
+struct Waiting(Arc<Mutex<Option<Look>>>);
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waiting")
+    }
+}
+
+#[derive(Debug)]
+struct LookBackward;
+
+impl Backward<Flex, OPERANDS> for LookBackward {
+    type State = Waiting;
+
+    fn backward(self, ops: Ops<Waiting, OPERANDS>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let dout = dense(gradients.consume::<Flex>(&ops.node));
+        let Some(mut look) = lock(&ops.state.0).take() else { return };
+        let mut tape = std::mem::take(&mut look.tape.tape);
+        let mut found: [_; OPERANDS] = std::array::from_fn(|place| buffer(slice(&look.values[place]).len()));
+        let [y, x, query, key, vector, query_bias, combine, bias] = found.each_mut().map(|d| &mut **d);
+        let into = kernels::Gradients { y, x, query, key, vector, query_bias, combine, bias };
+        let batches = (&*look.sources, &*look.targets);
+        kernels::backward(look.attention, batches, look.weights(), &mut tape, slice(&dout), into)
+            .expect("shapes were checked by the forward pass");
+        for ((parent, values), found) in ops.parents.iter().zip(&look.values).zip(found) {
+            if let Some(parent) = parent {
+                let shape = values.layout().shape().clone();
+                gradients.register::<Flex>(parent.id, found.into_tensor(shape));
+            }
+        }
+        look.tape.tape = tape;
+    }
 }
 
 /// `x Wᵀ` over the last dimension.
@@ -176,5 +351,70 @@ impl NamedParameters for Attention {
 
     fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
         listed!(self, ParameterMut, &mut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+
+    use super::*;
+    use crate::fused::with_slice;
+    use crate::models::dense::{DenseActivation, DenseConfig, Norm};
+
+    /// The operation against plain Burn operations: what comes out, and every gradient.
+    #[test]
+    fn one_operation_does_what_many_do() {
+        let device = Device::default().autodiff();
+        let (sources, targets) = ([3, 1, 4], [2, 5, 0]);
+        let batch = |lengths: &[usize]| Arc::new(Batch::ragged(lengths, 5).expect("none is longer"));
+        for score in [Score::Dot, Score::ScaledDot, Score::General, Score::Additive] {
+            let (hidden, states) = (6, if score.needs_equal_widths() { 6 } else { 10 });
+            let random = &mut Initializer::new(3);
+            let attention = Attention::init(score, hidden, states, random, &device);
+            let config = DenseConfig {
+                input: states + hidden,
+                hidden,
+                layers: 1,
+                activation: DenseActivation::Tanh,
+                norm: Norm::None,
+            };
+            let combine = config.init(random, &device).expect("no size is zero");
+            let mut draw = |rows: usize, width: usize| {
+                let values = TensorData::new(random.uniform(rows * width, 2.0), [rows, width]);
+                Tensor::<2>::from_data(values, &device)
+            };
+            let (sources, targets) = (batch(&sources), batch(&targets));
+            let y = draw(targets.frames(), hidden).require_grad();
+            let x = draw(sources.frames(), states).require_grad();
+            let factors = draw(targets.frames(), hidden);
+            let told = |out: Tensor<2>| -> Vec<Vec<f32>> {
+                let values = with_slice(&out, <[f32]>::to_vec);
+                let mut gradients = (out * factors.clone()).sum().backward();
+                let inputs = [&y, &x].map(|input| input.grad(&gradients).expect("it takes part"));
+                let mut all = vec![values];
+                all.extend(inputs.iter().map(|gradient| with_slice(gradient, <[f32]>::to_vec)));
+                for found in
+                    [attention.take_gradients(&mut gradients), combine.take_gradients(&mut gradients)]
+                {
+                    all.extend(found.iter().map(|gradient| with_slice(gradient, <[f32]>::to_vec)));
+                }
+                all
+            };
+            let states = Ragged::new(x.clone(), sources.clone()).expect("one row a frame");
+            let memory = attention.memory(&states);
+            let many = told(attention.join_memory(&combine, y.clone(), &targets, &memory));
+            let one = told(attention.join(&combine, y.clone(), &targets, &states));
+            assert_eq!(many.len(), one.len());
+            for (place, (many, one)) in many.iter().zip(&one).enumerate() {
+                assert!(many.iter().any(|&value| value != 0.0), "{score:?} {place}");
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5 * (1.0 + a.abs());
+                assert!(many.iter().zip(one).all(close), "{score:?} {place}: {many:?} {one:?}");
+            }
+            assert_eq!(attention.tapes.waiting(), 1);
+            let plain = Ragged::new(x.without_autodiff(), sources.clone()).expect("one row a frame");
+            let still = attention.valid().join(&combine.valid(), y.without_autodiff(), &targets, &plain);
+            with_slice(&still, |still| assert_eq!(still, one[0]));
+        }
     }
 }

@@ -334,12 +334,11 @@ impl Captioner {
     ) -> Hidden {
         assert_eq!(subjects.count(), batch.sequences(), "a subject for every sentence");
         let Encoded { states, state } = self.encode_noisy(subjects, noise.map(|noise| noise.part(0)));
-        let memory = self.attention.as_ref().map(|attention| attention.memory(&states));
         let noise = noise.map(|noise| noise.part(1));
         let words = noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.regularize.words));
         let (rows, index) = self.target.distinct_noisy(inputs, words);
         let recurrent = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
-        let read = self.parts().attend(recurrent.clone(), batch, memory.as_ref());
+        let read = self.parts().attend(recurrent.clone(), batch, &states);
         let names: Vec<u32> = (0..batch.sequences() as u32).collect();
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
         let sharing = Sharing::of(self.regularize.recurrent.locked, batch, &names);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 
 use crate::embedding::Embedding;
-use crate::models::attention::{Attention, Memory};
+use crate::models::attention::Attention;
 use crate::models::dense::Dense;
 use crate::models::reader::Reader;
 use crate::output::Output;
@@ -34,14 +34,11 @@ pub(super) struct Decoder<'a> {
 
 impl Decoder<'_> {
     /// What the steps `y` `[F, H]` know after a look at what was read, `[F, H]`.
-    pub(super) fn attend(&self, y: Tensor<2>, batch: &Arc<Batch>, memory: Option<&Memory>) -> Tensor<2> {
-        let (Some(attention), Some(combine), Some(memory)) = (self.attention, self.combine, memory) else {
-            return y;
-        };
-        let steps = Ragged::new(y.clone(), batch.clone()).expect("one row a frame").to_padded(0.0);
-        let (context, _) = attention.forward(steps, memory);
-        let context = Ragged::from_padded(context, batch.lengths()).expect("the steps' own lengths").frames();
-        combine.forward(Tensor::cat(vec![context, y], 1), None)
+    pub(super) fn attend(&self, y: Tensor<2>, batch: &Arc<Batch>, states: &Ragged) -> Tensor<2> {
+        match (self.attention, self.combine) {
+            (Some(attention), Some(combine)) => attention.join(combine, y, batch, states),
+            _ => y,
+        }
     }
 
     /// For writing `rows` texts side by side.

@@ -306,15 +306,15 @@ impl Translator {
     ) -> Hidden {
         assert_eq!(sources.batch.sequences(), batch.sequences(), "a source for every target");
         let Encoded { states, state } = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
-        let memory = self.attention.as_ref().map(|attention| attention.memory(&states));
         let noise = noise.map(|noise| noise.part(1));
         let words = self.words(noise);
         let (rows, index) = self.target.distinct_noisy(inputs, words);
         let (recurrent, y) = if self.feeds {
+            let memory = self.attention.as_ref().map(|attention| attention.memory(&states));
             self.walk(&rows, &index, batch, (state, memory), noise)
         } else {
             let y = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
-            (y.clone(), self.attend(y, batch, memory.as_ref()))
+            (y.clone(), self.parts().attend(y, batch, &states))
         };
         let locked = self.regularize.recurrent.locked;
         let names: Vec<u32> = (0..batch.sequences() as u32).collect();
@@ -353,7 +353,13 @@ impl Translator {
             let reading =
                 self.decoder.forward_frames(Tensor::cat(vec![words, read], 1), &now, Some(state), noise);
             state = reading.state.expect("a decoder has a recurrence");
-            read = self.attend(reading.frames.clone(), &now, memory.as_ref());
+            let y = reading.frames.clone();
+            read = match (&self.attention, &self.combine, &memory) {
+                (Some(attention), Some(combine), Some(memory)) => {
+                    attention.join_memory(combine, y, &now, memory)
+                }
+                _ => y,
+            };
             outputs.push(reading.frames);
             reads.push(read.clone());
         }
@@ -371,11 +377,6 @@ impl Translator {
 
     fn words(&self, noise: Option<Noise>) -> Option<Mask> {
         noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.regularize.words))
-    }
-
-    /// What the steps `y` `[F, H]` know after a look at the source, `[F, H]`.
-    fn attend(&self, y: Tensor<2>, batch: &Arc<Batch>, memory: Option<&Memory>) -> Tensor<2> {
-        self.parts().attend(y, batch, memory)
     }
 
     /// Reads sources.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{DataError, Document, EncodedPair, MaxLen, SPECIAL, Side, TooLong, UNK};
 use crate::decode::beam::{Hypothesis, Search, greedy, likeliest};
 use crate::init::Initializer;
-use crate::metrics::{bleu, chrf, exact_matches, token_errors};
+use crate::metrics::{BleuCounts, Interval, chrf, exact_matches, token_errors};
 use crate::models::reader::Learned;
 use crate::models::translator::{Hidden, Sentences, Translator};
 use crate::recipe::{MetricName, Named, Recipe};
@@ -29,6 +29,8 @@ pub const TRANSLATIONS: &str = "translations.json";
 
 /// Translations that an evaluation keeps.
 const SHOWN: usize = 12;
+/// How often sentences are drawn anew to see how far BLEU may be off.
+const RESAMPLES: usize = 1000;
 /// Translations shown after a validation.
 const SAMPLES: usize = 3;
 
@@ -142,6 +144,9 @@ pub struct TranslateEvaluation {
     pub bleu_line: String,
     /// How BLEU was computed.
     pub bleu_signature: String,
+    /// How far BLEU may be off, by resampling the sentences.
+    #[serde(default)]
+    pub bleu_interval: Option<Interval>,
     /// chrF, from 0 to 100.
     pub chrf: f64,
     /// How chrF was computed.
@@ -207,7 +212,7 @@ impl<'a> Grouped<'a> {
 
 /// Scores of translations: BLEU, chrF, exact matches and error rate.
 struct Scored {
-    bleu: crate::metrics::Bleu,
+    bleu: BleuCounts,
     chrf: crate::metrics::Chrf,
     exact_match: f64,
     token_error_rate: f64,
@@ -218,7 +223,7 @@ fn score(recipe: &Recipe, target: &Side, answers: &[String], references: &[Vec<S
     let normal: Vec<Vec<String>> =
         references.iter().map(|all| all.iter().map(|text| target.normal(text)).collect()).collect();
     Scored {
-        bleu: bleu(answers, references, recipe.train.bleu_tokens, lowercase),
+        bleu: BleuCounts::new(answers, references, recipe.train.bleu_tokens, lowercase),
         chrf: chrf(answers, references, lowercase),
         exact_match: exact_matches(answers, &normal) as f64 / answers.len().max(1) as f64,
         token_error_rate: token_errors(answers, &normal).rate(),
@@ -279,6 +284,7 @@ fn judge(
         .map(|one| one_line(&target.decode(&one.tokens, |_| SPECIAL[UNK as usize].to_owned())))
         .collect();
     let scored = score(recipe, target, &answers, &grouped.references);
+    let bleu = scored.bleu.score();
     let (nats, tokens, correct) = losses(model, pairs, false);
     let (free, ..) = losses(model, pairs, true);
     let mean = |nats: f64| nats / tokens.max(1) as f64;
@@ -291,9 +297,10 @@ fn judge(
         perplexity: mean(nats).exp(),
         free_perplexity: mean(free).exp(),
         accuracy: correct as f64 / tokens.max(1) as f64,
-        bleu: scored.bleu.score,
-        bleu_line: scored.bleu.to_string(),
-        bleu_signature: scored.bleu.signature,
+        bleu: bleu.score,
+        bleu_line: bleu.to_string(),
+        bleu_signature: bleu.signature,
+        bleu_interval: scored.bleu.interval(RESAMPLES, recipe.seed),
         chrf: scored.chrf.score,
         chrf_signature: scored.chrf.signature,
         exact_match: scored.exact_match,
@@ -337,13 +344,14 @@ impl Translating<'_> {
         }
         let answers: Vec<String> = translate(&grouped.sources()).iter().map(|ids| self.text(ids)).collect();
         let scored = score(self.recipe, &self.target, &answers, &grouped.references);
+        let bleu = scored.bleu.score().score;
         measured.criterion = match self.recipe.train.metric {
-            Some(MetricName::Bleu) => Some(scored.bleu.score),
+            Some(MetricName::Bleu) => Some(bleu),
             Some(MetricName::ExactMatch) => Some(scored.exact_match),
             _ => None,
         };
         measured.scores = vec![
-            Score::new("bleu", scored.bleu.score),
+            Score::new("bleu", bleu),
             Score::new("exact_match", scored.exact_match),
             Score::new("chrf", scored.chrf.score),
             Score::new("token_error_rate", scored.token_error_rate),

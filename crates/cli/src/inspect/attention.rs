@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use carousel::data::read_documents;
 use carousel::report::{AttendedSentence, AttentionPage};
-use carousel::saved::{SavedTranslator, Wanted};
+use carousel::saved::Wanted;
 use clap::Args;
 use serde_json::json;
 
-use crate::MachineArgs;
-use crate::output::{self, message, visible};
-use crate::search::SearchArgs;
+use crate::output::{self, message, shortened, visible};
+use crate::search::TranslatorArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,8 +27,8 @@ one SVG picture a sentence.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct AttentionArgs {
-    /// Folder of the run, as `train translate` made it
-    run: PathBuf,
+    #[command(flatten)]
+    translator: TranslatorArgs,
 
     /// Files of lines to translate
     #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
@@ -50,19 +49,13 @@ pub(crate) struct AttentionArgs {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
-
-    #[command(flatten)]
-    search: SearchArgs,
-
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
-    args.machine.apply();
-    let saved = SavedTranslator::open(&args.run)?;
+    let run = &args.translator.run;
+    let saved = args.translator.open()?;
     if saved.recipe.model.attention.score().is_none() {
-        bail!("{} has no attention (model.attention = \"none\")", args.run.display());
+        bail!("{} has no attention (model.attention = \"none\")", run.display());
     }
     let mut lines = Vec::new();
     for document in read_documents(&args.data)? {
@@ -76,7 +69,7 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
     }
     lines.truncate(args.sentences);
     let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let wanted = Wanted { search: args.search.search(1), ..Wanted::default() };
+    let wanted = Wanted { search: args.translator.search(1), ..Wanted::default() };
     let found = saved.translate(&texts, &wanted);
     let sentences: Vec<AttendedSentence> = lines
         .iter()
@@ -101,7 +94,7 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
         message(format_args!("{} pictures in {}", sentences.len(), folder.display()));
     }
     if let Some(path) = &args.html {
-        let title = args.run.file_name().unwrap_or(args.run.as_os_str()).to_string_lossy().into_owned();
+        let title = run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned();
         let subtitle =
             "A row is a token written, a column a token read: the stronger its colour, the more it was looked at."
                 .to_owned();
@@ -121,7 +114,7 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
                 })
             })
             .collect();
-        return output::json(&json!({"run": args.run, "sentences": all}));
+        return output::json(&json!({"run": run, "sentences": all}));
     }
     output::result(&visible(&sentences.iter().map(shown).collect::<String>()))
 }
@@ -132,15 +125,14 @@ fn write(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
 
 /// A sentence with the place that each token was written from.
 fn shown(sentence: &AttendedSentence) -> String {
-    let short = |text: &str| text.chars().take(20).collect::<String>();
     let mut text = format!("{}\n{}\n", sentence.source, sentence.target);
     for ((token, probability), weights) in sentence.target_tokens.iter().zip(&sentence.weights) {
         let most = (0..weights.len()).max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or_default();
         text.push_str(&format!(
             "  {:<20} {:>5.1} %  from {:<20} {:>5.1} %\n",
-            short(token),
+            shortened(token, 20),
             probability * 100.0,
-            short(sentence.source_tokens.get(most).map_or("", String::as_str)),
+            shortened(sentence.source_tokens.get(most).map_or("", String::as_str), 20),
             weights[most] * 100.0
         ));
     }

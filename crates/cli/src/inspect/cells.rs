@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
 use crate::BadUsage;
-use crate::output::{self, Form, message};
+use crate::output::{self, Form, message, shortened};
 
 /// Memory for activations, one byte each.
 const ROOM: usize = 5 << 28;
@@ -455,13 +455,6 @@ fn table(result: &CellSearch) -> String {
     }
     shown.push_str("2, 5, 10: linear probes on so many units.\nbits: what the unit tells of the property.\n");
     shown
-}
-
-fn shortened(text: &str, width: usize) -> String {
-    match text.chars().count() > width {
-        true => text.chars().take(width - 1).chain(['…']).collect(),
-        false => text.to_owned(),
-    }
 }
 
 /// Words behind a heading, in lines of 80 columns.

@@ -1,0 +1,135 @@
+//! Products of many rows with a matrix, and their gradients, on rows that are filled up with zeros.
+
+use crate::disjoint::{Buffer, Pieces};
+use crate::gemm::{FrameRows, GateColumns, GateGradient, Start, multiply_rows, weight_gradients};
+use crate::pack::{self, Panels};
+use crate::simd::Lanes;
+use crate::team;
+
+/// The most lanes of any level: what rows are filled up to with zeros.
+pub(crate) const LANES: usize = 16;
+
+/// Floats from row to row of rows of `width` values.
+pub(crate) fn stride(width: usize) -> usize {
+    width.next_multiple_of(LANES)
+}
+
+/// What a product needs beside its operands.
+#[derive(Default)]
+pub(crate) struct Packing {
+    panels: Buffer,
+    bias: Buffer,
+    starts: Vec<usize>,
+}
+
+/// Rows of `width` values, `stride` floats apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn dense(data: &'a [f32], width: usize) -> Rows<'a> {
+        Rows { data, stride: width, width }
+    }
+
+    /// Rows that are filled up with zeros.
+    pub(crate) fn filled(data: &'a [f32], width: usize) -> Rows<'a> {
+        Rows { data, stride: stride(width), width }
+    }
+}
+
+/// A matrix to multiply rows with.
+#[derive(Clone, Copy)]
+pub(crate) enum Factor<'a> {
+    /// `x Wᵀ` with `W` `[out, in]`.
+    Transposed(&'a [f32]),
+    /// `x W` with `W` `[in, out]`.
+    Plain(&'a [f32]),
+}
+
+/// Workers for so many multiply-adds.
+pub(crate) fn workers(work: usize) -> usize {
+    team::workers(work, 50_000)
+}
+
+/// Row `r` of `to`, of `width` values and `to_stride` floats, from row `index[r]` of `from`; the rest of it is zero.
+pub(crate) fn copy_rows((to, to_stride): (&mut [f32], usize), from: Rows<'_>, index: &[usize]) {
+    let workers = workers(to.len());
+    let pieces = Pieces::new(to, to_stride, workers);
+    team::run_on(workers, |worker| {
+        let (first, own) = pieces.take(worker);
+        for (to, &row) in own.chunks_exact_mut(to_stride).zip(&index[first..]) {
+            to[..from.width].copy_from_slice(&from.data[row * from.stride..][..from.width]);
+            to[from.width..].fill(0.0);
+        }
+    });
+}
+
+/// `out = start + a · W`, rows of `width` values filled up with zeros; a bias has `width` values.
+pub(crate) fn product<S: Lanes>(
+    simd: S,
+    Packing { panels: packed, bias: padded, .. }: &mut Packing,
+    a: Rows<'_>,
+    factor: Factor<'_>,
+    start: Start<'_>,
+    (out, width): (&mut [f32], usize),
+) {
+    let out_stride = stride(width);
+    let vectors = width.div_ceil(S::N);
+    let panels = Panels { lanes: S::N, width: 4, vectors, depth: a.width, pairs: false };
+    let workers = workers(out.len() / out_stride * a.width * width);
+    {
+        let pieces = panels.pieces(packed, workers);
+        team::run_on(workers, |worker| match factor {
+            Factor::Transposed(weight) => pack::by_unit(panels, &pieces, worker, weight, 1, width),
+            Factor::Plain(weight) => {
+                pack::by_column(panels, &pieces, worker, weight, (1, 1), a.width, width);
+            }
+        });
+    }
+    let start = match start {
+        Start::Bias(bias) => Start::Bias(filled(padded, bias)),
+        other => other,
+    };
+    let packed = packed.as_ref();
+    let pieces = Pieces::new(out, out_stride, workers);
+    team::run_on(workers, |worker| {
+        let (row, out) = pieces.take(worker);
+        let a = (&a.data[row * a.stride..], a.stride);
+        multiply_rows(simd, a, (panels, packed), start, (out, out_stride, width));
+        out.chunks_exact_mut(out_stride).for_each(|row| row[width..].fill(0.0));
+    });
+}
+
+/// A row, filled up with zeros.
+pub(crate) fn filled<'a>(buffer: &'a mut Buffer, values: &[f32]) -> &'a [f32] {
+    let row = buffer.ensure(stride(values.len()));
+    row[..values.len()].copy_from_slice(values);
+    row[values.len()..].fill(0.0);
+    row
+}
+
+/// `out = dᵀ · b` over `count` rows, `[d.width, b.width]`, and the sums of `d`'s columns.
+pub(crate) fn outer<S: Lanes>(
+    simd: S,
+    Packing { starts, .. }: &mut Packing,
+    count: usize,
+    (d, b): (Rows<'_>, Rows<'_>),
+    out: &mut [f32],
+    sums: Option<&mut [f32]>,
+) {
+    starts.clear();
+    starts.extend((0..count).map(|row| row * b.stride));
+    let columns = GateColumns { data: d.data, stride: d.stride, frames: count, gates: 1 };
+    let rows = FrameRows { data: b.data, starts, width: b.width };
+    let workers = workers(count * d.width * b.width);
+    let weight = Pieces::new(out, S::N * b.width, workers);
+    let bias = sums.map(|sums| Pieces::new(sums, S::N, workers));
+    team::run_on(workers, |worker| {
+        let out = GateGradient { weight: &weight, bias: bias.as_ref() };
+        weight_gradients(simd, columns, 0, rows, &[out], false, worker);
+    });
+}
