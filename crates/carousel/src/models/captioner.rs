@@ -150,7 +150,7 @@ impl Captioner {
         };
         let mut parts = self.start.iter().map(|part| part.forward(mean.clone()));
         let h = parts.next().expect("a recurrence has hidden values");
-        Seen { memory, state: State { layers: vec![LayerState { h, c: parts.next() }] } }
+        Seen { memory, state: State::of(vec![LayerState { h, c: parts.next() }]) }
     }
 
     /// The mean cross-entropy of the sentences' tokens in nats, `[1]`: of each image the decoder reads `inputs` and is

@@ -9,7 +9,7 @@ use crate::models::attention::Score;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
-use crate::recurrent::Direction;
+use crate::recurrent::{Direction, Merge};
 
 /// A value that is one of a few names in a recipe.
 pub trait Named: Copy + PartialEq + 'static {
@@ -327,6 +327,7 @@ named!(PairFormat { Auto: "auto", Columns: "columns", Files: "files", Dictionary
 named!(NormalForm { None: "none", Nfc: "nfc", Nfd: "nfd", Nfkc: "nfkc", Nfkd: "nfkd" });
 named!(TooLong { Drop: "drop", Cut: "cut" });
 named!(Direction { Both: "both", Forward: "forward", Reverse: "reverse" });
+named!(Merge { Concat: "concat", Sum: "sum" });
 named!(Pooling { Last: "last", Mean: "mean", Max: "max", Attention: "attention" });
 named!(Norm { None: "none", Layer: "layer" });
 named!(Fan { In: "in", Out: "out" });
