@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use carousel::cell::{Cell, CellOptions, GateActivation, Reset};
-use carousel::init::{Init, Initializer};
+use carousel::init::{FirstState, Init, Initializer};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
@@ -24,7 +24,7 @@ const HIDDEN: usize = 256;
 const VOCABULARY: usize = 1000;
 const ROUNDS: u64 = 9;
 /// Of an LSTM alone.
-const OF_C: [&str; 2] = ["zoneout of h and c", "peepholes"];
+const OF_C: [&str; 3] = ["zoneout of h and c", "peepholes", "projection to 128"];
 
 #[derive(Clone, Copy, Default)]
 struct Choice {
@@ -33,6 +33,7 @@ struct Choice {
     residual: bool,
     tied: bool,
     options: CellOptions,
+    state: FirstState,
 }
 
 fn main() {
@@ -64,6 +65,8 @@ fn main() {
             "hard sigmoid gates",
             cells(CellOptions { gate: GateActivation::HardSigmoid, ..CellOptions::PLAIN }),
         ),
+        (OF_C[2], cells(CellOptions { projection: Some(HIDDEN / 2), ..CellOptions::PLAIN })),
+        ("learned first state", Choice { state: FirstState::Learned, ..none }),
     ];
     println!("{:<26}{:>12}{:>12}{:>8}", "", "plain ms", "with ms", "ratio");
     let wanted = std::env::args().nth(1).unwrap_or_default();
@@ -110,7 +113,7 @@ fn model(cell: Cell, choice: Choice) -> LanguageModel {
         embedding: HIDDEN,
         hidden: HIDDEN,
         layers: 2,
-        init: Init::default(),
+        init: Init { state: choice.state, ..Init::default() },
         residual: choice.residual,
         tied: choice.tied,
         options: choice.options,

@@ -5,7 +5,7 @@ pub use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Reset}
 
 /// What a step multiplies the previous hidden value with.
 pub(crate) struct Recurrence {
-    /// `[H, G·H]`, the transposed recurrent weights.
+    /// `[P, G·H]`, the transposed recurrent weights.
     pub(crate) weight: Tensor<2>,
     /// `[1, G·H]`.
     pub(crate) bias: Tensor<2>,
@@ -15,7 +15,7 @@ impl Recurrence {
     /// `h U + b` for the gates `from..to` of width `hidden`: `[B, (to - from)·H]`.
     fn project(&self, h: Tensor<2>, from: usize, to: usize, hidden: usize) -> Tensor<2> {
         let columns = from * hidden..to * hidden;
-        let weight = self.weight.clone().slice([0..hidden, columns.clone()]);
+        let weight = self.weight.clone().slice([0..h.dims()[1], columns.clone()]);
         h.matmul(weight) + self.bias.clone().slice([0..1, columns])
     }
 }
@@ -58,12 +58,21 @@ fn normalise(values: Tensor<2>) -> Tensor<2> {
 }
 
 impl Options {
-    /// Row `index` of the weights, from the first or (`Err`) from the last on.
+    /// Row `index` of the weights that meet the units one by one, from the first or (`Err`) from the last on.
     fn row(&self, index: Result<usize, usize>) -> Tensor<2> {
         let weights = self.weights.clone().expect("the options have weights");
         let [rows, hidden] = weights.dims();
+        let rows = rows - self.own.projection.unwrap_or(0);
         let row = index.unwrap_or_else(|last| rows - 1 - last);
         weights.slice([row..row + 1, 0..hidden])
+    }
+
+    /// What becomes of `o * tanh(c)`.
+    fn project(&self, h: Tensor<2>) -> Tensor<2> {
+        let Some(values) = self.own.projection else { return h };
+        let weights = self.weights.clone().expect("a projection has weights");
+        let [rows, hidden] = weights.dims();
+        h.matmul(weights.slice([rows - values..rows, 0..hidden]).transpose())
     }
 
     /// What a gate's non-linearity is given, from its sums.
@@ -103,7 +112,7 @@ pub(crate) fn activate(nonlinearity: Activation, a: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// One step of `cell` for `B` sequences. `projected` `[B, G·H]` is `W x + b`; `h` and, for an LSTM, `c` are
+/// One step of `cell` for `B` sequences. `projected` `[B, G·H]` is `W x + b`; `h` is `[B, P]` and, for an LSTM, `c`
 /// `[B, H]`. Returns the next `h` and `c`.
 pub(crate) fn step(
     cell: Cell,
@@ -114,7 +123,8 @@ pub(crate) fn step(
     factors: &Factors,
     options: &Options,
 ) -> (Tensor<2>, Option<Tensor<2>>) {
-    let [sequences, hidden] = h.dims();
+    let [sequences, columns] = projected.dims();
+    let hidden = columns / cell.gates();
     let seen = Factors::times(&factors.recurrent, h.clone());
     let gate = |all: &Tensor<2>, index: usize| {
         all.clone().slice([0..sequences, index * hidden..(index + 1) * hidden])
@@ -133,7 +143,7 @@ pub(crate) fn step(
             let candidate = options.given(2, gate(&a, 2)).tanh();
             let c = forget * c + input * Factors::times(&factors.update, candidate);
             let output = open(3, options.peep(2, gate(&a, 3), &c));
-            (output * options.seen(c.clone()).tanh(), Some(c))
+            (options.project(output * options.seen(c.clone()).tanh()), Some(c))
         }
         Cell::Gru(reset_place) => {
             let gates = if reset_place == Reset::After { 3 } else { 2 };

@@ -249,9 +249,9 @@ struct Outputs {
 }
 
 impl Run {
-    /// Columns of `y`, `D·H`.
+    /// Columns of `y`, `D·P`.
     fn width(&self) -> usize {
-        self.layers.iter().map(|layer| layer.hidden).sum()
+        self.layers.iter().map(Layer::output).sum()
     }
 
     fn x(&self) -> kernels::Inputs<'_> {
@@ -270,10 +270,9 @@ impl Run {
         let mut last = Vec::with_capacity(self.layers.len());
         let mut offset = 0;
         for (index, (layer, inputs)) in self.layers.iter().zip(&self.directions).enumerate() {
-            let shape = [self.batch.sequences(), layer.hidden];
-            let states = shape[0] * shape[1];
-            let mut h = buffer(states);
-            let mut c = layer.cell.has_cell_state().then(|| buffer(states));
+            let [of_h, of_c] = [layer.output(), layer.hidden].map(|width| [self.batch.sequences(), width]);
+            let mut h = buffer(of_h.iter().product());
+            let mut c = layer.cell.has_cell_state().then(|| buffer(of_c.iter().product()));
             let y = kernels::FramesMut { data: &mut y, layout: self.y_layout, stride: width, offset };
             let end = kernels::StateMut { h: Some(&mut h), c: c.as_deref_mut() };
             let tape = tapes.as_deref_mut().map(|tapes| &mut tapes[index].tape);
@@ -285,8 +284,8 @@ impl Run {
                 }
             }
             .expect("shapes were checked before the call");
-            offset += layer.hidden;
-            last.push((h.into_tensor(shape), c.map(|c| c.into_tensor(shape))));
+            offset += layer.output();
+            last.push((h.into_tensor(of_h), c.map(|c| c.into_tensor(of_c))));
         }
         Outputs { y: y.into_tensor([rows, width]), last }
     }
@@ -355,9 +354,9 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
             let (input, recurrent, bias) = layer.weight_lengths();
             let mut weights = [input, recurrent, bias, bias, layer.option_length()].map(buffer);
             let [d_input, d_recurrent, d_bias_input, d_bias_recurrent, d_options] = &mut weights;
-            let state = [run.batch.sequences(), layer.hidden];
-            let mut dh = parent(first + 5).map(|_| buffer(state[0] * state[1]));
-            let mut dc = parent(first + 6).map(|_| buffer(state[0] * state[1]));
+            let [of_h, of_c] = [layer.output(), layer.hidden].map(|width| [run.batch.sequences(), width]);
+            let mut dh = parent(first + 5).map(|_| buffer(of_h.iter().product()));
+            let mut dc = parent(first + 6).map(|_| buffer(of_c.iter().product()));
             kernels::backward(
                 layer,
                 &run.batch,
@@ -399,12 +398,12 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
                 },
             )
             .expect("shapes were checked by the forward pass");
-            offset += layer.hidden;
+            offset += layer.output();
 
             let rows = bias;
             let shapes: [Shape; 5] = [
                 [rows, layer.input].into(),
-                [rows, layer.hidden].into(),
+                [rows, layer.output()].into(),
                 [rows].into(),
                 [rows].into(),
                 [layer.option_length() / layer.hidden, layer.hidden].into(),
@@ -414,9 +413,9 @@ impl<const N: usize> Backward<Flex, N> for LayerBackward {
                     gradients.register::<Flex>(id, values.into_tensor(shape));
                 }
             }
-            for (place, values) in [(5, dh), (6, dc)] {
+            for (place, values, shape) in [(5, dh, of_h), (6, dc, of_c)] {
                 if let (Some(id), Some(values)) = (parent(first + place), values) {
-                    gradients.register::<Flex>(id, values.into_tensor(state));
+                    gradients.register::<Flex>(id, values.into_tensor(shape));
                 }
             }
         }

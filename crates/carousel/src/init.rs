@@ -98,10 +98,22 @@ impl Default for GateBias {
 pub struct Init {
     /// `weight_ih`.
     pub input: WeightInit,
-    /// `weight_hh`.
+    /// `weight_hh`, and `weight_hr` of a projection.
     pub recurrent: WeightInit,
     /// Biases of the gates that keep the state.
     pub gates: GateBias,
+    /// What sequences begin from.
+    pub state: FirstState,
+}
+
+/// What the sequences of a stack begin from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirstState {
+    /// Zero.
+    #[default]
+    Zero,
+    /// Parameters, an `h` and a `c` of each layer and direction, which are zero at first.
+    Learned,
 }
 
 impl Init {
@@ -184,6 +196,7 @@ pub(crate) struct LayerValues {
     /// Those of the cell's options; empty where it has none.
     pub(crate) norm: Vec<f32>,
     pub(crate) peephole: Vec<f32>,
+    pub(crate) weight_hr: Vec<f32>,
 }
 
 /// Draws the parameters of one layer in one direction.
@@ -193,7 +206,7 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
     let mut matrix = |how: WeightInit, columns: usize| -> Vec<f32> {
         gates.iter().flat_map(|gate| random.matrix(how, hidden, columns, *gate)).collect()
     };
-    let (weight_ih, weight_hh) = (matrix(init.input, input), matrix(init.recurrent, hidden));
+    let (weight_ih, weight_hh) = (matrix(init.input, input), matrix(init.recurrent, layer.output()));
     let rows = gates.len() * hidden;
     let mut bias = || random.bias(init.input, rows, hidden);
     let (mut bias_ih, mut bias_hh) = (bias(), bias());
@@ -212,7 +225,13 @@ pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -
     if layer.options.peephole {
         peephole = random.uniform(3 * hidden, 1.0 / (hidden as f64).sqrt());
     }
-    LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole }
+    // What is projected goes on without a non-linearity.
+    let weight_hr = match (layer.options.projection, init.recurrent) {
+        (None, _) => Vec::new(),
+        (Some(values), WeightInit::PyTorch) => random.uniform(values * hidden, 1.0 / (hidden as f64).sqrt()),
+        (Some(values), how) => random.matrix(how, values, hidden, Nonlinearity::Sigmoid),
+    };
+    LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole, weight_hr }
 }
 
 /// Gates whose bias starts from something of its own, and from what.

@@ -16,7 +16,7 @@ use crate::state::LayerState;
 pub struct RecurrentWeights {
     /// `[G·H, I]`.
     pub weight_ih: Param<Tensor<2>>,
-    /// `[G·H, H]`.
+    /// `[G·H, P]`; `P` is `H` where `h` is not projected.
     pub weight_hh: Param<Tensor<2>>,
     /// `[G·H]`.
     pub bias_ih: Param<Tensor<1>>,
@@ -26,6 +26,8 @@ pub struct RecurrentWeights {
     pub norm: Option<Param<Tensor<2>>>,
     /// `[3, H]` of an LSTM with peepholes: those of i, f and o.
     pub peephole: Option<Param<Tensor<2>>>,
+    /// `[P, H]` of an LSTM that projects.
+    pub weight_hr: Option<Param<Tensor<2>>>,
     #[module(skip)]
     pub(crate) tapes: TapePool,
 }
@@ -33,8 +35,9 @@ pub struct RecurrentWeights {
 impl RecurrentWeights {
     /// Those of the cell's options, in the order of the kernels; `None` where it has none.
     pub(crate) fn options(&self) -> Option<Tensor<2>> {
-        let both: Vec<_> = [&self.norm, &self.peephole].into_iter().flatten().map(Param::val).collect();
-        (!both.is_empty()).then(|| Tensor::cat(both, 0))
+        let all = [&self.norm, &self.peephole, &self.weight_hr];
+        let all: Vec<_> = all.into_iter().flatten().map(Param::val).collect();
+        (!all.is_empty()).then(|| Tensor::cat(all, 0))
     }
 
     /// Copies of them.

@@ -6,6 +6,9 @@ use carousel_kernels::{
     WeightGradients, Weights, backward, forward,
 };
 
+use burn::module::Module;
+use burn::tensor::Tensor;
+
 use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
 
@@ -181,6 +184,8 @@ pub(crate) struct Net {
     pub(crate) output: (Vec<f32>, Vec<f32>),
     /// Whether each layer but the first adds what it reads to what it gives.
     residual: bool,
+    /// What each layer begins from, one sequence.
+    begin: Vec<Pair>,
 }
 
 impl Net {
@@ -202,6 +207,8 @@ impl Net {
             (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout, options }, own)
         });
         let (embedding, output) = (model.embedding(), model.output());
+        let first = model.recurrent().valid().first_state(1);
+        let copy = |values: &Tensor<2>| with_slice(values, <[f32]>::to_vec);
         Net {
             layers: layers.collect(),
             table: with_slice(&embedding.weight.val(), <[f32]>::to_vec),
@@ -211,7 +218,18 @@ impl Net {
                 with_slice(&output.bias.val(), <[f32]>::to_vec),
             ),
             residual: model.recurrent().is_residual(),
+            begin: first
+                .layers
+                .iter()
+                .map(|layer| Pair { h: copy(&layer.h), c: layer.c.as_ref().map_or(Vec::new(), copy) })
+                .collect(),
         }
+    }
+
+    /// The states of sequences that have read nothing, layer by layer.
+    pub(crate) fn first(&self, sequences: usize) -> Vec<Pair> {
+        let repeat = |pair: &Pair| Pair { h: pair.h.repeat(sequences), c: pair.c.repeat(sequences) };
+        self.begin.iter().map(repeat).collect()
     }
 
     /// Rows of the table.

@@ -84,7 +84,7 @@ pub(crate) fn swap_axes(rows: Tensor<2>, a: usize, b: usize) -> Tensor<2> {
     rows.reshape([a, b, width]).swap_dims(0, 1).reshape([a * b, width])
 }
 
-/// One direction over packed frames `[F, I]`: outputs `[F, H]` and the state after each sequence's last step.
+/// One direction over packed frames `[F, I]`: outputs `[F, P]` and the state after each sequence's last step.
 fn direction(
     layer: &Layer,
     weights: &RecurrentWeights,
@@ -94,13 +94,13 @@ fn direction(
     noise: Option<StepNoise<'_>>,
 ) -> (Tensor<2>, LayerState) {
     let device = x.device();
-    let (sequences, hidden) = (batch.sequences(), layer.hidden);
+    let (sequences, hidden, values) = (batch.sequences(), layer.hidden, layer.output());
     let initial = initial.unwrap_or_else(|| {
-        let zeros = Tensor::zeros([sequences, hidden], &device);
-        LayerState { c: layer.cell.has_cell_state().then(|| zeros.clone()), h: zeros }
+        let zeros = |width| Tensor::zeros([sequences, width], &device);
+        LayerState { c: layer.cell.has_cell_state().then(|| zeros(hidden)), h: zeros(values) }
     });
     if batch.frames() == 0 {
-        return (Tensor::zeros([0, hidden], &device), initial);
+        return (Tensor::zeros([0, values], &device), initial);
     }
     let reversal = walk::reversal(batch, layer.direction, &device);
     let turn = |frames: Tensor<2>| walk::turn(frames, &reversal);
@@ -110,12 +110,17 @@ fn direction(
     let share = |which| factors(which).map(|factors| turn(factors.sign()));
     let mean = |rate: f32| (noise.is_none() && rate > 0.0).then_some(1.0 - f64::from(rate));
     let means = [mean(layer.zoneout.hidden), mean(layer.zoneout.cell)];
-    let shares = [share(StepMask::Hidden), share(StepMask::Cell)];
+    // A mask has a place for each unit; values of a projected `h` take the first ones.
+    let first = |factors: Tensor<2>| {
+        let rows = factors.dims()[0];
+        factors.slice([0..rows, 0..values])
+    };
+    let shares = [share(StepMask::Hidden).map(first), share(StepMask::Cell)];
     let update = factors(StepMask::Update).map(turn);
     let dropped = noise.as_ref().and_then(|noise| {
         let mask = noise.mask(layer, StepMask::Recurrent)?;
         let names = batch.order().iter().map(|&sequence| noise.names[sequence]).collect();
-        Some(factors_like(&x, mask, &Sharing::Rows(names), [sequences, hidden]))
+        Some(first(factors_like(&x, mask, &Sharing::Rows(names), [sequences, hidden])))
     });
 
     let [bias_ih, bias_hh] =
@@ -138,7 +143,7 @@ fn direction(
     let (y, last) = walk::walk(batch, initial, |moment, past| {
         let rows = |all: &Option<Tensor<2>>| all.as_ref().map(|all| moment.rows(all));
         let factors = Factors {
-            recurrent: dropped.as_ref().map(|all| all.clone().slice([0..moment.alive, 0..hidden])),
+            recurrent: dropped.as_ref().map(|all| all.clone().slice([0..moment.alive, 0..values])),
             update: rows(&update),
         };
         let (h, c) = (past.h.clone(), past.c.clone());

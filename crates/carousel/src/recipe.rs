@@ -14,7 +14,7 @@ use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision,
 
 use crate::batch_norm::BatchNorm;
 use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
-use crate::init::{Fan, GateBias, Init, WeightInit};
+use crate::init::{Fan, FirstState, GateBias, Init, WeightInit};
 use crate::metrics::BleuTokens;
 use crate::minimal::{MinGru, MinLstm};
 use crate::models::captioner::Told;
@@ -23,7 +23,7 @@ use crate::models::language_model::Regularize;
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
 use crate::own_cell::AnyCell;
-use crate::recurrent::Direction;
+use crate::recurrent::{Direction, Merge};
 use crate::regularize::Dropout;
 pub use names::{
     AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, LossName, MetricName, Named,
@@ -159,6 +159,8 @@ pub struct ModelRecipe {
     pub reset: Reset,
     /// Whether i, f and o see `c`. `lstm` only.
     pub peephole: bool,
+    /// `P`, values that `h` is projected to; unset: it is not. `lstm` only.
+    pub projection: Option<usize>,
     /// Recurrent layers on top of each other.
     pub layers: usize,
     /// `H`, units of a layer.
@@ -171,6 +173,9 @@ pub struct ModelRecipe {
     pub convolutions: usize,
     /// Which ways through time. [`Task::Classify`] and [`Task::Tag`].
     pub direction: Direction,
+    /// What becomes of the outputs of two directions; unset: they stand beside each other, and are added where
+    /// attention needs equal widths. [`Task::Classify`], [`Task::Tag`], [`Task::Translate`] and [`Task::Forecast`].
+    pub merge: Option<Merge>,
     /// Steps that a label may hang on behind its own. [`Task::Tag`] of numbers only.
     pub lookahead: usize,
     /// How steps become one vector; unset: the last step, the mean without a recurrence. [`Task::Classify`] only.
@@ -201,6 +206,8 @@ pub struct ModelRecipe {
     pub norm_steps: usize,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
+    /// Whether what sequences begin from is learned.
+    pub learned_state: bool,
     /// Whether the embedding is the output layer's weight as well.
     pub tie_embeddings: bool,
     /// Probability to drop out between layers.
@@ -278,7 +285,18 @@ impl ModelRecipe {
             CellName::Rnn | CellName::MinGru | CellName::MinLstm | CellName::None => GateActivation::Sigmoid,
         };
         let peephole = self.peephole && self.cell == CellName::Lstm;
-        CellOptions { norm: self.norm == NormName::Layer, peephole, gate }
+        CellOptions { norm: self.norm == NormName::Layer, peephole, gate, projection: self.projected() }
+    }
+
+    /// Values that `h` is projected to, where it is.
+    fn projected(&self) -> Option<usize> {
+        self.projection.filter(|_| self.cell == CellName::Lstm)
+    }
+
+    /// `P`, values of `h` in one direction.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        self.projected().unwrap_or(self.hidden)
     }
 
     /// How the recurrent stack's weights are drawn.
@@ -295,7 +313,8 @@ impl ModelRecipe {
             }
             (_, forget) => GateBias::Forget(forget.unwrap_or_default()),
         };
-        Init { input, recurrent, gates }
+        let state = if self.learned_state { FirstState::Learned } else { FirstState::Zero };
+        Init { input, recurrent, gates, state }
     }
 
     fn weight_init(&self, name: InitName, gain: Option<f64>) -> WeightInit {
@@ -524,12 +543,14 @@ impl Recipe {
                 gate_activation: GateActivation::Sigmoid,
                 reset: Reset::After,
                 peephole: false,
+                projection: None,
                 layers: 2,
                 hidden: 128,
                 embedding: 128,
                 filters: 16,
                 convolutions: 3,
                 direction: Direction::Both,
+                merge: None,
                 lookahead: 0,
                 pooling: None,
                 told: Told::State,
@@ -545,6 +566,7 @@ impl Recipe {
                 norm: NormName::None,
                 norm_steps: 100,
                 residual: false,
+                learned_state: false,
                 tie_embeddings: false,
                 dropout: 0.0,
                 input_dropout: 0.0,

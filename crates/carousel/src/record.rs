@@ -62,9 +62,9 @@ pub struct Series {
     pub direction: Direction,
     /// The signal: `h`; of an LSTM also `c i f g o`, of a GRU `r z n`.
     pub name: String,
-    /// `H`.
+    /// `H`, or `P` of a projected `h`.
     pub units: usize,
-    /// `[rows, H]`: a row a frame, in the order of what was recorded.
+    /// So many a row, a row a frame, in the order of what was recorded.
     pub values: Vec<f32>,
 }
 
@@ -121,8 +121,8 @@ pub(crate) fn run(
         let y = run_layer(layer, directions, &x, batch, layout, initial, keep, &mut record, &mut last);
         let mut y = match (wiring.merge, &directions[..]) {
             (Merge::Sum, [(sizes, _), _]) => {
-                let (rows, hidden) = (y.chunks_exact(2 * sizes.hidden), sizes.hidden);
-                rows.flat_map(|row| (0..hidden).map(move |unit| row[unit] + row[hidden + unit])).collect()
+                let (rows, width) = (y.chunks_exact(2 * sizes.output()), sizes.output());
+                rows.flat_map(|row| (0..width).map(move |at| row[at] + row[width + at])).collect()
             }
             _ => y,
         };
@@ -141,7 +141,7 @@ pub(crate) struct Wiring {
     pub(crate) residual: bool,
 }
 
-/// A direction's last `h` and `c`, `[B, H]` each.
+/// A direction's last `h`, `[B, P]`, and `c`, `[B, H]`.
 pub(crate) type Last = (Vec<f32>, Option<Vec<f32>>);
 
 #[allow(clippy::too_many_arguments)]
@@ -156,14 +156,13 @@ fn run_layer(
     record: &mut Record,
     last: &mut Vec<Last>,
 ) -> Vec<f32> {
-    let width: usize = directions.iter().map(|(sizes, _)| sizes.hidden).sum();
+    let width: usize = directions.iter().map(|(sizes, _)| sizes.output()).sum();
     let rows = batch.rows(layout);
     let mut y = vec![0.0; rows * width];
     let mut offset = 0;
     for (index, (sizes, weights)) in directions.iter().enumerate() {
-        let states = batch.sequences() * sizes.hidden;
-        let mut h = vec![0.0; states];
-        let mut c = sizes.cell.has_cell_state().then(|| vec![0.0; states]);
+        let mut h = vec![0.0; batch.sequences() * sizes.output()];
+        let mut c = sizes.cell.has_cell_state().then(|| vec![0.0; batch.sequences() * sizes.hidden]);
         let mut tape = weights.tapes.take();
         let state = initial.map(|all| &all[index]);
         let initial_h = state.map(|state| with_slice(&state.h, <[f32]>::to_vec));
@@ -183,18 +182,19 @@ fn run_layer(
         });
         for &(name, signal) in sizes.cell.signals() {
             if keep.wants(layer, name) {
-                let mut values = vec![0.0; rows * sizes.hidden];
+                let units = sizes.width_of(signal);
+                let mut values = vec![0.0; rows * units];
                 tape.tape.copy_signal(signal, layout, &mut values).expect("the tape was just filled");
                 record.series.push(Series {
                     layer,
                     direction: sizes.direction,
                     name: name.to_owned(),
-                    units: sizes.hidden,
+                    units,
                     values,
                 });
             }
         }
-        offset += sizes.hidden;
+        offset += sizes.output();
         last.push((h, c));
     }
     y

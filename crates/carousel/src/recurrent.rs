@@ -11,7 +11,7 @@ use carousel_kernels::{Batch, Layer, Layout, Zoneout};
 use crate::calls::{Call, take_down};
 use crate::cell::{Cell, CellOptions, GateActivation};
 use crate::fused::{self, with_slice};
-use crate::init::{GateBias, Init, Initializer, LayerValues, draw_layer};
+use crate::init::{FirstState, GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
 use crate::layer::{LayerInput, LayerNoise, TapePool};
 use crate::own_cell::{AnyCell, OwnLayer, OwnWeights, Recording, Sizes};
@@ -131,6 +131,24 @@ pub enum ConfigError {
     Attended {
         /// Values of a place.
         places: usize,
+        /// `H`.
+        hidden: usize,
+    },
+    /// Attention that multiplies states of the source with hidden values of another width.
+    #[error(
+        "the source's states have {states} values, expected those of the hidden values, {hidden}; add both directions"
+    )]
+    Wide {
+        /// Values of a state.
+        states: usize,
+        /// `H`.
+        hidden: usize,
+    },
+    /// A projection that makes nothing smaller.
+    #[error("the projection has {values} values, expected less than the hidden ones, {hidden}")]
+    Projection {
+        /// `P`.
+        values: usize,
         /// `H`.
         hidden: usize,
     },
@@ -262,6 +280,47 @@ impl RecurrentConfig {
         RecurrentConfig { options, ..self }
     }
 
+    /// Projects an LSTM's `h` to fewer values, at least 1 and less than `hidden`, with weights of its own (Sak et al.
+    /// 2014; PyTorch's `proj_size`): the next step, the next layer and the output read those. Part of
+    /// [`CellOptions`].
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use carousel::cell::Cell;
+    /// use carousel::recurrent::RecurrentConfig;
+    ///
+    /// let stack = RecurrentConfig::new(Cell::Lstm, 3, 8).with_projection(5).init(&Device::default())?;
+    /// let (y, state) = stack.forward(Tensor::<3>::ones([4, 6, 3], &Device::default()), None);
+    /// assert_eq!(y.dims(), [4, 6, 5]);
+    /// assert_eq!((state.h().dims(), state.c().expect("an LSTM has it").dims()), ([1, 4, 5], [1, 4, 8]));
+    /// # Ok::<(), carousel::recurrent::ConfigError>(())
+    /// ```
+    pub fn with_projection(mut self, values: usize) -> RecurrentConfig {
+        self.options.projection = Some(values);
+        self
+    }
+
+    /// Learns what sequences begin from: an `h` and, where the cell has one, a `c` of each layer and direction, zero
+    /// at first. They stand wherever a call gives no state, and in the rows of a state that [begin](crate::state::Row).
+    /// Default: they begin from zero. Part of [`Init`].
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use carousel::cell::Cell;
+    /// use carousel::parameters::NamedParameters;
+    /// use carousel::recurrent::RecurrentConfig;
+    ///
+    /// let device = Device::default().autodiff();
+    /// let stack = RecurrentConfig::new(Cell::Lstm, 3, 8).with_learned_state(true).init(&device)?;
+    /// let names: Vec<String> = stack.parameters().into_iter().map(|(name, _)| name).collect();
+    /// assert_eq!(names[4..], ["h0_l0", "c0_l0"]);
+    /// # Ok::<(), carousel::recurrent::ConfigError>(())
+    /// ```
+    pub fn with_learned_state(mut self, learned_state: bool) -> RecurrentConfig {
+        self.init.state = if learned_state { FirstState::Learned } else { FirstState::Zero };
+        self
+    }
+
     /// The seed the weights are drawn from. Default 0.
     pub fn with_seed(self, seed: u64) -> RecurrentConfig {
         RecurrentConfig { seed, ..self }
@@ -298,9 +357,21 @@ impl RecurrentConfig {
         if self.options.norm && fused.is_none() {
             return Err(ConfigError::NotOf { what: "layer normalisation", cell: self.cell.name() });
         }
+        if let Some(values) = self.options.projection {
+            if fused != Some(Cell::Lstm) {
+                return Err(ConfigError::NotOf { what: "a projection", cell: self.cell.name() });
+            }
+            if values == 0 {
+                return Err(ConfigError::Zero { what: "projection" });
+            }
+            if values >= self.hidden {
+                return Err(ConfigError::Projection { values, hidden: self.hidden });
+            }
+        }
         let recurrent = |weights, own| Recurrent {
             weights,
             own,
+            begin: Vec::new(),
             cell: self.cell,
             input: self.input,
             hidden: self.hidden,
@@ -315,7 +386,7 @@ impl RecurrentConfig {
             read: 0,
         };
         let frame = recurrent(Vec::new(), Vec::new());
-        Ok(match self.cell {
+        let mut stack = match self.cell {
             AnyCell::Fused(cell) => {
                 let layers = (0..self.layers).flat_map(|layer| frame.kernel_layers(cell, layer));
                 recurrent(layers.map(|layer| self.draw(&layer, random, device)).collect(), Vec::new())
@@ -325,11 +396,20 @@ impl RecurrentConfig {
                 let draw = |sizes| OwnWeights::draw(cell, sizes, &self.init, random, device);
                 recurrent(Vec::new(), layers.map(draw).collect())
             }
-        })
+        };
+        if self.init.state == FirstState::Learned {
+            let row = |width: usize| parameter(vec![0.0; width], [1, width], device);
+            let begin = |entry: usize| {
+                let (h, c) = stack.state_widths(entry / stack.directions());
+                BeginState { h: row(h), c: c.map(row) }
+            };
+            stack.begin = (0..stack.entries()).map(begin).collect();
+        }
+        Ok(stack)
     }
 
     fn draw(&self, layer: &Layer, random: &mut Initializer, device: &Device) -> RecurrentWeights {
-        let LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole } =
+        let LayerValues { weight_ih, weight_hh, bias_ih, bias_hh, norm, peephole, weight_hr } =
             draw_layer(layer, &self.init, random);
         let rows = bias_ih.len();
         let by_unit = |values: Vec<f32>| {
@@ -338,11 +418,12 @@ impl RecurrentConfig {
         };
         RecurrentWeights {
             weight_ih: parameter(weight_ih, [rows, layer.input], device),
-            weight_hh: parameter(weight_hh, [rows, layer.hidden], device),
+            weight_hh: parameter(weight_hh, [rows, layer.output()], device),
             bias_ih: parameter(bias_ih, [rows], device),
             bias_hh: parameter(bias_hh, [rows], device),
             norm: by_unit(norm),
             peephole: by_unit(peephole),
+            weight_hr: by_unit(weight_hr),
             tapes: TapePool::default(),
         }
     }
@@ -392,6 +473,13 @@ mod sealed {
     }
 }
 
+/// What the sequences of a layer in one direction begin from, a row each.
+#[derive(Module, Debug)]
+struct BeginState {
+    h: Param<Tensor<2>>,
+    c: Option<Param<Tensor<2>>>,
+}
+
 /// A stack of recurrent layers.
 #[derive(Module, Debug)]
 pub struct Recurrent {
@@ -399,6 +487,8 @@ pub struct Recurrent {
     weights: Vec<RecurrentWeights>,
     /// Of an own cell, in the same order.
     own: Vec<OwnWeights>,
+    /// In the same order; empty where sequences begin from zero.
+    begin: Vec<BeginState>,
     #[module(skip)]
     cell: AnyCell,
     #[module(skip)]
@@ -427,8 +517,8 @@ pub struct Recurrent {
 }
 
 impl Recurrent {
-    /// Runs the stack over sequences, from `state` or from zero. Returns the last layer's output at every step,
-    /// in the form the input had (`O` is `H`, or `2·H` in both directions), and the state after each sequence's
+    /// Runs the stack over sequences, from `state` or from where they begin. Returns the last layer's output at every step,
+    /// in the form the input had (`O` is `P`, or `2·P` in both directions side by side), and the state after each sequence's
     /// last real step.
     ///
     /// # Panics
@@ -516,6 +606,11 @@ impl Recurrent {
             .map(|layer| self.kernel_layers(cell, layer).zip(&self.weights[layer * directions..]).collect())
             .collect();
         let device = rows.device().without_autodiff();
+        // Where sequences begin is looked up off the autodiff layer, as all else here.
+        let state = match self.learns_state() {
+            true => self.valid().begun(state.map(State::without_autodiff), batch.sequences()),
+            false => state,
+        };
         let initial = state.as_ref().map(|state| &state.layers[..]);
         let wiring = record::Wiring { merge: self.merge, residual: self.residual };
         let (y, last, record) =
@@ -526,8 +621,8 @@ impl Recurrent {
         };
         let layers = last
             .into_iter()
-            .map(|(h, c)| LayerState { h: matrix(h, self.hidden), c: c.map(|c| matrix(c, self.hidden)) });
-        let state = State { layers: layers.collect() };
+            .map(|(h, c)| LayerState { h: matrix(h, self.width()), c: c.map(|c| matrix(c, self.hidden)) });
+        let state = State::of(layers.collect());
         (S::from_rows(matrix(y, self.output_width()), batch), state, record)
     }
 
@@ -553,6 +648,7 @@ impl Recurrent {
         }
         let rows = index.as_ref().map(|index| &index[..]);
         take_down(|| Call::new(self, &x, rows, batch, layout, state.as_ref()));
+        let state = self.begun(state, batch.sequences());
         let directions = self.directions();
         let mut last = Vec::with_capacity(self.entries());
         for layer in 0..self.layers {
@@ -606,7 +702,36 @@ impl Recurrent {
                 }
             }
         }
-        (x, State { layers: last })
+        (x, State::of(last))
+    }
+
+    /// The state with what was learned where sequences begin; `None`: from zero.
+    fn begun(&self, state: Option<State>, sequences: usize) -> Option<State> {
+        if self.begin.is_empty() {
+            return state;
+        }
+        let begins = match &state {
+            None => Some(vec![true; sequences]),
+            Some(state) => state.begins().map(<[bool]>::to_vec),
+        };
+        let Some(begins) = begins else { return state };
+        let like = self.begin[0].h.val();
+        let marks: Vec<f32> = begins.iter().map(|&begins| f32::from(u8::from(begins))).collect();
+        let marks = TensorData::new(marks, [sequences, 1]).convert_dtype(like.dtype());
+        let marks = Tensor::<2>::from_data(marks, (&like.device(), like.dtype()));
+        // Rows that begin hold zeros.
+        let put = |learned: &Param<Tensor<2>>, there: Option<&Tensor<2>>| {
+            let rows = marks.clone().matmul(learned.val());
+            there.map_or(rows.clone(), |there| there.clone() + rows)
+        };
+        let entries = self.begin.iter().enumerate().map(|(entry, begin)| {
+            let there = state.as_ref().map(|state| &state.layers[entry]);
+            LayerState {
+                h: put(&begin.h, there.map(|there| &there.h)),
+                c: begin.c.as_ref().map(|c| put(c, there.and_then(|there| there.c.as_ref()))),
+            }
+        });
+        Some(State::of(entries.collect()))
     }
 
     /// The weights of one layer in one direction, some recurrent ones dropped where there is noise.
@@ -632,7 +757,7 @@ impl Recurrent {
             let at = |&direction| walk::ends(y.frames(), y.batch(), direction);
             ends = directions.iter().map(at).collect();
             if self.merge == Merge::Concat && ends.len() > 1 {
-                let (sequences, width) = (state.sequences(), self.hidden);
+                let (sequences, width) = (state.sequences(), self.width());
                 let own = ends.into_iter().enumerate();
                 ends = own
                     .map(|(place, all)| all.slice([0..sequences, place * width..(place + 1) * width]))
@@ -670,9 +795,9 @@ impl Recurrent {
                 "layer {layer}: state has {found_sequences} sequences, expected {sequences}"
             );
             assert!(
-                found_hidden == self.hidden,
+                found_hidden == self.width(),
                 "layer {layer}: state has {found_hidden} units, expected {}",
-                self.hidden
+                self.width()
             );
             let (found, expected) =
                 (entry.c.as_ref().map(|c| c.dims()[1]), self.cell.memory(self.sizes(layer)));
@@ -686,8 +811,24 @@ impl Recurrent {
         }
     }
 
+    /// Whether what sequences begin from is learned.
+    #[must_use]
+    pub fn learns_state(&self) -> bool {
+        !self.begin.is_empty()
+    }
+
     /// The state of sequences that have read nothing.
-    pub(crate) fn zero_state(&self, sequences: usize) -> State {
+    pub(crate) fn first_state(&self, sequences: usize) -> State {
+        self.begun(None, sequences).unwrap_or_else(|| self.zero_state(sequences))
+    }
+
+    /// A state with what was learned in the rows that begin.
+    pub(crate) fn begin_in(&self, state: State) -> State {
+        let sequences = state.sequences();
+        self.begun(Some(state), sequences).expect("a state was given")
+    }
+
+    fn zero_state(&self, sequences: usize) -> State {
         let device = match (self.weights.first(), self.own.first().and_then(|own| own.named().next())) {
             (Some(weights), _) => weights.weight_ih.device(),
             (None, Some((_, weight))) => weight.device(),
@@ -695,10 +836,15 @@ impl Recurrent {
         };
         let zeros = |width: usize| Tensor::zeros([sequences, width], &device);
         let entry = |entry: usize| {
-            let sizes = self.sizes(entry / self.directions());
-            LayerState { h: zeros(sizes.hidden), c: self.cell.memory(sizes).map(zeros) }
+            let (h, c) = self.state_widths(entry / self.directions());
+            LayerState { h: zeros(h), c: c.map(zeros) }
         };
-        State { layers: (0..self.entries()).map(entry).collect() }
+        State::of((0..self.entries()).map(entry).collect())
+    }
+
+    /// Values of `h` and of `c` in a layer.
+    pub(crate) fn state_widths(&self, layer: usize) -> (usize, Option<usize>) {
+        (self.width(), self.cell.memory(self.sizes(layer)))
     }
 
     /// `I`, the width of what the first layer reads.
@@ -762,18 +908,21 @@ impl Recurrent {
         self.stepper_with(batch, StepPrecision::F32)
     }
 
-    /// The same with the copy of the weights in `precision`. An own cell has 32-bit floats only.
+    /// The same with the copy of the weights in `precision`. An own cell, and one that projects, has 32-bit floats
+    /// only.
     ///
     /// # Panics
     /// In eight bits, when a layer has more than 133,144 inputs or units: 32 bits do not hold such a sum.
     #[must_use]
     pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<Stepper> {
         (self.direction == Direction::Forward && batch > 0).then(|| match self.cell {
-            AnyCell::Fused(cell) => {
+            AnyCell::Fused(cell) if self.options.projection.is_none() => {
                 let layers = (0..self.layers).flat_map(|layer| self.kernel_layers(cell, layer));
-                Stepper::new(&layers.collect::<Vec<_>>(), &self.weights, batch, self.residual, precision)
+                let begin = self.learns_state().then(|| self.valid().first_state(1));
+                let layers: Vec<_> = layers.collect();
+                Stepper::new(&layers, &self.weights, batch, self.residual, begin.as_ref(), precision)
             }
-            AnyCell::Own(_) => Stepper::of_own(self.valid(), batch),
+            _ => Stepper::of_own(self.valid(), batch),
         })
     }
 
@@ -829,12 +978,24 @@ impl Recurrent {
         self.cell
     }
 
+    /// Whether the kernels take it one step at a time, forward and backward, unit by unit: a cell that they know and
+    /// that does not project.
+    #[must_use]
+    pub fn walks_by_units(&self) -> bool {
+        self.cell.fused().is_some() && self.options.projection.is_none()
+    }
+
+    /// `P`, values of `h` in one direction.
+    fn width(&self) -> usize {
+        self.options.projection.unwrap_or(self.hidden)
+    }
+
     /// `O`, the width of the outputs.
     #[must_use]
     pub fn output_width(&self) -> usize {
         match (self.direction, self.merge) {
-            (Direction::Both, Merge::Concat) => 2 * self.hidden,
-            _ => self.hidden,
+            (Direction::Both, Merge::Concat) => 2 * self.width(),
+            _ => self.width(),
         }
     }
 
@@ -854,9 +1015,10 @@ fn values(width: Option<usize>) -> String {
     width.map_or("none".to_owned(), |width| format!("{width} values"))
 }
 
-/// Those of the cell's options follow as `norm_l0` and `peephole_l0`. Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …;
-/// those of an own cell are what it calls them, with the same endings. Running statistics are buffers:
-/// `norm_ih_l0.running_mean`, ….
+/// Under PyTorch's names: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, `weight_ih_l0_reverse`, …; those
+/// of the cell's options follow as `norm_l0`, `peephole_l0` and PyTorch's `weight_hr_l0`. Those of an own cell are what
+/// it calls them, with the same endings. What sequences begin from stands at the end: `h0_l0`, `c0_l0`, …. Running
+/// statistics are buffers: `norm_ih_l0.running_mean`, ….
 impl NamedParameters for Recurrent {
     fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
         let endings = self.endings();
@@ -869,6 +1031,7 @@ impl NamedParameters for Recurrent {
                 Some((format!("bias_hh{ending}"), Parameter::Vector(&weights.bias_hh))),
                 weights.norm.as_ref().and_then(|own| option("norm", own)),
                 weights.peephole.as_ref().and_then(|own| option("peephole", own)),
+                weights.weight_hr.as_ref().and_then(|own| option("weight_hr", own)),
             ]
             .into_iter()
             .flatten()
@@ -877,7 +1040,11 @@ impl NamedParameters for Recurrent {
         let own = endings.iter().zip(&self.own).flat_map(|(ending, weights)| {
             weights.named().map(move |(name, value)| (format!("{name}{ending}"), Parameter::Matrix(value)))
         });
-        fused.chain(own).collect()
+        let begin = endings.iter().zip(&self.begin).flat_map(|(ending, begin)| {
+            let all = std::iter::once(("h0", &begin.h)).chain(begin.c.iter().map(|c| ("c0", c)));
+            all.map(move |(name, value)| (format!("{name}{ending}"), Parameter::Matrix(value)))
+        });
+        fused.chain(own).chain(begin).collect()
     }
 
     fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
@@ -891,6 +1058,7 @@ impl NamedParameters for Recurrent {
                 Some((format!("bias_hh{ending}"), ParameterMut::Vector(&mut weights.bias_hh))),
                 weights.norm.as_mut().and_then(|own| option("norm", own)),
                 weights.peephole.as_mut().and_then(|own| option("peephole", own)),
+                weights.weight_hr.as_mut().and_then(|own| option("weight_hr", own)),
             ]
             .into_iter()
             .flatten()
@@ -901,7 +1069,11 @@ impl NamedParameters for Recurrent {
                 .named_mut()
                 .map(move |(name, value)| (format!("{name}{ending}"), ParameterMut::Matrix(value)))
         });
-        fused.chain(own).collect()
+        let begin = endings.iter().zip(&mut self.begin).flat_map(|(ending, begin)| {
+            let all = std::iter::once(("h0", &mut begin.h)).chain(begin.c.iter_mut().map(|c| ("c0", c)));
+            all.map(move |(name, value)| (format!("{name}{ending}"), ParameterMut::Matrix(value)))
+        });
+        fused.chain(own).chain(begin).collect()
     }
 
     fn buffers(&self) -> Vec<(String, &Buffer)> {

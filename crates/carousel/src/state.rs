@@ -30,6 +30,9 @@ impl LayerState {
 #[derive(Clone, Debug)]
 pub struct State {
     pub(crate) layers: Vec<LayerState>,
+    /// Rows that begin, `true` each: they hold zeros, and a stack that has learned what to begin from puts that in
+    /// their place. Empty where none does.
+    begins: Vec<bool>,
 }
 
 /// Where a row of a new state comes from, see [`State::arrange`].
@@ -37,7 +40,7 @@ pub struct State {
 pub enum Row {
     /// From this row of the old state.
     Carried(usize),
-    /// From zero.
+    /// From where a sequence begins: zero, or what the stack has learned.
     Zero,
 }
 
@@ -60,7 +63,17 @@ impl State {
         let layers = (0..count)
             .map(|index| LayerState { h: entry(&h, index), c: c.as_ref().map(|c| entry(c, index)) })
             .collect();
-        State { layers }
+        State::of(layers)
+    }
+
+    /// A state that goes on.
+    pub(crate) fn of(layers: Vec<LayerState>) -> State {
+        State { layers, begins: Vec::new() }
+    }
+
+    /// For each sequence whether it begins; `None` where all go on.
+    pub(crate) fn begins(&self) -> Option<&[bool]> {
+        self.begins.contains(&true).then_some(&self.begins[..])
     }
 
     /// The hidden values, `[layers · directions, B, H]`.
@@ -111,7 +124,7 @@ impl State {
         self.clone()
     }
 
-    /// A state of `rows.len()` sequences, each carried over from a row of this one or starting from zero.
+    /// A state of `rows.len()` sequences, each carried over from a row of this one or beginning.
     ///
     /// # Panics
     /// When a carried row is not below `B`.
@@ -134,7 +147,11 @@ impl State {
         let any_zero = rows.contains(&Row::Zero);
         let Some(device) = self.layers.first().map(|layer| layer.h.device()) else { return self.clone() };
         let indices = index_tensor(indices, &device);
-        self.map(|values| {
+        let begins = |&row: &Row| match row {
+            Row::Carried(row) => self.begins.get(row).copied().unwrap_or_default(),
+            Row::Zero => true,
+        };
+        let arranged = self.map(|values| {
             let width = values.dims()[1];
             let values = if any_zero {
                 Tensor::cat(vec![values, Tensor::zeros([1, width], &device)], 0)
@@ -142,11 +159,12 @@ impl State {
                 values
             };
             values.select(0, indices.clone())
-        })
+        });
+        State { begins: rows.iter().map(begins).collect(), ..arranged }
     }
 
     fn map(&self, f: impl Fn(Tensor<2>) -> Tensor<2>) -> State {
-        State { layers: self.layers.iter().map(|layer| layer.map(&f)).collect() }
+        State { layers: self.layers.iter().map(|layer| layer.map(&f)).collect(), begins: self.begins.clone() }
     }
 }
 

@@ -46,8 +46,8 @@ use crate::state::{LayerState, Row, State};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A stack of an [own cell](crate::own_cell) can be fed the same way; its steps are Burn's operations, which
-/// allocate.
+/// A stack of an [own cell](crate::own_cell), or of one that projects, can be fed the same way; its steps are those of
+/// sequences one step long, which allocate.
 pub struct Stepper {
     how: How,
     layers: usize,
@@ -65,9 +65,11 @@ struct Fused {
     layers: usize,
     /// The output where layers add what they read.
     y: Vec<f32>,
+    /// What each layer's `h` and `c` begin from, a row each; empty where that is zero.
+    begin: Vec<(Vec<f32>, Option<Vec<f32>>)>,
 }
 
-/// A stack of an own cell and where it stands.
+/// A stack whose steps are sequences one step long, and where it stands.
 struct Own {
     stack: Recurrent,
     batch: usize,
@@ -93,6 +95,7 @@ impl Stepper {
         weights: &[RecurrentWeights],
         batch: usize,
         residual: bool,
+        begin: Option<&State>,
         precision: StepPrecision,
     ) -> Stepper {
         let copies: Vec<[Vec<f32>; 5]> = weights
@@ -119,13 +122,15 @@ impl Stepper {
             kernels::Stepper::with_precision(layers, batch, precision)
                 .expect("the stack was made with sizes that fit and walks forward")
         });
-        let fused = Fused { inner: inner.collect(), layers: layers.len(), y: Vec::new() };
+        let begin = begin.map_or(Vec::new(), plain);
+        let mut fused = Fused { inner: inner.collect(), layers: layers.len(), y: Vec::new(), begin };
+        (0..batch).for_each(|sequence| fused.begin(sequence));
         Stepper { layers: fused.layers, how: How::Fused(fused), batch }
     }
 
-    /// Of a stack of an own cell that walks forward, off the autodiff layer.
+    /// Of a stack that walks forward and whose steps are no kernel's, off the autodiff layer.
     pub(crate) fn of_own(stack: Recurrent, batch: usize) -> Stepper {
-        let state = stack.zero_state(batch);
+        let state = stack.first_state(batch);
         let layers = state.layers.len();
         let mut own = Own { stack, batch, last: None, steps: 0, state, values: Vec::new(), y: Vec::new() };
         own.copy_state();
@@ -185,8 +190,12 @@ impl Stepper {
                 None => inner.set_state(within, kernels::State { h: Some(h), c: None }),
             })?;
         }
-        if let How::Own(own) = &mut self.how {
-            own.go_on(state.detach());
+        match &mut self.how {
+            How::Own(own) => own.go_on(state.detach()),
+            How::Fused(fused) => {
+                let begins = state.begins().unwrap_or_default().iter().enumerate();
+                begins.filter(|(_, begins)| **begins).for_each(|(sequence, _)| fused.begin(sequence));
+            }
         }
         Ok(())
     }
@@ -198,7 +207,9 @@ impl Stepper {
                 let (place, within) = fused.place(layer);
                 fused.inner[place].set_state(within, state)
             }
-            How::Own(_) => Err(ShapeError::State { what: "a cell of one's own takes a whole state" }),
+            How::Own(_) => {
+                Err(ShapeError::State { what: "a stack without a kernel's steps takes a whole state" })
+            }
         }
     }
 
@@ -263,32 +274,44 @@ impl Stepper {
         record
     }
 
-    /// Starts one sequence again from zero.
+    /// Begins one sequence again.
     ///
     /// # Panics
     /// When there is no such sequence.
     pub fn reset_sequence(&mut self, sequence: usize) {
         match &mut self.how {
-            How::Fused(fused) => fused.inner.iter_mut().for_each(|inner| inner.reset_stream(sequence)),
+            How::Fused(fused) => {
+                fused.inner.iter_mut().for_each(|inner| inner.reset_stream(sequence));
+                fused.begin(sequence);
+            }
             How::Own(own) => {
                 assert!(sequence < own.batch, "sequence {sequence} of {}", own.batch);
                 let row = |place| if place == sequence { Row::Zero } else { Row::Carried(place) };
                 let rows: Vec<Row> = (0..own.batch).map(row).collect();
-                own.go_on(own.state.arrange(&rows));
+                own.go_on(own.stack.begin_in(own.state.arrange(&rows)));
             }
         }
     }
 
-    /// Starts again from zero.
+    /// Begins again.
     pub fn reset(&mut self) {
         match &mut self.how {
-            How::Fused(fused) => fused.inner.iter_mut().for_each(kernels::Stepper::reset),
+            How::Fused(fused) => {
+                fused.inner.iter_mut().for_each(kernels::Stepper::reset);
+                (0..self.batch).for_each(|sequence| fused.begin(sequence));
+            }
             How::Own(own) => {
                 own.steps = 0;
-                own.go_on(own.stack.zero_state(own.batch));
+                own.go_on(own.stack.first_state(own.batch));
             }
         }
     }
+}
+
+/// `h` and `c` of each layer on plain numbers.
+fn plain(state: &State) -> Vec<(Vec<f32>, Option<Vec<f32>>)> {
+    let copy = |values: &Tensor<2>| with_slice(values, <[f32]>::to_vec);
+    state.layers.iter().map(|layer| (copy(&layer.h), layer.c.as_ref().map(copy))).collect()
 }
 
 impl Fused {
@@ -296,6 +319,25 @@ impl Fused {
     fn place(&self, layer: usize) -> (usize, usize) {
         let together = self.layers / self.inner.len();
         (layer / together, layer % together)
+    }
+
+    /// Puts what was learned to begin from in a sequence's place.
+    fn begin(&mut self, sequence: usize) {
+        let (layers, count) = (self.layers, self.inner.len());
+        for (layer, (h, c)) in self.begin.iter().enumerate() {
+            let (place, within) = (layer / (layers / count), layer % (layers / count));
+            let inner = &mut self.inner[place];
+            let put = |all: Option<&[f32]>, row: &[f32]| -> Vec<f32> {
+                let mut all = all.map_or(Vec::new(), <[f32]>::to_vec);
+                all[sequence * row.len()..][..row.len()].copy_from_slice(row);
+                all
+            };
+            let there = inner.state(within);
+            let (h, c) = (put(there.h, h), c.as_ref().map(|c| put(there.c, c)));
+            inner
+                .set_state(within, kernels::State { h: Some(&h), c: c.as_deref() })
+                .expect("rows of the stepper's own state");
+        }
     }
 
     fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
@@ -342,9 +384,7 @@ impl Own {
     }
 
     fn copy_state(&mut self) {
-        let copy = |values: &Tensor<2>| with_slice(values, <[f32]>::to_vec);
-        self.values =
-            self.state.layers.iter().map(|layer| (copy(&layer.h), layer.c.as_ref().map(copy))).collect();
+        self.values = plain(&self.state);
     }
 
     fn check(&self, layer: usize, entry: &LayerState) -> Result<(), ShapeError> {

@@ -69,7 +69,8 @@ fn run<S: Kind>(stack: &Recurrent, with_state: bool, wanted: Wanted) -> Found {
     let entries = stack.weights().len();
     let x = random(1, [LENGTHS.len(), 7, INPUT], &device).require_grad();
     let shape = [entries, LENGTHS.len(), HIDDEN];
-    let h0 = random(2, shape, &device).require_grad();
+    let values_of_h = stack.options().projection.unwrap_or(HIDDEN);
+    let h0 = random(2, [entries, LENGTHS.len(), values_of_h], &device).require_grad();
     let c0 = (stack.cell() == Cell::Lstm).then(|| random(3, shape, &device).require_grad());
     let state = with_state.then(|| State::new(h0.clone(), c0.clone()));
 
@@ -162,14 +163,17 @@ fn cells_with_options_agree() {
             Cell::Rnn(_) => GateActivation::Sigmoid,
             _ => GateActivation::HardSigmoid,
         };
-        for (norm, peephole, gate) in [
-            (false, lstm, GateActivation::Sigmoid),
-            (false, false, gate),
-            (true, false, GateActivation::Sigmoid),
-            (true, lstm, gate),
+        let projected = lstm.then_some(3);
+        for (norm, peephole, gate, projection) in [
+            (false, lstm, GateActivation::Sigmoid, None),
+            (false, false, gate, None),
+            (true, false, GateActivation::Sigmoid, None),
+            (true, lstm, gate, None),
+            (false, false, GateActivation::Sigmoid, projected),
+            (true, lstm, gate, projected),
         ] {
             for direction in [Direction::Forward, Direction::Reverse, Direction::Both] {
-                let options = CellOptions { norm, peephole, gate };
+                let options = CellOptions { norm, peephole, gate, projection };
                 let stack = RecurrentConfig::new(cell, INPUT, HIDDEN)
                     .with_layers(2)
                     .with_direction(direction)

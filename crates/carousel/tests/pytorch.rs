@@ -38,12 +38,13 @@ fn check(case: &Fixture, path: Path) -> Vec<Result<(), String>> {
         "both" => Direction::Both,
         other => panic!("unknown direction {other}"),
     };
-    let mut stack = RecurrentConfig::new(cell(case.text("cell")), case.size("input"), case.size("hidden"))
+    let mut config = RecurrentConfig::new(cell(case.text("cell")), case.size("input"), case.size("hidden"))
         .with_layers(case.size("layers"))
-        .with_direction(direction)
-        .init(&autodiff())
-        .unwrap()
-        .with_path(path);
+        .with_direction(direction);
+    if case.text("kind") == "projection" {
+        config = config.with_projection(case.size("projection"));
+    }
+    let mut stack = config.init(&autodiff()).unwrap().with_path(path);
     let names: Vec<String> = stack.parameters().into_iter().map(|(name, _)| name).collect();
     let weights: Vec<NamedTensor> = names
         .iter()
@@ -80,7 +81,10 @@ fn check(case: &Fixture, path: Path) -> Vec<Result<(), String>> {
 }
 
 fn check_all(path: Path) {
-    let failures: Vec<String> = fixtures::load("recurrent")
+    let failures: Vec<String> = ["recurrent", "projection"]
+        .into_iter()
+        .flat_map(fixtures::load)
+        .collect::<Vec<_>>()
         .iter()
         .flat_map(|case| check(case, path))
         .filter_map(Result::err)

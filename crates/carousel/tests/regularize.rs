@@ -9,7 +9,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel::cell::{Cell, CellOptions, GateActivation, Reset};
-use carousel::init::{Init, Initializer};
+use carousel::init::{FirstState, Init, Initializer};
 use carousel::lens::{Flow, Text, follow_gradients};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
 use carousel::output::Output;
@@ -23,7 +23,7 @@ use support::{CELLS, autodiff, close, random, values};
 const HIDDEN: usize = 6;
 
 /// The options of a language model that can be combined at will.
-const OPTIONS: [&str; 18] = [
+const OPTIONS: [&str; 20] = [
     "words",
     "input",
     "between",
@@ -42,6 +42,8 @@ const OPTIONS: [&str; 18] = [
     "norm",
     "peephole",
     "hard gates",
+    "projection",
+    "learned state",
 ];
 
 struct Case {
@@ -53,13 +55,16 @@ struct Case {
 fn case(cell: Cell, options: &[&str], path: Path) -> Case {
     let on = |name: &str| options.contains(&name);
     let drop = |name: &str, p: f64| if on(name) { p } else { 0.0 };
+    let projection = (on("projection") && cell == Cell::Lstm).then_some(4);
+    let state = if on("learned state") { FirstState::Learned } else { FirstState::Zero };
     let config = LanguageModelConfig {
         cell: cell.into(),
         vocabulary: 7,
-        embedding: HIDDEN,
+        // A tied embedding is as wide as what the output layer reads.
+        embedding: projection.filter(|_| on("tied")).unwrap_or(HIDDEN),
         hidden: HIDDEN,
         layers: 2,
-        init: Init::default(),
+        init: Init { state, ..Init::default() },
         residual: on("residual"),
         tied: on("tied"),
         options: CellOptions {
@@ -69,6 +74,7 @@ fn case(cell: Cell, options: &[&str], path: Path) -> Case {
                 Cell::Lstm | Cell::Gru(_) if on("hard gates") => GateActivation::HardSigmoid,
                 _ => GateActivation::Sigmoid,
             },
+            projection,
         },
         regularize: Regularize {
             words: drop("words", 0.3),
@@ -88,7 +94,12 @@ fn case(cell: Cell, options: &[&str], path: Path) -> Case {
         },
         seed: 4,
     };
-    let model = config.init(&autodiff()).unwrap().with_path(path);
+    let mut model = config.init(&autodiff()).unwrap().with_path(path);
+    for (name, mut parameter) in model.parameters_mut() {
+        if name.contains(".h0_") || name.contains(".c0_") {
+            parameter.with_slice_mut(|row| row.fill(0.4));
+        }
+    }
     Case { model, activation: drop("activation", 0.5), temporal: drop("temporal", 0.7) }
 }
 
@@ -179,8 +190,18 @@ fn each_option_changes_the_loss_and_noise_repeats_it() {
             let loss = case.value(Noise::new(&[1]));
             assert!((loss - plain).abs() > 1e-4, "{option} {path:?}: {loss} as without");
             assert_eq!(case.value(Noise::new(&[1])), loss, "{option} {path:?}");
-            let certain =
-                ["smoothing", "residual", "tied", "activation", "temporal", "norm", "peephole", "hard gates"];
+            let certain = [
+                "smoothing",
+                "residual",
+                "tied",
+                "activation",
+                "temporal",
+                "norm",
+                "peephole",
+                "hard gates",
+                "projection",
+                "learned state",
+            ];
             let noisy = !certain.contains(option);
             assert_eq!(case.value(Noise::new(&[2])) != loss, noisy, "{option} {path:?}");
         }

@@ -39,7 +39,10 @@ fn problem(task: Task) -> (Vec<Document>, &'static [&'static str]) {
         }
         Task::Forecast => {
             let rows: String = (0..60).map(|t| format!("{}\n", (t * t % 17) as f64 + 0.5)).collect();
-            (vec![document("series.csv", format!("sold\n{rows}"))], &["data.window=6", "data.horizon=2"])
+            (
+                vec![document("series.csv", format!("sold\n{rows}"))],
+                &["data.window=6", "data.horizon=2", "model.direction=both"],
+            )
         }
         other => panic!("{other:?} has tests of its own"),
     }
@@ -94,6 +97,9 @@ const KEYS: &[&[&str]] = &[
     &["model.weight_dropout=0.4"],
     &["model.embedding_dropout=0.4"],
     &["model.residual=true"],
+    &["model.projection=4"],
+    &["model.merge=sum"],
+    &["model.learned_state=true"],
     &["model.output_dropout=0.4"],
     &["train.activation_penalty=2"],
     &["train.temporal_penalty=2"],
@@ -133,7 +139,14 @@ fn a_net_without_a_recurrence_has_none_of_it() {
             let set = [&["model.cell=none"][..], key].concat();
             let said = recipe(task, own, &set).unwrap_err();
             let name = key[0].split('=').next().unwrap();
-            let expected = format!("{name} has no effect with model.cell = \"none\"");
+            let expected = match name {
+                "model.projection" => {
+                    "model.projection has no effect with model.cell = \"none\"; it is read with lstm only"
+                        .to_owned()
+                }
+                "model.merge" => "model.merge needs a model.cell other than \"none\"".to_owned(),
+                name => format!("{name} has no effect with model.cell = \"none\""),
+            };
             assert!(said.contains(&expected), "{task:?}: {said}");
         }
     }

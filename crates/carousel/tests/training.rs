@@ -165,6 +165,8 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["model.cell=min-lstm", "model.zoneout=0.2"],
         &["model.tie_embeddings=true", "model.embedding=12", "model.layers=2", "model.residual=true"],
         &["model.norm=layer", "model.peephole=true", "model.zoneout=0.2", "train.k1=5"],
+        &["model.projection=7", "model.norm=layer", "model.zoneout=0.2", "train.k1=5"],
+        &["model.learned_state=true", "model.layers=2", "model.zoneout=0.2", "train.k1=5"],
         &["model.cell=gru", "model.norm=layer", "model.gate_activation=hard-sigmoid"],
         &["model.cell=rnn", "model.norm=layer", "model.activation=elu"],
         &["model.norm=batch-input", "model.weight_dropout=0.2", "train.average=mean", "train.k1=5"],

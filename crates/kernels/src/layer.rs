@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 pub struct Weights<'a> {
     /// `weight_ih`, `[G·H, I]`.
     pub input: &'a [f32],
-    /// `weight_hh`, `[G·H, H]`.
+    /// `weight_hh`, `[G·H, P]`.
     pub recurrent: &'a [f32],
     /// `bias_ih`, `[G·H]`.
     pub bias_input: &'a [f32],
@@ -41,7 +41,7 @@ pub struct Weights<'a> {
 pub struct WeightGradients<'a> {
     /// `[G·H, I]`
     pub input: &'a mut [f32],
-    /// `[G·H, H]`
+    /// `[G·H, P]`
     pub recurrent: &'a mut [f32],
     /// `[G·H]`
     pub bias_input: &'a mut [f32],
@@ -51,21 +51,21 @@ pub struct WeightGradients<'a> {
     pub options: &'a mut [f32],
 }
 
-/// A state (or its gradient) to read, `[B, H]` each, in the caller's order. `None` stands for zeros.
+/// A state (or its gradient) to read, in the caller's order. `None` stands for zeros.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct State<'a> {
-    /// The hidden value.
+    /// The hidden value, `[B, P]`.
     pub h: Option<&'a [f32]>,
-    /// The cell value; an LSTM's alone.
+    /// The cell value, `[B, H]`; an LSTM's alone.
     pub c: Option<&'a [f32]>,
 }
 
-/// A state (or its gradient) to write, where it is wanted, `[B, H]` each, in the caller's order.
+/// A state (or its gradient) to write, where it is wanted, in the caller's order.
 #[derive(Debug, Default)]
 pub struct StateMut<'a> {
-    /// The hidden value.
+    /// The hidden value, `[B, P]`.
     pub h: Option<&'a mut [f32]>,
-    /// The cell value; an LSTM's alone.
+    /// The cell value, `[B, H]`; an LSTM's alone.
     pub c: Option<&'a mut [f32]>,
 }
 
@@ -204,6 +204,17 @@ pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), Sh
             what: "a gate's non-linearity was given, but a vanilla cell has none",
         });
     }
+    if let Some(values) = layer.options.projection {
+        if layer.cell != Cell::Lstm {
+            return Err(ShapeError::State { what: "a projection was asked for, but only an LSTM has one" });
+        }
+        if values == 0 {
+            return Err(ShapeError::Zero { what: "projection" });
+        }
+        if values >= layer.hidden {
+            return Err(ShapeError::Index { what: "the projection", found: values, limit: layer.hidden });
+        }
+    }
     let Zoneout { hidden, cell } = layer.zoneout;
     if !((0.0..1.0).contains(&hidden) && (0.0..1.0).contains(&cell)) {
         return Err(ShapeError::State { what: "the probability to zone out must be from 0 and below 1" });
@@ -221,15 +232,14 @@ fn check_state(
     h: Option<usize>,
     c: Option<usize>,
 ) -> Result<(), ShapeError> {
-    let wanted = batch.sequences() * layer.hidden;
     if let Some(found) = h {
-        expect(what.0, found, wanted)?;
+        expect(what.0, found, batch.sequences() * layer.output())?;
     }
     if let Some(found) = c {
         if !layer.cell.has_cell_state() {
             return Err(ShapeError::State { what: "a cell state was given, but only an LSTM has one" });
         }
-        expect(what.1, found, wanted)?;
+        expect(what.1, found, batch.sequences() * layer.hidden)?;
     }
     Ok(())
 }
@@ -239,7 +249,7 @@ static SPARE: Mutex<Vec<Tape>> = Mutex::new(Vec::new());
 
 /// Runs a layer over a batch.
 ///
-/// `x` holds frames of width `I`, `y` takes frames of width `H`; rows of padding in `y` become zero.
+/// `x` holds frames of width `I`, `y` takes frames of width `P`; rows of padding in `y` become zero.
 /// `last` takes the state after each sequence's last real step (its initial state where the length is
 /// zero). With a `tape`, [`backward`] can follow.
 ///
@@ -325,7 +335,7 @@ fn forward_on(
         noise.check(layer, batch)?;
     }
     x.check(batch, layer.input)?;
-    check_frames("output", batch, layer.hidden, (y.data.len(), y.layout, y.stride, y.offset))?;
+    check_frames("output", batch, layer.output(), (y.data.len(), y.layout, y.stride, y.offset))?;
     let names = ("initial h", "initial c");
     check_state(layer, batch, names, initial.h.map(<[f32]>::len), initial.c.map(<[f32]>::len))?;
     let names = ("final h", "final c");
@@ -360,8 +370,8 @@ fn run_forward(
     // Full only when all went well: a panic on the way must not leave a tape that looks usable.
     tape.pass = None;
     tape.places.set_x(batch, layer, &x);
-    tape.places.y.set(batch, layer.direction, (y.layout, y.stride, y.offset), layer.hidden);
-    clear_padding(batch, layer.hidden, y.data, (y.layout, y.stride, y.offset));
+    tape.places.y.set(batch, layer.direction, (y.layout, y.stride, y.offset), layer.output());
+    clear_padding(batch, layer.output(), y.data, (y.layout, y.stride, y.offset));
     let job = ForwardJob { layer, batch, weights, x, initial, y: y.data, last, tape: &mut *tape, taped };
     let precision = layer.product_precision();
     match layer.cell {
@@ -444,7 +454,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
     fn run<S: Lanes>(self, simd: S) {
         let ForwardJob { layer, batch, weights, x, initial, y, last, tape, taped } = self.0;
         let traits = K::TRAITS;
-        let (hidden, gates) = (layer.hidden, traits.gates);
+        let (hidden, gates, values) = (layer.hidden, traits.gates, layer.output());
         let sizes = Sizes::of(layer, simd);
         let (b, f) = (batch.sequences(), batch.frames());
 
@@ -466,7 +476,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             tape.bias.as_ref()[..2 * gates * sizes.units()].split_at(gates * sizes.units());
         let unit_floats = (b + if taped { f } else { b }) * sizes.unit_stride;
         let h = tape.h.ensure(unit_floats);
-        load_states(batch, hidden, initial.h, h, sizes.unit_stride);
+        load_states(batch, values, initial.h, h, sizes.unit_stride);
         let c = tape.c.ensure(if traits.cell_state { unit_floats } else { 0 });
         if traits.cell_state {
             load_states(batch, hidden, initial.c, c, sizes.unit_stride);
@@ -537,7 +547,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
                 let product = RowProduct { rows: x, width, starts, weights: input, bias: None, out: gates };
                 product.run(simd, sizes.gate_stride, false);
             }
-            let RowBuffers { terms, kept, sums, late, .. } = &mut tape.rows;
+            let RowBuffers { terms, kept, sums, late, full, .. } = &mut tape.rows;
             let terms = terms.ensure(Terms::floats(&sizes));
             Terms::pack(layer, &sizes, weights.options, terms);
             RowPass {
@@ -556,6 +566,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
                 kept,
                 sums,
                 late,
+                full,
                 y,
                 y_map: &tape.places.y,
                 taped,
@@ -586,7 +597,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             .run(simd);
         }
 
-        for (from, to) in [(&tape.h, last.h), (&tape.c, last.c)] {
+        for (from, to, width) in [(&tape.h, last.h, values), (&tape.c, last.c, hidden)] {
             let Some(to) = to else { continue };
             for (rank, &place) in batch.order().iter().enumerate() {
                 let row = match batch.lengths()[place] {
@@ -594,8 +605,8 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
                     length if taped => b + batch.frame(length - 1, rank),
                     length => kept_row(b, length - 1, rank),
                 };
-                to[place * hidden..][..hidden]
-                    .copy_from_slice(&from.as_ref()[row * sizes.unit_stride..][..hidden]);
+                to[place * width..][..width]
+                    .copy_from_slice(&from.as_ref()[row * sizes.unit_stride..][..width]);
             }
         }
     }
@@ -636,26 +647,45 @@ fn dropped_states<'a>(
 pub(crate) struct Weight<'a> {
     /// How it is packed, columns by unit.
     pub(crate) panels: Panels,
-    /// `[gates·H, depth]`.
+    /// `[gates·units, depth]`.
     pub(crate) weight: &'a [f32],
     pub(crate) gates: usize,
+    pub(crate) units: usize,
 }
 
 /// What the forward pass multiplies with: the input's weights, and the recurrent ones by phase. Panels of
-/// all three cover the same units.
+/// all three cover the same units, but for those of a projection, which is the second phase's product.
 pub(crate) fn products<'a, K: Kernel>(layer: &Layer, weights: Weights<'a>, sizes: Sizes) -> [Weight<'a>; 3] {
     let traits = K::TRAITS;
     let (hidden, gates) = (layer.hidden, traits.gates);
     let full = if traits.phases == 2 { gates } else { traits.panel };
     let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
     let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
-    let of =
-        |weight, gates, width, depth| Weight { panels: sizes.by_unit(gates, width, depth), weight, gates };
+    let of = |weight, gates, width, depth| Weight {
+        panels: sizes.by_unit(gates, width, depth),
+        weight,
+        gates,
+        units: hidden,
+    };
+    let second = match layer.options.projection {
+        None => of(second, second_gates, second_gates.max(1), hidden),
+        Some(units) => Weight {
+            panels: sizes.by_projection(hidden),
+            weight: projection(layer, weights.options),
+            gates: 1,
+            units,
+        },
+    };
     [
         of(weights.input, gates, full, layer.input),
-        of(first, first_gates, traits.panel, hidden),
-        of(second, second_gates, second_gates.max(1), hidden),
+        of(first, first_gates, traits.panel, layer.output()),
+        second,
     ]
+}
+
+/// The weights of a projection, `[P, H]`, among those of the options.
+fn projection<'a>(layer: &Layer, options: &'a [f32]) -> &'a [f32] {
+    &options[layer.term_length()..]
 }
 
 /// Packs a layer's weights for the forward pass: the input's, and the recurrent ones by phase. `bias`
@@ -670,8 +700,8 @@ pub(crate) fn pack_forward<K: Kernel>(
     let products = products::<K>(layer, weights, sizes);
     let panels = products.map(|product| product.panels);
     pack_all(packed, panels, |which, panels, pieces, worker| {
-        let Weight { weight, gates, .. } = products[which];
-        pack::by_unit(panels, pieces, worker, weight, gates, layer.hidden);
+        let Weight { weight, gates, units, .. } = products[which];
+        pack::by_unit(panels, pieces, worker, weight, gates, units);
     });
     pack_bias(layer, weights, sizes, bias);
     panels
@@ -785,7 +815,7 @@ fn backward_on(
     x.check(batch, layer.input)?;
     if let Some(dy) = &dy {
         let place = (dy.data.len(), dy.layout, dy.stride, dy.offset);
-        check_frames("output gradient", batch, layer.hidden, place)?;
+        check_frames("output gradient", batch, layer.output(), place)?;
     }
     let (dx, accumulate) = match dx {
         InputGradients::None => (None, false),
@@ -815,7 +845,7 @@ fn backward_on(
 
     tape.places.set_x(batch, layer, &x);
     if let Some(dy) = &dy {
-        tape.places.y.set(batch, layer.direction, (dy.layout, dy.stride, dy.offset), layer.hidden);
+        tape.places.y.set(batch, layer.direction, (dy.layout, dy.stride, dy.offset), layer.output());
     }
     let job =
         BackwardJob { layer, batch, weights, x, dy: dy.map(|dy| dy.data), dlast, dinitial, gradients, tape };
@@ -863,7 +893,8 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let (job, dx, accumulate) = self.0;
         let BackwardJob { layer, batch, weights, x, dy, dlast, dinitial, gradients, tape } = job;
         let traits = K::TRAITS;
-        let (hidden, gates) = (layer.hidden, traits.gates);
+        let (hidden, gates, values) = (layer.hidden, traits.gates, layer.output());
+        let projects = layer.options.projection.is_some();
         let sizes = Sizes::of(layer, simd);
         let (b, f) = (batch.sequences(), batch.frames());
 
@@ -872,28 +903,36 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let deep = gates * sizes.units();
         let none = Panels { vectors: 0, ..sizes.by_column(hidden, 0) };
         let panels = [
-            sizes.by_column(hidden, deep),
-            if second_gates > 0 { sizes.by_column(hidden, sizes.units()) } else { none },
+            sizes.by_column(values, deep),
+            match projects {
+                true => sizes.by_column(hidden, sizes.h_units()),
+                false if second_gates > 0 => sizes.by_column(hidden, sizes.units()),
+                false => none,
+            },
             if dx.is_some() { sizes.by_column(layer.input, deep) } else { none },
         ];
+        let second = if projects { projection(layer, weights.options) } else { second };
         let sources = [
-            (first, (first_gates, gates), hidden),
-            (second, (1, 1), hidden),
-            (weights.input, (gates, gates), layer.input),
+            (first, (first_gates, gates), hidden, values),
+            (second, (1, 1), values, hidden),
+            (weights.input, (gates, gates), hidden, layer.input),
         ];
         pack_all(&mut tape.packed, panels, |which, panels, pieces, worker| {
-            let (weight, gates, columns) = sources[which];
-            pack::by_column(panels, pieces, worker, weight, gates, hidden, columns);
+            let (weight, gates, units, columns) = sources[which];
+            pack::by_column(panels, pieces, worker, weight, gates, units, columns);
         });
 
         let carry_h = tape.carry_h.ensure(b * sizes.unit_stride);
-        load_states(batch, hidden, dlast.h, carry_h, sizes.unit_stride);
+        load_states(batch, values, dlast.h, carry_h, sizes.unit_stride);
         let carry_c = tape.carry_c.ensure(if traits.cell_state { b * sizes.unit_stride } else { 0 });
         if traits.cell_state {
             load_states(batch, hidden, dlast.c, carry_c, sizes.unit_stride);
         }
-        let own_stride = if traits.recurrent_gates == 1 { sizes.unit_stride } else { sizes.gate_stride };
-        let recurrent_floats = if traits.recurrent_gates > 0 { f * own_stride } else { 0 };
+        let recurrent_floats = match traits.recurrent_gates {
+            0 if !projects => 0,
+            0 | 1 => f * sizes.unit_stride,
+            _ => f * sizes.gate_stride,
+        };
         let [first, second, input] = &tape.packed;
         let recurrent_weights = [
             Packed { panels: panels[0], data: first.as_ref() },
@@ -902,7 +941,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let rowwise = layer.is_rowwise();
         if rowwise {
             let columns = gates * sizes.units();
-            let RowBuffers { terms, kept, sums, late, shared, initial } = &mut tape.rows;
+            let RowBuffers { terms, kept, sums, late, shared, initial, .. } = &mut tape.rows;
             RowPassBack {
                 layer,
                 batch,
@@ -935,7 +974,7 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
                 .chunks_exact_mut(sizes.unit_stride)
                 .zip(initial.as_ref().chunks_exact(sizes.unit_stride));
             for (rank, (carry, through)) in rows.enumerate().take(batch.alive(0)) {
-                for (unit, (carry, through)) in carry[..hidden].iter_mut().zip(through).enumerate() {
+                for (unit, (carry, through)) in carry[..values].iter_mut().zip(through).enumerate() {
                     *carry += through * recurrent_factor(&tape.chance, rank, unit);
                 }
             }
@@ -961,10 +1000,10 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             .run(simd);
         }
 
-        for (from, to) in [(&tape.carry_h, dinitial.h), (&tape.carry_c, dinitial.c)] {
+        for (from, to, width) in [(&tape.carry_h, dinitial.h, values), (&tape.carry_c, dinitial.c, hidden)] {
             let Some(to) = to else { continue };
             for (&place, row) in batch.order().iter().zip(from.as_ref().chunks(sizes.unit_stride)) {
-                to[place * hidden..][..hidden].copy_from_slice(&row[..hidden]);
+                to[place * width..][..width].copy_from_slice(&row[..width]);
             }
         }
 
@@ -1003,18 +1042,20 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             true => dropped_states(&tape.chance, batch, &sizes, tape.h.as_ref(), &mut tape.dropped),
             false => tape.h.as_ref(),
         };
-        let states = FrameRows { data: seen, starts: &places.previous, width: hidden };
+        let states = FrameRows { data: seen, starts: &places.previous, width: values };
         // With the reset before the product, the candidate's weights saw `r * h`.
         let reset = FrameRows { data: tape.extra.as_ref(), starts: &places.extra, width: hidden };
 
         let WeightGradients { input: d_weight, recurrent: d_recurrent, .. } = gradients;
         let (bias_ih, bias_hh) = (gradients.bias_input, gradients.bias_recurrent);
-        let work = f * deep * (layer.input + hidden);
+        let work = f * deep * (layer.input + values);
         let workers = team::workers(work, 200_000);
         let input_pieces = per_gate(d_weight, gates, (sizes.lanes, layer.input), workers);
-        let recurrent_pieces = per_gate(d_recurrent, gates, (sizes.lanes, hidden), workers);
+        let recurrent_pieces = per_gate(d_recurrent, gates, (sizes.lanes, values), workers);
         let bias_input = per_gate(&mut *bias_ih, gates, (sizes.lanes, 1), workers);
         let bias_recurrent = per_gate(&mut *bias_hh, gates, (sizes.lanes, 1), workers);
+        let d_projection = &mut gradients.options[layer.term_length()..];
+        let projection_pieces = Pieces::new(d_projection, sizes.lanes * hidden, workers);
         team::run_on(workers, |worker| {
             let all = gate_gradients(&input_pieces, &bias_input);
             weight_gradients(simd, d_input, 0, by_input, &all[..gates], false, worker);
@@ -1023,6 +1064,13 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
             weight_gradients(simd, seen_by_recurrent, 0, states, &all[..split], false, worker);
             if split < gates {
                 weight_gradients(simd, seen_by_recurrent, split, reset, &all[split..gates], false, worker);
+            }
+            if projects {
+                let (data, stride) = (tape.recurrent.as_ref(), sizes.unit_stride);
+                let d = GateColumns { data, stride, frames: f, gates: 1 };
+                let full = FrameRows { data: tape.rows.full.as_ref(), starts: &places.extra, width: hidden };
+                let to = GateGradient { weight: &projection_pieces, bias: None };
+                weight_gradients(simd, d, 0, full, &[to], false, worker);
             }
         });
 

@@ -86,8 +86,8 @@ pub(crate) struct QuantizedWeight {
 }
 
 impl QuantizedWeight {
-    pub(crate) fn pack(weight: Weight<'_>, hidden: usize) -> QuantizedWeight {
-        let Weight { panels: floats, weight, gates } = weight;
+    pub(crate) fn pack(weight: Weight<'_>) -> QuantizedWeight {
+        let Weight { panels: floats, weight, gates, units } = weight;
         let panels = Panels { depth: floats.depth.div_ceil(4), ..floats };
         let columns = panels.vectors * panels.lanes;
         let mut packed = QuantizedWeight {
@@ -102,10 +102,10 @@ impl QuantizedWeight {
         for column in 0..columns {
             let (vector, lane) = (column / panels.lanes, column % panels.lanes);
             let unit = vector / gates * panels.lanes + lane;
-            if unit >= hidden {
+            if unit >= units {
                 continue;
             }
-            let row = &weight[(vector % gates * hidden + unit) * floats.depth..][..floats.depth];
+            let row = &weight[(vector % gates * units + unit) * floats.depth..][..floats.depth];
             let inverse;
             (scales[column], inverse) = scale(row);
             let panel = vector / panels.width;

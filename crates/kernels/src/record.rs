@@ -2,7 +2,7 @@
 //!
 //! A pass computes all of this anyway, so recording costs one copy of what is kept and nothing else.
 
-use crate::shape::{Cell, Layout, ShapeError, expect};
+use crate::shape::{Cell, Layer, Layout, ShapeError, expect};
 use crate::tape::{Sizes, Tape};
 
 /// One of the values that a cell has at every unit and step.
@@ -41,6 +41,14 @@ impl Cell {
     }
 }
 
+impl Layer {
+    /// Values that a signal has at a step: `P` of `h`, `H` of all others.
+    #[must_use]
+    pub fn width_of(&self, signal: Signal) -> usize {
+        if signal == Signal::Hidden { self.output() } else { self.hidden }
+    }
+}
+
 /// One gate's units out of a row of gate values, where gates take turns in groups of `lanes` units.
 pub(crate) fn copy_gate(sizes: &Sizes, gate: usize, row: &[f32], units: &mut [f32]) {
     let lanes = sizes.lanes;
@@ -50,8 +58,8 @@ pub(crate) fn copy_gate(sizes: &Sizes, gate: usize, row: &[f32], units: &mut [f3
 }
 
 impl Tape {
-    /// Copies a signal of the forward pass that filled this tape to rows of `H` values in `layout`; padding
-    /// becomes zero.
+    /// Copies a signal of the forward pass that filled this tape to rows of `H` values in `layout`, or of `P` where
+    /// it is `h`; padding becomes zero.
     ///
     /// # Errors
     /// [`ShapeError`] when `out` does not fit, the cell has no such signal, or the tape is not
@@ -83,22 +91,22 @@ impl Tape {
         let Some(pass) = &self.pass else { return Err(ShapeError::Tape) };
         let (layer, batch) = (&pass.layer, &self.batch);
         layer.cell.expect_signal(signal)?;
-        let hidden = layer.hidden;
-        expect("room for a signal", out.len(), batch.rows(layout) * hidden)?;
+        let width = layer.width_of(signal);
+        expect("room for a signal", out.len(), batch.rows(layout) * width)?;
         let sizes = Sizes::new(layer, pass.level);
         if layout == Layout::Padded {
             out.fill(0.0);
         }
         for step in 0..batch.steps() {
             for rank in 0..batch.alive(step) {
-                let to = batch.row(layout, layer.direction, step, rank) * hidden;
-                let units = &mut out[to..to + hidden];
+                let to = batch.row(layout, layer.direction, step, rank) * width;
+                let units = &mut out[to..to + width];
                 let frame = batch.frame(step, rank);
                 // States have the initial one in front.
                 let state = (batch.sequences() + frame) * sizes.unit_stride;
                 match signal {
-                    Signal::Hidden => units.copy_from_slice(&self.h.as_ref()[state..state + hidden]),
-                    Signal::Cell => units.copy_from_slice(&self.c.as_ref()[state..state + hidden]),
+                    Signal::Hidden => units.copy_from_slice(&self.h.as_ref()[state..state + width]),
+                    Signal::Cell => units.copy_from_slice(&self.c.as_ref()[state..state + width]),
                     Signal::Gate(gate) => {
                         copy_gate(&sizes, gate, &self.gates.as_ref()[frame * sizes.gate_stride..], units);
                     }

@@ -67,7 +67,7 @@ impl Real for f64 {
 pub struct Weights<R> {
     /// `[G·H, I]`
     pub input: Vec<R>,
-    /// `[G·H, H]`
+    /// `[G·H, P]`
     pub recurrent: Vec<R>,
     /// `[G·H]`
     pub bias_input: Vec<R>,
@@ -77,12 +77,12 @@ pub struct Weights<R> {
     pub options: Vec<R>,
 }
 
-/// A state (or its gradient), `[B, H]` each; `c` is zeros for cells without one.
+/// A state (or its gradient); `c` is zeros for cells without one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State<R> {
-    /// The hidden value.
+    /// The hidden value, `[B, P]`.
     pub h: Vec<R>,
-    /// The cell value.
+    /// The cell value, `[B, H]`.
     pub c: Vec<R>,
 }
 
@@ -109,6 +109,8 @@ struct Step<R> {
     normal_c: Normal<R>,
     /// LSTM: what its tanh is given on the way to `h`.
     seen_c: Vec<R>,
+    /// LSTM: `o * tanh(c)`, which a projection makes `h` of.
+    full: Vec<R>,
     /// The new values, before zoneout.
     new_h: Vec<R>,
     new_c: Vec<R>,
@@ -305,9 +307,10 @@ fn step_of<R: Real>(
         normal: vec![Normal::default(); gates],
         normal_c: Normal::default(),
         seen_c: Vec::new(),
+        full: Vec::new(),
         new_h: Vec::new(),
         new_c: Vec::new(),
-        h: vec![R::default(); n],
+        h: vec![R::default(); layer.output()],
         c: c.to_vec(),
     };
     // A gate's sum with what is added to it apart, before its non-linearity.
@@ -334,7 +337,7 @@ fn step_of<R: Real>(
             let gate = |s: &mut Step<R>, k: usize, peephole: Option<(usize, &[R])>| {
                 let mut sums = sums(k, &seen);
                 if let Some((which, c)) = peephole.filter(|_| options.peephole) {
-                    let first = layer.option_length() - (3 - which) * n;
+                    let first = layer.term_length() - (3 - which) * n;
                     for u in 0..n {
                         sums[u] += weights.options[first + u] * c[u];
                     }
@@ -358,9 +361,14 @@ fn step_of<R: Real>(
                 let (gain, bias) = (&weights.options[4 * n..], &weights.options[5 * n..]);
                 s.seen_c = (0..n).map(|u| gain[u] * s.normal_c.values[u] + bias[u]).collect();
             }
-            for u in 0..n {
-                s.h[u] = s.gates[3 * n + u] * s.seen_c[u].tanh();
-            }
+            s.full = (0..n).map(|u| s.gates[3 * n + u] * s.seen_c[u].tanh()).collect();
+            s.h = match options.projection {
+                Some(values) => {
+                    let weight = &weights.options[layer.term_length()..];
+                    (0..values).map(|k| dot(weight, k, &s.full)).collect()
+                }
+                None => s.full.clone(),
+            };
         }
         Cell::Gru(reset) => {
             for k in 0..2 {
@@ -388,9 +396,11 @@ fn step_of<R: Real>(
         }
     }
     (s.new_h, s.new_c) = (s.h.clone(), s.c.clone());
+    let mix = |share: R, new: R, old: R| share * new + (one::<R>() - share) * old;
+    for k in 0..layer.output() {
+        s.h[k] = mix(factors.hidden[k], s.new_h[k], h[k]);
+    }
     for u in 0..n {
-        let mix = |share: R, new: R, old: R| share * new + (one::<R>() - share) * old;
-        s.h[u] = mix(factors.hidden[u], s.new_h[u], h[u]);
         s.c[u] = mix(factors.cell[u], s.new_c[u], c[u]);
     }
     s
@@ -445,7 +455,7 @@ fn walk<R: Real>(
     noise: Option<&StepNoise<'_>>,
     b: usize,
 ) -> Vec<(usize, Step<R>)> {
-    let (n, length) = (layer.hidden, batch.lengths()[b]);
+    let (n, p, length) = (layer.hidden, layer.output(), batch.lengths()[b]);
     let mut steps: Vec<(usize, Step<R>)> = Vec::with_capacity(length);
     for s in 0..length {
         let t = match layer.direction {
@@ -456,14 +466,14 @@ fn walk<R: Real>(
         let factors = Factors::of(layer, batch, noise, b, t);
         let new = match steps.last() {
             Some((_, last)) => step(layer, weights, x, &last.h, &last.c, &factors),
-            None => step(layer, weights, x, &initial.h[b * n..][..n], &initial.c[b * n..][..n], &factors),
+            None => step(layer, weights, x, &initial.h[b * p..][..p], &initial.c[b * n..][..n], &factors),
         };
         steps.push((t, new));
     }
     steps
 }
 
-/// Outputs `[B, T, H]` and the final state of [`crate::forward`], or with noise of [`crate::forward_noisy`].
+/// Outputs `[B, T, P]` and the final state of [`crate::forward`], or with noise of [`crate::forward_noisy`].
 ///
 /// # Panics
 /// When a buffer is too short.
@@ -476,20 +486,20 @@ pub fn forward<R: Real>(
     initial: &State<R>,
     noise: Option<&StepNoise<'_>>,
 ) -> (Vec<R>, State<R>) {
-    let n = layer.hidden;
-    let mut y = vec![R::default(); batch.sequences() * batch.time() * n];
+    let (n, p) = (layer.hidden, layer.output());
+    let mut y = vec![R::default(); batch.sequences() * batch.time() * p];
     let mut last = initial.clone();
     for b in 0..batch.sequences() {
         for (t, step) in walk(layer, batch, weights, x, initial, noise, b) {
-            y[(b * batch.time() + t) * n..][..n].copy_from_slice(&step.h);
-            last.h[b * n..][..n].copy_from_slice(&step.h);
+            y[(b * batch.time() + t) * p..][..p].copy_from_slice(&step.h);
+            last.h[b * p..][..p].copy_from_slice(&step.h);
             last.c[b * n..][..n].copy_from_slice(&step.c);
         }
     }
     (y, last)
 }
 
-/// The gradients of [`crate::backward`]: `dy` is `[B, T, H]`, `dlast` the gradient of the final state.
+/// The gradients of [`crate::backward`]: `dy` is `[B, T, P]`, `dlast` the gradient of the final state.
 ///
 /// # Panics
 /// When a buffer is too short.
@@ -505,7 +515,7 @@ pub fn backward<R: Real>(
     dlast: &State<R>,
     noise: Option<&StepNoise<'_>>,
 ) -> Gradients<R> {
-    let (n, i) = (layer.hidden, layer.input);
+    let (n, p, i) = (layer.hidden, layer.output(), layer.input);
     let zeros = |like: &[R]| vec![R::default(); like.len()];
     let mut d = Gradients {
         x: zeros(x),
@@ -525,21 +535,34 @@ pub fn backward<R: Real>(
             let (t, now) = &steps[s];
             let frame = b * batch.time() + t;
             let (past_h, past_c) = match s {
-                0 => (&initial.h[b * n..][..n], &initial.c[b * n..][..n]),
+                0 => (&initial.h[b * p..][..p], &initial.c[b * n..][..n]),
                 _ => (&steps[s - 1].1.h[..], &steps[s - 1].1.c[..]),
             };
-            let mut dh = d.initial.h[b * n..][..n].to_vec();
-            for (dh, &dy) in dh.iter_mut().zip(&dy[frame * n..]) {
+            let mut dh = d.initial.h[b * p..][..p].to_vec();
+            for (dh, &dy) in dh.iter_mut().zip(&dy[frame * p..]) {
                 *dh += dy;
             }
             let factors = Factors::of(layer, batch, noise, b, *t);
             // Zoneout: a share for the new value, the rest for the last one.
-            let mut dpast = vec![R::default(); n];
+            let mut dpast = vec![R::default(); p];
             let mut dpast_c = vec![R::default(); n];
             let mut dnew_c = vec![R::default(); n];
+            for k in 0..p {
+                let share = factors.hidden[k];
+                (dh[k], dpast[k]) = (dh[k] * share, dh[k] * (one::<R>() - share));
+            }
+            if options.projection.is_some() {
+                let first = layer.term_length();
+                let mut full = vec![R::default(); n];
+                for k in 0..p {
+                    for u in 0..n {
+                        full[u] += dh[k] * weights.options[first + k * n + u];
+                        d.weights.options[first + k * n + u] += dh[k] * now.full[u];
+                    }
+                }
+                dh = full;
+            }
             for u in 0..n {
-                let share = factors.hidden[u];
-                (dh[u], dpast[u]) = (dh[u] * share, dh[u] * (one::<R>() - share));
                 let (dc, share) = (d.initial.c[b * n + u], factors.cell[u]);
                 (dnew_c[u], dpast_c[u]) = (dc * share, dc * (one::<R>() - share));
             }
@@ -586,7 +609,7 @@ pub fn backward<R: Real>(
                         }
                         dc = now.normal_c.back(&dc);
                     }
-                    let peephole = |which: usize| layer.option_length() - (3 - which) * n;
+                    let peephole = |which: usize| layer.term_length() - (3 - which) * n;
                     for u in 0..n {
                         dc[u] += dnew_c[u];
                         if options.peephole {
@@ -663,14 +686,14 @@ pub fn backward<R: Real>(
                 }
                 // With the reset before, the candidate's share of `dpast` went through r * h above.
                 let direct = !(layer.cell == Cell::Gru(Reset::Before) && row >= 2 * n);
-                for k in 0..n {
-                    d.weights.recurrent[row * n + k] += dh_sum[row] * seen[row / n][k];
+                for k in 0..p {
+                    d.weights.recurrent[row * p + k] += dh_sum[row] * seen[row / n][k];
                     if direct {
-                        dpast[k] += dh_sum[row] * weights.recurrent[row * n + k] * factors.recurrent[k];
+                        dpast[k] += dh_sum[row] * weights.recurrent[row * p + k] * factors.recurrent[k];
                     }
                 }
             }
-            d.initial.h[b * n..][..n].copy_from_slice(&dpast);
+            d.initial.h[b * p..][..p].copy_from_slice(&dpast);
         }
     }
     d

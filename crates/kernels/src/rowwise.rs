@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Inputs are projected ahead, or read from a table of projected rows. A GRU that resets before its product does
-//! both halves twice a step. Backward likewise: a product with the next step's gate gradients, then the rows.
+//! both halves twice a step, and so does an LSTM that projects `h`: its second product is that of the projection, and
+//! the rows after it are `h`. Backward likewise: a product with the next step's gate gradients, then the rows.
 
 use crate::cell::rowwise::{RowBackward, RowForward, Terms, kept_floats, shared_floats};
 use crate::chance::{Chance, FactorRows, StepMask};
@@ -31,6 +32,8 @@ pub(crate) struct RowBuffers {
     pub(crate) sums: Buffer,
     /// `[2 B, units]`: the second product of a step, where there is one.
     pub(crate) late: Buffer,
+    /// `[F or 2 B, units]`: `o * tanh(c)` of an LSTM that projects it to `h`.
+    pub(crate) full: Buffer,
     /// `[B, ..]`: gradients of what all rows share, and `[B, units]` those of the initial `h`.
     pub(crate) shared: Buffer,
     pub(crate) initial: Buffer,
@@ -45,6 +48,11 @@ pub(crate) fn by_row<'a>(units: &Geometry<'a>) -> Geometry<'a> {
 /// Floats from row to row of rows of `floats`.
 fn stride(floats: usize) -> usize {
     floats.next_multiple_of(16)
+}
+
+/// Whether a step has a second product, between two passes over the rows.
+fn goes_twice(layer: &Layer) -> bool {
+    layer.cell == Cell::Gru(Reset::Before) || layer.options.projection.is_some()
 }
 
 /// Rows of what a step keeps, behind `lead` others.
@@ -77,6 +85,7 @@ pub(crate) struct RowPass<'a> {
     pub(crate) kept: &'a mut Buffer,
     pub(crate) sums: &'a mut Buffer,
     pub(crate) late: &'a mut Buffer,
+    pub(crate) full: &'a mut Buffer,
     pub(crate) y: &'a mut [f32],
     pub(crate) y_map: &'a FrameMap,
     pub(crate) taped: bool,
@@ -133,6 +142,9 @@ impl RowPass<'_> {
         let span = first.panels.width * sizes.groups / first.panels.vectors;
         let units = geometry(batch, &sizes, sizes.groups.div_ceil(span));
         let rows = by_row(&units);
+        let (twice, projects) = (goes_twice(layer), layer.options.projection.is_some());
+        // The second product has columns of its own: units once more, or values of a projected `h`.
+        let late_units = Geometry { groups: if twice { second.panels.count() } else { 0 }, ..units };
         let unit_rows = Rows {
             keep: if taped { Keep::All } else { Keep::Two },
             lead: b,
@@ -154,19 +166,28 @@ impl RowPass<'_> {
         let kept_rows = Rows { keep: unit_rows.keep, ..kept_rows(layer, &sizes, if taped { 0 } else { b }) };
         let kept = self.kept.ensure(if taped { batch.frames() } else { 2 * b } * kept_rows.stride);
         let drops = self.chance.has(StepMask::Recurrent);
-        let twice = layer.cell == Cell::Gru(Reset::Before);
+        let h_rows = Rows { columns: sizes.h_units(), ..unit_rows };
+        let full_rows = Rows { lead: if taped { 0 } else { b }, ..unit_rows };
+        let full = match (projects, taped) {
+            (true, true) => batch.frames() * sizes.unit_stride,
+            (true, false) => 2 * b * sizes.unit_stride,
+            (false, _) => 0,
+        };
 
         let sums = Matrix::new(self.sums.ensure(2 * b * sizes.gate_stride), units, two(gate_rows));
         let late = if twice { 2 * b * sizes.unit_stride } else { 0 };
-        let late = Matrix::new(self.late.ensure(late), units, present(twice, two(unit_rows)));
+        let late_rows = Rows { group: second.panels.width * sizes.lanes, ..two(h_rows) };
+        let late = Matrix::new(self.late.ensure(late), late_units, present(twice, late_rows));
+        let full = Matrix::new(self.full.ensure(full), rows, present(projects, full_rows));
         let gates = Matrix::new(self.gates, rows, gate_rows);
-        let h = Matrix::new(self.h, rows, unit_rows);
-        let seen = Matrix::new(self.seen, rows, present(drops, two(unit_rows)));
+        let h = Matrix::new(self.h, rows, h_rows);
+        let seen = Matrix::new(self.seen, rows, present(drops, two(h_rows)));
         let c = Matrix::new(self.c, rows, present(layer.cell.has_cell_state(), unit_rows));
         let has_extra = !self.extra.is_empty();
         let extra = Matrix::new(self.extra, rows, present(has_extra, frames));
         let kept = Matrix::new(kept, rows, kept_rows);
-        let y = Matrix::new(self.y, rows, Rows { columns: hidden, map: Some(self.y_map), ..frames });
+        let y = Rows { columns: layer.output(), map: Some(self.y_map), ..frames };
+        let y = Matrix::new(self.y, rows, y);
 
         team::run_on(rows.workers, |worker| {
             let mut walk = RowWalk {
@@ -181,25 +202,31 @@ impl RowPass<'_> {
                 h: if drops { h.private(worker) } else { h.published(worker, Walk::Up) },
                 seen: if drops { seen.published(worker, Walk::Up) } else { seen.private(worker) },
                 c: c.private(worker),
-                extra: if twice { extra.published(worker, Walk::Up) } else { extra.private(worker) },
+                extra: match projects {
+                    false if twice => extra.published(worker, Walk::Up),
+                    _ => extra.private(worker),
+                },
+                full: full.published(worker, Walk::Up),
                 kept: kept.private(worker),
                 y: y.private(worker),
                 factors: FactorRows::new(self.chance, sizes.units()),
             };
             let products = Products { simd, worker, geometry: units };
+            let late_products = Products { simd, worker, geometry: late_units };
             let mut sums = sums.published(worker, Walk::Up);
             let mut late = late.published(worker, Walk::Up);
             for step in 0..batch.steps() {
                 let ranks = 0..batch.alive(step);
                 let past = if drops { &walk.seen } else { &walk.h };
                 let past = (past, step.checked_sub(1));
-                products.run(&first, hidden, past, &mut sums, Some(step), 0, ranks.clone());
+                products.run(&first, layer.output(), past, &mut sums, Some(step), 0, ranks.clone());
                 sums.publish(worker);
                 walk.rows(step, 0, &sums);
                 if twice {
-                    walk.extra.publish(worker);
-                    let reset = (&walk.extra, Some(step));
-                    products.run(&second, hidden, reset, &mut late, Some(step), 0, ranks);
+                    let read = if projects { &mut walk.full } else { &mut walk.extra };
+                    read.publish(worker);
+                    let read = (&*read, Some(step));
+                    late_products.run(&second, hidden, read, &mut late, Some(step), 0, ranks);
                     late.publish(worker);
                     walk.rows(step, 1, &late);
                 }
@@ -224,6 +251,7 @@ struct RowWalk<'a, S> {
     seen: Part<'a>,
     c: Part<'a>,
     extra: Part<'a>,
+    full: Part<'a>,
     kept: Part<'a>,
     y: Part<'a>,
     factors: FactorRows<'a>,
@@ -248,10 +276,13 @@ impl<S: Lanes> RowWalk<'_, S> {
             let mut gates = self.gates.own(Some(step), ranks, &all);
             let mut kept = self.kept.own(Some(step), ranks, &(0..1));
             // In the second phase the first one's extra values are closed.
-            let (mut last, mut seen, mut y) = Default::default();
-            let done = phase == 1 || self.layer.cell != Cell::Gru(Reset::Before);
+            let (mut last, mut full, mut seen, mut y) = Default::default();
+            let done = phase == 1 || !goes_twice(self.layer);
             if phase == 0 {
                 last = Some(self.extra.own(Some(step), ranks, &all));
+                if self.layer.options.projection.is_some() {
+                    full = Some(self.full.own(Some(step), ranks, &all));
+                }
             }
             if done {
                 seen = Some(self.seen.own(Some(step), ranks, &all));
@@ -268,7 +299,7 @@ impl<S: Lanes> RowWalk<'_, S> {
                 past_c: past_c.row(0),
                 gates: gates.row(0),
                 kept: kept.row(0),
-                h: h.row(0),
+                h: full.as_mut().unwrap_or(&mut h).row(0),
                 c: c.row(0),
                 extra: last.as_mut().map_or(&mut [], |extra| extra.row(0)),
                 y: y.as_mut().map_or(&mut [], |y| y.row(0)),
@@ -313,6 +344,7 @@ impl RowPassBack<'_> {
         const SPAN: usize = 4;
         let units = geometry(batch, &sizes, sizes.groups.div_ceil(SPAN));
         let rows = by_row(&units);
+        let values = Geometry { groups: sizes.h_groups.div_ceil(SPAN), ..units };
         let unit_rows = Rows {
             keep: Keep::All,
             lead: b,
@@ -333,39 +365,38 @@ impl RowPassBack<'_> {
         let two = Rows { keep: Keep::Two, ..unit_rows };
         let kept_rows = kept_rows(layer, &sizes, 0);
         let shared_rows = whole_rows(shared_floats(layer, &sizes), b);
-        let (twice, apart) = match layer.cell {
-            Cell::Gru(Reset::Before) => (true, false),
-            Cell::Gru(Reset::After) => (false, true),
-            _ => (false, false),
-        };
+        let (twice, apart) = (goes_twice(layer), layer.cell == Cell::Gru(Reset::After));
+        let h_rows = Rows { columns: sizes.h_units(), ..unit_rows };
         let shared = self.shared.ensure(b * shared_rows.stride);
         shared.fill(0.0);
         let late = if twice { 2 * b * sizes.unit_stride } else { 0 };
 
-        let through = Matrix::new(self.through.ensure(2 * b * sizes.unit_stride), units, two);
+        let through = self.through.ensure(2 * b * sizes.unit_stride);
+        let through = Matrix::new(through, values, Rows { keep: Keep::Two, ..h_rows });
         let late = Matrix::new(self.late.ensure(late), units, present(twice, two));
-        let initial = Matrix::new(self.initial.ensure(b * sizes.unit_stride), units, unit_rows);
+        let initial = Matrix::new(self.initial.ensure(b * sizes.unit_stride), values, h_rows);
         let gates = Matrix::new(self.gates, rows, gate_rows);
-        let recurrent = match layer.cell {
-            Cell::Gru(Reset::After) => gate_rows,
-            Cell::Gru(Reset::Before) => Rows { lead: 0, ..unit_rows },
-            _ => absent,
+        let recurrent = match (apart, twice) {
+            (true, _) => gate_rows,
+            (false, true) => Rows { lead: 0, ..h_rows },
+            (false, false) => absent,
         };
         let recurrent = Matrix::new(self.recurrent, rows, recurrent);
         let kept = Matrix::new(self.kept.ensure(batch.frames() * kept_rows.stride), rows, kept_rows);
         let shared = Matrix::new(shared, rows, shared_rows);
-        let carry_h = Matrix::new(self.carry_h, rows, unit_rows);
+        let carry_h = Matrix::new(self.carry_h, rows, h_rows);
         let carry_c = Matrix::new(self.carry_c, rows, present(layer.cell.has_cell_state(), unit_rows));
         let (h, c, extra) = (self.h, self.c, self.extra);
 
         team::run_on(rows.workers, |worker| {
-            let products = Products { simd, worker, geometry: units };
+            let products = Products { simd, worker, geometry: values };
+            let late_products = Products { simd, worker, geometry: units };
             let mut through = through.published(worker, Walk::Down);
             let mut late = late.published(worker, Walk::Down);
             let mut gates = if apart { gates.private(worker) } else { gates.published(worker, Walk::Down) };
-            let mut recurrent = match layer.cell {
-                Cell::Gru(_) => recurrent.published(worker, Walk::Down),
-                _ => recurrent.private(worker),
+            let mut recurrent = match apart || twice {
+                true => recurrent.published(worker, Walk::Down),
+                false => recurrent.private(worker),
             };
             let mut kept = kept.private(worker);
             let mut shared = shared.private(worker);
@@ -387,7 +418,7 @@ impl RowPassBack<'_> {
                     if phase == 1 {
                         recurrent.publish(worker);
                         let (seen, depth) = ((&recurrent, Some(step)), second.panels.depth);
-                        products.run(&second, depth, seen, &mut late, Some(step), 0, 0..alive);
+                        late_products.run(&second, depth, seen, &mut late, Some(step), 0, 0..alive);
                         late.publish(worker);
                     }
                     let (from, gap, own) = own_ranks(&rows, worker, 0..alive);
@@ -410,7 +441,7 @@ impl RowPassBack<'_> {
                             layer,
                             phase,
                             terms,
-                            dy: dy.map(|dy| &dy[dy_starts[frame]..][..layer.hidden]),
+                            dy: dy.map(|dy| &dy[dy_starts[frame]..][..layer.output()]),
                             through: product.as_ref().map(|tile| tile.row(0)),
                             past_h: &h[row(h, past)],
                             past_c: &c[row(c, past)],
@@ -461,7 +492,7 @@ pub(crate) fn share_out(
     let (of_bias, rest) = rest.split_at(gates * units);
     let column =
         |gate: usize, unit: usize| (unit / sizes.lanes * gates + gate) * sizes.lanes + unit % sizes.lanes;
-    let mut options = options.chunks_exact_mut(hidden);
+    let mut options = options[..layer.term_length()].chunks_exact_mut(hidden);
     if layer.options.norm {
         // That of a bias inside the reset gate's reach was summed with its weights'.
         let inside = layer.cell == Cell::Gru(Reset::After);

@@ -2,7 +2,8 @@
 //!
 //! Shape letters, used in the whole project: `B` batch (sequences), `T` time (steps of the longest
 //! sequence a buffer has room for), `F` frames (the real steps of all sequences together), `I` input,
-//! `H` hidden, `G` gates of a cell, `O` output, `V` vocabulary.
+//! `H` hidden, `P` values of `h` (`H`, or fewer where it is projected), `G` gates of a cell, `O` output,
+//! `V` vocabulary.
 
 use std::fmt;
 
@@ -69,12 +70,19 @@ pub struct CellOptions {
     pub peephole: bool,
     /// Of the gates.
     pub gate: GateActivation,
+    /// `P`, at least 1 and below `H`: an LSTM's `h` goes through weights `[P, H]` before anything reads it (Sak et
+    /// al. 2014), while `c` and the gates stay `H` wide.
+    ///
+    /// ```text
+    /// h = W_hr (o * tanh(c))
+    /// ```
+    pub projection: Option<usize>,
 }
 
 impl CellOptions {
     /// The cell as its equations have it.
     pub const PLAIN: CellOptions =
-        CellOptions { norm: false, peephole: false, gate: GateActivation::Sigmoid };
+        CellOptions { norm: false, peephole: false, gate: GateActivation::Sigmoid, projection: None };
 }
 
 /// Where a GRU applies its reset gate.
@@ -191,17 +199,28 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Elements of the recurrent weights, `G·H·H`, and so on: `(input, recurrent, bias)`.
+    /// `P`, values of `h`: `H` where it is not projected.
+    #[must_use]
+    pub fn output(&self) -> usize {
+        self.options.projection.unwrap_or(self.hidden)
+    }
+
+    /// Elements of the recurrent weights, `G·H·P`, and so on: `(input, recurrent, bias)`.
     #[must_use]
     pub fn weight_lengths(&self) -> (usize, usize, usize) {
         let rows = self.cell.gates() * self.hidden;
-        (rows * self.input, rows * self.hidden, rows)
+        (rows * self.input, rows * self.output(), rows)
     }
 
     /// Elements of the weights that the options have, rows of `H`: with normalisation the gain of each gate, then
-    /// gain and bias of an LSTM's `c`; then with peepholes those of i, f and o.
+    /// gain and bias of an LSTM's `c`; then with peepholes those of i, f and o; then the `P` rows of a projection.
     #[must_use]
     pub fn option_length(&self) -> usize {
+        self.term_length() + self.options.projection.unwrap_or(0) * self.hidden
+    }
+
+    /// Of these, those that meet the units one by one; a projection's follow.
+    pub(crate) fn term_length(&self) -> usize {
         let CellOptions { norm, peephole, .. } = self.options;
         let of_cell = if self.cell.has_cell_state() { 2 } else { 0 };
         let norm = if norm { self.cell.gates() + of_cell } else { 0 };

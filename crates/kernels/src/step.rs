@@ -134,7 +134,7 @@ impl StepWeights {
             StepPrecision::Int8 => {
                 pack_bias(layer, weights, sizes, bias);
                 let products = layer::products::<K>(layer, weights, sizes);
-                StepWeights::Int8(products.map(|product| QuantizedWeight::pack(product, layer.hidden)))
+                StepWeights::Int8(products.map(QuantizedWeight::pack))
             }
         }
     }
@@ -156,7 +156,8 @@ impl Stepper {
     /// `I`.
     ///
     /// # Errors
-    /// [`ShapeError`] when a weight does not fit, there is no layer or no stream, or a layer is reversed.
+    /// [`ShapeError`] when a weight does not fit, there is no layer or no stream, or a layer is reversed or
+    /// [projects](crate::CellOptions::projection).
     pub fn new(layers: &[(Layer, Weights<'_>)], batch: usize) -> Result<Stepper, ShapeError> {
         Stepper::with_precision(layers, batch, StepPrecision::F32)
     }
@@ -184,6 +185,9 @@ impl Stepper {
             check_layer(layer, weights)?;
             if layer.direction == Direction::Reverse {
                 return Err(ShapeError::State { what: "a reversed layer cannot run step by step" });
+            }
+            if layer.options.projection.is_some() {
+                return Err(ShapeError::State { what: "a layer that projects cannot run step by step" });
             }
             if let Some(below) = stack.last() {
                 expect("input of a layer in the stack", layer.input, below.layer.hidden)?;

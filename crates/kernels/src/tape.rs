@@ -104,6 +104,8 @@ pub(crate) struct Sizes {
     pub(crate) lanes: usize,
     /// Unit groups of `lanes` units.
     pub(crate) groups: usize,
+    /// The same of `h`: fewer where it is projected. Its rows are as far apart as those of units.
+    pub(crate) h_groups: usize,
     pub(crate) gates: usize,
     /// Floats from row to row of a unit buffer.
     pub(crate) unit_stride: usize,
@@ -122,6 +124,7 @@ impl Sizes {
         Sizes {
             lanes,
             groups,
+            h_groups: layer.output().div_ceil(lanes),
             gates,
             unit_stride: (groups * lanes).next_multiple_of(16) + 16,
             gate_stride: (gates * groups * lanes).next_multiple_of(16) + 16,
@@ -134,9 +137,19 @@ impl Sizes {
         self.groups * self.lanes
     }
 
+    /// Values of `h` with padding.
+    pub(crate) fn h_units(&self) -> usize {
+        self.h_groups * self.lanes
+    }
+
     /// Panels for products whose columns are units: `gates` of them side by side.
     pub(crate) fn by_unit(&self, gates: usize, width: usize, depth: usize) -> Panels {
         self.panels(width, gates * self.groups, depth)
+    }
+
+    /// Panels for the product of `depth` units whose columns are values of a projected `h`.
+    pub(crate) fn by_projection(&self, depth: usize) -> Panels {
+        self.panels(4, self.h_groups, depth)
     }
 
     /// Panels for products of `depth` gate gradients whose columns are `columns` inputs or units.

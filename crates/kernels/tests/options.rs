@@ -7,7 +7,8 @@ mod common;
 
 use carousel_kernels::*;
 use common::{
-    CELLS, Numbers, Problem, cells_with_options, close, compare, everywhere, fixtures, settings, wide,
+    CELLS, Numbers, Problem, cells_with_options, close, compare, everywhere, fixtures, projections, settings,
+    wide,
 };
 
 fn layer(cell: Cell, options: CellOptions, input: usize, hidden: usize) -> Layer {
@@ -33,9 +34,10 @@ fn agree_with_the_reference() {
         ([0.0, 0.0, 0.3, 0.0], true),
     ];
     let mut problems = Vec::new();
-    for (case, (cell, options)) in cells_with_options().into_iter().enumerate() {
-        let shapes = [(1, &[4, 2][..]), (5, &[4, 0, 6, 1]), (33, &many), (40, &[6; 9]), (200, &[4, 3])];
-        for (shape, (hidden, lengths)) in shapes.into_iter().enumerate() {
+    let shapes = [(1, &[4, 2][..]), (5, &[4, 0, 6, 1]), (33, &many), (40, &[6; 9]), (200, &[4, 3])];
+    for (shape, (hidden, lengths)) in shapes.into_iter().enumerate() {
+        let projecting = projections(hidden).into_iter().map(|options| (Cell::Lstm, options));
+        for (case, (cell, options)) in cells_with_options().into_iter().chain(projecting).enumerate() {
             // Two of the chances a shape, others for the next case.
             for (chance, draws) in [chances[0], chances[1 + (case + shape) % 3]] {
                 let direction = [Direction::Forward, Direction::Reverse][(case + shape) % 2];
@@ -80,8 +82,9 @@ fn agree_with_the_reference() {
 fn shared_rows_agree_with_frames() {
     let mut numbers = Numbers::new(9);
     everywhere(|level, threads| {
-        for (cell, options) in cells_with_options() {
-            let (rows, hidden) = (3, 20);
+        let (rows, hidden) = (3, 20);
+        let projecting = projections(hidden).into_iter().map(|options| (Cell::Lstm, options));
+        for (cell, options) in cells_with_options().into_iter().chain(projecting) {
             let mut problem = Problem::random(layer(cell, options, 4, hidden), Batch::full(5, 6), 3);
             let batch = problem.batch.clone();
             let data = numbers.floats(rows * 4, 1.0);
@@ -106,7 +109,7 @@ fn shared_rows_agree_with_frames() {
 #[test]
 fn agree_with_pytorch() {
     let cases = fixtures::load("options");
-    assert_eq!(cases.len(), 13);
+    assert_eq!(cases.len(), 15);
     everywhere(|level, threads| {
         for case in &cases {
             let cell = match case.text("cell") {
@@ -122,9 +125,15 @@ fn agree_with_pytorch() {
             };
             let has = |option: &str| case.text("options").split(' ').any(|own| own == option);
             let gate = if has("hard") { GateActivation::HardSigmoid } else { GateActivation::Sigmoid };
-            let options = CellOptions { norm: has("norm"), peephole: has("peephole"), gate };
+            let values = case.tensor("h0").shape[1];
+            let options = CellOptions {
+                norm: has("norm"),
+                peephole: has("peephole"),
+                gate,
+                projection: has("projection").then_some(values),
+            };
             let [_, time, input] = case.tensor("x").shape[..] else { panic!("x has three dimensions") };
-            let layer = layer(cell, options, input, case.tensor("h0").shape[1]);
+            let layer = layer(cell, options, input, case.tensor("c0").shape[1]);
             let batch = Batch::ragged(&case.sizes("lengths"), time).unwrap();
             let mut problem = Problem::random(layer, batch, 1);
             let read = |name: &str| case.f32s(name);
@@ -208,6 +217,31 @@ fn peepholes_of_zero_are_the_plain_cell() {
     close("y", &y, &wide(&problem.infer().0), 1e-6);
 }
 
+/// A projection that takes over the first units is an LSTM whose other units nothing reads.
+#[test]
+fn a_projection_of_the_first_units_leaves_the_others_unread() {
+    let _turn = settings();
+    let (hidden, values) = (12, 7);
+    let options = CellOptions { projection: Some(values), ..CellOptions::PLAIN };
+    let mut problem = Problem::random(layer(Cell::Lstm, options, 4, hidden), Batch::full(2, 5), 3);
+    problem.weights.options.fill(0.0);
+    (0..values).for_each(|k| problem.weights.options[k * hidden + k] = 1.0);
+    let mut plain = problem.clone();
+    plain.layer.options = CellOptions::PLAIN;
+    plain.weights.options.clear();
+    // Rows of `width` values as rows of `hidden`.
+    let widened = |rows: &[f32]| -> Vec<f32> {
+        let row = |row: &[f32]| [row, &vec![0.0; hidden - values]].concat();
+        rows.chunks_exact(values).flat_map(row).collect()
+    };
+    plain.weights.recurrent = widened(&problem.weights.recurrent);
+    plain.initial.h = widened(&problem.initial.h);
+    plain.dy = widened(&problem.dy);
+    let expected: Vec<f32> =
+        plain.infer().0.chunks_exact(hidden).flat_map(|row| row[..values].to_vec()).collect();
+    close("y", &problem.infer().0, &wide(&expected), 1e-6);
+}
+
 #[test]
 fn steps_agree_with_the_sequence_call() {
     let (batch, time, hidden) = (3, 50, 36);
@@ -272,6 +306,16 @@ fn what_does_not_fit_is_refused() {
         refused(Cell::Lstm, norm, |p| p.weights.options.truncate(4)),
         "weights of the cell's options has 4 elements, expected 18"
     );
+    let projection = |values| CellOptions { projection: Some(values), ..CellOptions::PLAIN };
+    assert_eq!(
+        refused(Cell::Gru(Reset::After), projection(2), |_| {}),
+        "a projection was asked for, but only an LSTM has one"
+    );
+    assert_eq!(refused(Cell::Lstm, projection(3), |_| {}), "the projection is 3, expected less than 3");
+    assert_eq!(refused(Cell::Lstm, projection(0), |_| {}), "projection is 0, expected at least 1");
+    let problem = Problem::random(layer(Cell::Lstm, projection(2), 2, 3), Batch::full(1, 1), 1);
+    let refusal = Stepper::new(&[(problem.layer, problem.weights())], 1).err().unwrap();
+    assert_eq!(refusal.to_string(), "a layer that projects cannot run step by step");
 }
 
 /// bfloat16 is not for these cells: they multiply floats, as the documentation says.

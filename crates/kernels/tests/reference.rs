@@ -6,7 +6,7 @@ mod common;
 
 use carousel_kernels::reference::{self, State, Weights};
 use carousel_kernels::*;
-use common::{CELLS, Noise, Numbers, Problem, cells_with_options, wide};
+use common::{CELLS, Noise, Numbers, Problem, cells_with_options, projections, wide};
 
 /// All that goes into a pass, as one list of numbers.
 #[derive(Clone)]
@@ -58,7 +58,8 @@ fn gradients_agree_with_finite_differences() {
     let names = ["x", "h0", "c0", "input", "recurrent", "bias_input", "bias_recurrent", "options"];
     let mut checked = 0;
     let plain = CELLS.map(|cell| (cell, CellOptions::PLAIN));
-    for (cell, options) in plain.into_iter().chain(cells_with_options()) {
+    let projecting = projections(3).into_iter().map(|options| (Cell::Lstm, options));
+    for (cell, options) in plain.into_iter().chain(cells_with_options()).chain(projecting) {
         for direction in [Direction::Forward, Direction::Reverse] {
             for (case, lengths) in
                 (0..).zip([[4, 4, 4], [2, 0, 4], [4, 1, 4], [3, 0, 4], [2, 4, 4], [4, 4, 1]])

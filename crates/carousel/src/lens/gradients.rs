@@ -224,8 +224,7 @@ fn ends(text: &Text, how: &Flow) -> Vec<usize> {
 impl Net {
     /// The states before the first of the tokens that are followed.
     fn warm_up(&self, text: &Text, ends: &[usize], how: &Flow) -> Vec<Pair> {
-        let mut states: Vec<Pair> =
-            self.layers.iter().map(|(layer, _)| Pair::zeros(layer, ends.len())).collect();
+        let mut states = self.first(ends.len());
         for ahead in (1..=how.warm_up).rev() {
             // Near the start of the text the first token is read again and again.
             let tokens = ends.iter().map(|&end| text.tokens()[(end - how.lags).saturating_sub(ahead)]);

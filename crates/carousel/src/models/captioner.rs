@@ -113,6 +113,9 @@ impl CaptionerConfig {
         if self.tied && embedding != hidden {
             return Err(ConfigError::Tied { embedding, hidden });
         }
+        if self.options.projection.is_some() {
+            return Err(ConfigError::NotOf { what: "a projection", cell: "one of a decoder" });
+        }
         let random = &mut Initializer::new(self.seed);
         let (convolution, values) = match self.input {
             CaptionInput::Features(width) => (None, width),
@@ -274,7 +277,7 @@ impl Captioner {
                     let h = parts.next().expect("a recurrence has hidden values");
                     LayerState { h, c: parts.next() }
                 };
-                State { layers: (0..self.layers).map(|_| layer()).collect() }
+                State::of((0..self.layers).map(|_| layer()).collect())
             }
             Told::Input => {
                 let (read, batch) = (self.start[0].forward(mean, None), Arc::new(Batch::full(count, 1)));

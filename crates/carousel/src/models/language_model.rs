@@ -73,8 +73,10 @@ impl LanguageModelConfig {
         check_drop("of words", regularize.words)?;
         check_drop("of inputs", regularize.input)?;
         check_drop("of outputs", regularize.output)?;
-        if tied && self.embedding != self.hidden {
-            return Err(ConfigError::Tied { embedding: self.embedding, hidden: self.hidden });
+        // What the output layer reads.
+        let values = self.options.projection.unwrap_or(self.hidden);
+        if tied && self.embedding != values {
+            return Err(ConfigError::Tied { embedding: self.embedding, hidden: values });
         }
         let random = &mut Initializer::new(self.seed);
         let mut model = LanguageModel {
@@ -86,18 +88,18 @@ impl LanguageModelConfig {
                 .with_residual(self.residual)
                 .with_options(self.options)
                 .init_with(random, device)?,
-            output: Output::init(self.hidden, self.vocabulary, random, device)?
+            output: Output::init(values, self.vocabulary, random, device)?
                 .with_label_smoothing(regularize.label_smoothing),
             tied,
             regularize,
         };
         if tied {
             // Scores from vectors of length √H would be huge: one matrix takes the output layer's range.
-            let (range, count) = (1.0 / (self.hidden as f64).sqrt(), self.vocabulary * self.hidden);
-            let values = random.uniform(count, range);
-            with_slice_mut(&mut model.embedding.weight, |weight| weight.copy_from_slice(&values));
+            let (range, count) = (1.0 / (values as f64).sqrt(), self.vocabulary * values);
+            let drawn = random.uniform(count, range);
+            with_slice_mut(&mut model.embedding.weight, |weight| weight.copy_from_slice(&drawn));
             // The layer's own is not used, and is no parameter.
-            model.output.weight = parameter(Vec::new(), [0, self.hidden], device);
+            model.output.weight = parameter(Vec::new(), [0, values], device);
         }
         if let WeightInit::Uniform { range } = self.init.input {
             let mut draw = |values: &mut [f32]| values.copy_from_slice(&random.uniform(values.len(), range));

@@ -11,7 +11,9 @@ use crate::init::{Init, Initializer};
 use crate::own_cell::AnyCell;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
-use crate::recurrent::{ConfigError, Direction, NoisySequences, Precision, Recurrent, RecurrentConfig};
+use crate::recurrent::{
+    ConfigError, Direction, Merge, NoisySequences, Precision, Recurrent, RecurrentConfig,
+};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::State;
 use crate::stepper::Stepper;
@@ -49,6 +51,8 @@ pub struct RecurrenceConfig {
     pub dropout: Dropout,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
+    /// What becomes of the outputs of two directions.
+    pub merge: Merge,
 }
 
 impl RecurrenceConfig {
@@ -64,6 +68,7 @@ impl RecurrenceConfig {
             init: Init::default(),
             dropout: Dropout::default(),
             residual: false,
+            merge: Merge::default(),
         }
     }
 }
@@ -164,6 +169,7 @@ impl Reader {
                 .with_options(r.options)
                 .with_dropout(r.dropout)
                 .with_residual(r.residual)
+                .with_merge(r.merge)
                 .init_with(random, device)
         });
         let recurrent = recurrent.transpose()?;

@@ -38,14 +38,13 @@ impl RegressorConfig {
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Regressor, ConfigError> {
         let random = &mut Initializer::new(self.seed);
-        Ok(Regressor {
-            recurrent: RecurrentConfig::new(self.cell, self.input, self.hidden)
-                .with_layers(self.layers)
-                .with_init(self.init)
-                .with_options(self.options)
-                .init_with(random, device)?,
-            output: Output::init(self.hidden, self.outputs, random, device)?,
-        })
+        let recurrent = RecurrentConfig::new(self.cell, self.input, self.hidden)
+            .with_layers(self.layers)
+            .with_init(self.init)
+            .with_options(self.options)
+            .init_with(random, device)?;
+        let output = Output::init(recurrent.output_width(), self.outputs, random, device)?;
+        Ok(Regressor { recurrent, output })
     }
 }
 

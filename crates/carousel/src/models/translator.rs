@@ -55,8 +55,11 @@ pub struct TranslatorConfig {
     pub hidden: usize,
     /// Layers of each side.
     pub layers: usize,
-    /// Which ways the encoder walks. Where attention needs equal widths, two directions are added.
+    /// Which ways the encoder walks.
     pub direction: Direction,
+    /// What becomes of its outputs in two directions; `None`: they are added where attention needs equal widths, and
+    /// stand beside each other elsewhere.
+    pub merge: Option<Merge>,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
     /// `None`: all that the decoder knows of the source is its first state.
@@ -70,7 +73,7 @@ pub struct TranslatorConfig {
     pub tied: bool,
     /// Whether source and target have one embedding; then they have one vocabulary.
     pub shared: bool,
-    /// How weights are drawn.
+    /// How weights are drawn, and what the encoder begins from.
     pub init: Init,
     /// What drops out while the model learns.
     pub regularize: Regularize,
@@ -91,6 +94,7 @@ impl TranslatorConfig {
             hidden,
             layers: 1,
             direction: Direction::Both,
+            merge: None,
             residual: false,
             attention: Some(Score::General),
             feeds: false,
@@ -106,8 +110,8 @@ impl TranslatorConfig {
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
     /// # Errors
-    /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, or a tied embedding has another width than
-    /// the hidden values.
+    /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, a tied embedding has another width than
+    /// the hidden values, or attention needs states of another width.
     pub fn init(&self, device: &Device) -> Result<Translator, ConfigError> {
         let regularize = self.regularize;
         check_drop("of words", regularize.words)?;
@@ -117,10 +121,14 @@ impl TranslatorConfig {
             return Err(ConfigError::Tied { embedding: self.embedding, hidden: self.hidden });
         }
         let random = &mut Initializer::new(self.seed);
-        let merge = match self.attention.is_some_and(Score::needs_equal_widths) {
-            true => Merge::Sum,
-            false => Merge::Concat,
-        };
+        if self.options.projection.is_some() {
+            return Err(ConfigError::NotOf { what: "a projection", cell: "one of a decoder" });
+        }
+        let equal = self.attention.is_some_and(Score::needs_equal_widths);
+        let merge = self.merge.unwrap_or(if equal { Merge::Sum } else { Merge::Concat });
+        if equal && self.direction == Direction::Both && merge == Merge::Concat {
+            return Err(ConfigError::Wide { states: 2 * self.hidden, hidden: self.hidden });
+        }
         let stack = |input| {
             RecurrentConfig::new(self.cell, input, self.hidden)
                 .with_layers(self.layers)
@@ -138,10 +146,12 @@ impl TranslatorConfig {
             .transpose()?;
         let target = Embedding::init(self.target_vocabulary, self.embedding, random, device)?;
         let (words, reads) = (self.embedding, self.embedding + if self.feeds { self.hidden } else { 0 });
-        let encoder =
-            stack(words).with_direction(self.direction).with_merge(merge).init_with(random, device)?;
+        let encoder = stack(words).with_direction(self.direction).with_merge(merge);
+        let encoder = encoder.init_with(random, device)?;
         let encoder = reader(encoder, words, directions);
-        let decoder = reader(stack(reads).init_with(random, device)?, reads, 1);
+        // It begins from what the encoder ends with.
+        let decoder = stack(reads).with_learned_state(false).init_with(random, device)?;
+        let decoder = reader(decoder, reads, 1);
         let dense = |input: usize, random: &mut Initializer| {
             let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
             DenseConfig { input, hidden: self.hidden, layers, activation, norm }.init(random, device)
@@ -419,7 +429,7 @@ impl Translator {
             let c = self.has_cells.then(|| cross(&cells, layer));
             LayerState { h, c }
         });
-        State { layers: layers.collect() }
+        State::of(layers.collect())
     }
 
     /// For writing one token at a time after what was read, a row for every source. The model is one without

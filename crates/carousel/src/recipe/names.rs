@@ -10,7 +10,7 @@ use crate::models::captioner::Told;
 use crate::models::dense::{DenseActivation, Norm};
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
-use crate::recurrent::Direction;
+use crate::recurrent::{Direction, Merge};
 
 /// A value that is one of a few names in a recipe.
 pub trait Named: Copy + PartialEq + 'static {
@@ -332,6 +332,7 @@ named!(PairFormat { Auto: "auto", Columns: "columns", Files: "files", Dictionary
 named!(NormalForm { None: "none", Nfc: "nfc", Nfd: "nfd", Nfkc: "nfkc", Nfkd: "nfkd" });
 named!(TooLong { Drop: "drop", Cut: "cut" });
 named!(Direction { Both: "both", Forward: "forward", Reverse: "reverse" });
+named!(Merge { Concat: "concat", Sum: "sum" });
 named!(Pooling { Last: "last", Mean: "mean", Max: "max", Attention: "attention" });
 /// What sums are normalised by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

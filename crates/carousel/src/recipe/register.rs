@@ -13,11 +13,12 @@ use super::{
 use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
+use crate::models::attention::Score;
 use crate::models::captioner::Told;
 use crate::models::dense::DenseActivation;
 use crate::models::pool::Pooling;
 use crate::models::translator::Bridge;
-use crate::recurrent::Direction;
+use crate::recurrent::{Direction, Merge};
 
 /// One line of the register.
 pub(super) struct Key {
@@ -209,6 +210,7 @@ pub(super) const KEYS: &[Key] = &[
         .only_with("model.cell", &["lstm", "gru"]),
     key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", &["gru"]),
     key!(model.peephole, Kind::Flag).only_with("model.cell", &["lstm"]),
+    key!(model.projection, Kind::Whole(1, SIZE)).only_with("model.cell", &["lstm"]),
     key!(model.layers, Kind::Whole(1, 1000)),
     key!(model.hidden, Kind::Whole(1, SIZE)),
     key!(model.embedding, Kind::Whole(1, SIZE))
@@ -218,6 +220,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.filters, Kind::Whole(1, 1024)).only_with("data.input", &["images"]),
     key!(model.convolutions, Kind::Whole(1, 8)).only_with("data.input", &["images"]),
     key!(model.direction, Kind::OneOf(names::<Direction>)).only_with("task", READERS),
+    key!(model.merge, Kind::OneOf(names::<Merge>))
+        .only_with("task", READERS)
+        .and_with("model.direction", &["both"]),
     key!(model.lookahead, Kind::Whole(0, SIZE))
         .only_with("task", &["tag"])
         .and_with("data.input", &["numbers", "audio", "images"]),
@@ -237,6 +242,9 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.norm, Kind::OneOf(names::<NormName>)).only_with("model.cell", &["rnn", "lstm", "gru", "none"]),
     key!(model.norm_steps, Kind::Whole(1, SIZE)).only_with("model.norm", &["batch-recurrent"]),
     key!(model.residual, Kind::Flag).only_with("task", READS).and_with("model.cell", RECURRENT),
+    key!(model.learned_state, Kind::Flag)
+        .only_with("task", &["lm", "classify", "tag", "translate", "forecast"])
+        .and_with("model.cell", RECURRENT),
     key!(model.tie_embeddings, Kind::Flag).only_with("task", WRITES),
     key!(model.dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
     key!(model.input_dropout, Kind::Below(0.0, 1.0)).only_with("task", READS),
@@ -368,6 +376,7 @@ pub(super) const RULES: &[Rule] = &[
             "model.norm",
             "model.peephole",
             "model.gate_activation",
+            "model.projection",
             "model.activation",
         ],
         broken: |recipe| {
@@ -382,8 +391,8 @@ pub(super) const RULES: &[Rule] = &[
             broken.then(|| {
                 needs(
                     "train.precision = \"bf16\"",
-                    "a cell without options: model.norm, model.peephole, model.gate_activation and \
-                     model.activation (but relu) multiply 32-bit floats",
+                    "a cell without options: model.norm, model.peephole, model.gate_activation, \
+                     model.projection and model.activation (but relu) multiply 32-bit floats",
                 )
             })
         },
@@ -564,6 +573,28 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
+        keys: &["model.merge", "model.cell"],
+        broken: |recipe| {
+            let without = recipe.model.cell == CellName::None && recipe.model.merge.is_some();
+            without.then(|| needs("model.merge", "a model.cell other than \"none\""))
+        },
+    },
+    Rule {
+        keys: &["model.merge", "model.attention"],
+        broken: |recipe| {
+            let model = &recipe.model;
+            let equal = model.attention.score().is_some_and(Score::needs_equal_widths);
+            let beside = model.direction == Direction::Both && model.merge == Some(Merge::Concat);
+            (recipe.task == Task::Translate && equal && beside).then(|| {
+                format!(
+                    "model.attention = \"{}\" multiplies states with hidden values of the same width, expected \
+                     model.merge = \"sum\" or none",
+                    model.attention.name()
+                )
+            })
+        },
+    },
+    Rule {
         keys: &["model.bridge", "model.attention"],
         broken: |recipe| {
             let model = &recipe.model;
@@ -665,14 +696,36 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
-        keys: &["model.tie_embeddings", "model.embedding", "model.hidden"],
+        keys: &["model.tie_embeddings", "model.embedding", "model.hidden", "model.projection"],
         broken: |recipe| {
-            let model = &recipe.model;
-            (model.tie_embeddings && model.embedding != model.hidden).then(|| {
+            let (model, values) = (&recipe.model, recipe.model.values());
+            let read = if values == model.hidden { "model.hidden" } else { "model.projection" };
+            (model.tie_embeddings && model.embedding != values).then(|| {
                 format!(
-                    "model.tie_embeddings needs model.embedding and model.hidden to be equal, found {} and {}",
-                    model.embedding, model.hidden
+                    "model.tie_embeddings needs model.embedding and {read} to be equal, found {} and {values}",
+                    model.embedding
                 )
+            })
+        },
+    },
+    Rule {
+        keys: &["model.projection", "model.hidden"],
+        broken: |recipe| {
+            let (values, hidden) = (recipe.model.projection?, recipe.model.hidden);
+            let broken = recipe.model.cell == CellName::Lstm && values >= hidden;
+            broken.then(|| {
+                format!("model.projection is {values}, expected less than model.hidden, which is {hidden}")
+            })
+        },
+    },
+    Rule {
+        keys: &["model.projection", "task"],
+        broken: |recipe| {
+            let writes = matches!(recipe.task, Task::Translate | Task::Caption);
+            let broken = writes && recipe.model.values() != recipe.model.hidden;
+            broken.then(|| {
+                let task = recipe.task.name();
+                format!("model.projection beside task = {task:?}, whose decoder cannot project, expected none")
             })
         },
     },

@@ -118,12 +118,14 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("model.gate_activation", "hard-sigmoid", ""),
         ("model.reset", "before", "model.cell=gru"),
         ("model.peephole", "true", ""),
+        ("model.projection", "64", ""),
         ("model.layers", "3", ""),
         ("model.hidden", "200", ""),
         ("model.embedding", "64", ""),
         ("model.filters", "8", "task=tag data.input=images"),
         ("model.convolutions", "4", "task=tag data.input=images"),
         ("model.direction", "forward", "task=classify"),
+        ("model.merge", "sum", "task=classify"),
         ("model.lookahead", "5", "task=tag data.input=numbers model.direction=forward"),
         ("model.pooling", "max", "task=classify"),
         ("model.told", "input", "task=caption"),
@@ -139,6 +141,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("model.norm", "layer", ""),
         ("model.norm_steps", "30", "model.norm=batch-recurrent"),
         ("model.residual", "true", ""),
+        ("model.learned_state", "true", ""),
         ("model.tie_embeddings", "true", ""),
         ("model.dropout", "0.5", ""),
         ("model.input_dropout", "0.4", ""),
@@ -369,7 +372,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "[model]\nnorm = 'layer'\n[train]\nprecision = 'bf16'",
         "a.toml:5: train.precision = \"bf16\" needs a cell without options: model.norm, model.peephole, \
-         model.gate_activation and model.activation (but relu) multiply 32-bit floats",
+         model.gate_activation, model.projection and model.activation (but relu) multiply 32-bit floats",
     );
     check(
         "[model]\nnorm = 'batch'",
@@ -425,6 +428,36 @@ fn a_wrong_file_is_refused_with_its_line() {
         "[model]\nhidden = 200\ntie_embeddings = true",
         "a.toml:4: model.tie_embeddings needs model.embedding and model.hidden to be equal, found 128 and 200",
     );
+    for cell in ["rnn", "gru", "min-lstm"] {
+        check(
+            &format!("[model]\ncell = '{cell}'\nprojection = 3"),
+            &format!(
+                "a.toml:4: model.projection has no effect with model.cell = \"{cell}\"; it is read with lstm only"
+            ),
+        );
+        check(
+            &format!("[model]\ncell = '{cell}'\npeephole = true"),
+            &format!(
+                "a.toml:4: model.peephole has no effect with model.cell = \"{cell}\"; it is read with lstm only"
+            ),
+        );
+    }
+    for values in [128, 129, 4000] {
+        check(
+            &format!("[model]\nprojection = {values}"),
+            &format!("a.toml:3: model.projection is {values}, expected less than model.hidden, which is 128"),
+        );
+    }
+    check("model.projection = 0", "a.toml:2: model.projection is 0, expected a whole number from 1 to 65536");
+    check(
+        "[model]\ntie_embeddings = true\nprojection = 64",
+        "a.toml:3: model.tie_embeddings needs model.embedding and model.projection to be equal, found 128 and 64",
+    );
+    check(
+        "[model]\nlearned_state = true\ncell = 'none'",
+        "a.toml:3: model.learned_state has no effect with model.cell = \"none\"; it is read with rnn or lstm or \
+         gru or min-gru or min-lstm only",
+    );
     check("model.dropout = 1", "a.toml:2: model.dropout is 1, expected a number from 0 and below 1");
     check(
         "[data]\ntokens = 'bpe'\nvocab_size = 200",
@@ -455,6 +488,42 @@ fn a_wrong_file_is_refused_with_its_line() {
         "task = 'classify'\n[model]\ncell = 'none'\nnorm = 'batch-recurrent'",
         "a.toml:4: model.norm = \"batch-recurrent\" needs a recurrence; \
          with model.cell = \"none\" take \"batch\"",
+    );
+    check(
+        "task = 'classify'\n[model]\ndirection = 'reverse'\nmerge = 'sum'",
+        "a.toml:4: model.merge has no effect with model.direction = \"reverse\"; it is read with both only",
+    );
+    check(
+        "task = 'lm'\nmodel.merge = 'sum'",
+        "a.toml:2: model.merge has no effect with task = \"lm\"; it is read with classify or tag or translate or \
+         forecast only",
+    );
+    check(
+        "task = 'tag'\n[model]\nmerge = 'sum'\ncell = 'none'",
+        "a.toml:3: model.merge needs a model.cell other than \"none\"",
+    );
+    check(
+        "task = 'translate'\n[model]\nmerge = 'concat'\nattention = 'dot'",
+        "a.toml:3: model.attention = \"dot\" multiplies states with hidden values of the same width, expected \
+         model.merge = \"sum\" or none",
+    );
+    check(
+        "task = 'translate'\n[model]\nprojection = 64",
+        "a.toml:3: model.projection beside task = \"translate\", whose decoder cannot project, expected none",
+    );
+    check(
+        "task = 'classify'\ndata.input = 'audio'\nmodel.embedding_dropout = 0.1",
+        "a.toml:3: model.embedding_dropout has no effect with data.input = \"audio\"; it is read with text only",
+    );
+    check(
+        "task = 'forecast'\n[model]\ncell = 'none'\nzoneout = 0.1",
+        "a.toml:4: model.zoneout has no effect with model.cell = \"none\"; it is read with rnn or lstm or gru or \
+         min-gru or min-lstm only",
+    );
+    check(
+        "task = 'adding'\n[model]\nweight_dropout = 0.1",
+        "a.toml:3: model.weight_dropout has no effect with task = \"adding\"; it is read with lm or classify or \
+         tag or translate or forecast only",
     );
     check(
         "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",

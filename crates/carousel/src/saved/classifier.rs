@@ -148,6 +148,7 @@ pub(crate) fn body(recipe: &Recipe) -> Body {
             init: model.init(),
             dropout: recipe.regularize().recurrent,
             residual: model.residual,
+            merge: model.merge.unwrap_or_default(),
         }),
         None => Body::Dense(DenseConfig {
             // Follows from what the layers read.

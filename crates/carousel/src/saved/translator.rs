@@ -40,6 +40,7 @@ pub fn translator_config(recipe: &Recipe, vocabularies: [usize; 2]) -> Translato
         hidden: model.hidden,
         layers: model.layers,
         direction: model.direction,
+        merge: model.merge,
         residual: model.residual,
         attention: model.attention.score(),
         feeds: model.input_feeding,

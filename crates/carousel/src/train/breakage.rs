@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::{Batch, Layout};
 
 use crate::calls::{Call, taken_down};
-use crate::cell::{Activation, Cell, Reset};
+use crate::cell::{Activation, Cell, CellOptions, GateActivation, Reset};
 use crate::fused::with_slice;
 use crate::parameters::{NamedParameters, NamedTensor, Parameter};
 use crate::recipe::Recipe;
@@ -66,7 +66,7 @@ pub(super) fn look_into<J: Job>(
 /// The calls with their stacks' names, `recurrent` or `encoder.recurrent`.
 fn named(model: &impl NamedParameters, calls: Vec<Call>) -> Vec<(String, Call)> {
     let name = |stack: &Recurrent| {
-        let own = stack.weights()[0].weight_ih.id;
+        let own = stack.weights().first()?.weight_ih.id;
         let found = model.parameters().into_iter().find_map(|(name, parameter)| match parameter {
             Parameter::Matrix(matrix) if matrix.id == own => Some(name),
             _ => None,
@@ -215,9 +215,10 @@ pub(super) fn look_again(
         if x.len() != batch.frames() * stack.weights()[0].weight_ih.dims()[1] {
             return Err(damaged("its inputs do not fit its lengths").into());
         }
+        let (of_h, of_c) = stack.state_widths(0);
         let state = |signal: &str| -> Result<Tensor<3>, TrainError> {
-            let hidden = stack.weights()[0].weight_hh.dims()[1];
-            let shape = [stack.weights().len(), lengths.len(), hidden];
+            let width = if signal == "c" { of_c.unwrap_or_default() } else { of_h };
+            let shape = [stack.weights().len(), lengths.len(), width];
             let mut values = Vec::new();
             for place in 0..shape[0] {
                 values.extend_from_slice(of(&format!("{signal}{place}"))?);
@@ -253,9 +254,11 @@ pub(super) fn look_again(
 fn stack(weights: &[NamedTensor], wiring: &[f32], recipe: &Recipe) -> Option<Recurrent> {
     let shape =
         |name: &str| weights.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.shape[..]);
-    let (&[rows, input], &[_, hidden]) = (shape("weight_ih_l0")?, shape("weight_hh_l0")?) else {
+    let (&[rows, input], &[_, values]) = (shape("weight_ih_l0")?, shape("weight_hh_l0")?) else {
         return None;
     };
+    let projection = shape("weight_hr_l0");
+    let hidden = projection.map_or(values, |shape| shape[shape.len() - 1]);
     let told = recipe.model.recurrence().fused()?;
     let cell = match (rows.checked_div(hidden)?, told) {
         (1, Cell::Rnn(_)) | (3, Cell::Gru(_)) | (4, Cell::Lstm) => told,
@@ -272,11 +275,19 @@ fn stack(weights: &[NamedTensor], wiring: &[f32], recipe: &Recipe) -> Option<Rec
         _ => Direction::Both,
     };
     let merge = if sum == 0.0 { Merge::Concat } else { Merge::Sum };
+    let options = CellOptions {
+        norm: shape("norm_l0").is_some(),
+        peephole: shape("peephole_l0").is_some(),
+        gate: if cell == told { recipe.model.options().gate } else { GateActivation::Sigmoid },
+        projection: projection.map(|_| values),
+    };
     let mut stack = RecurrentConfig::new(cell, input, hidden)
+        .with_options(options)
         .with_layers(layers)
         .with_direction(direction)
         .with_merge(merge)
         .with_residual(residual != 0.0)
+        .with_learned_state(shape("h0_l0").is_some())
         .init(&Device::default())
         .ok()?;
     stack.load(weights).ok()?;

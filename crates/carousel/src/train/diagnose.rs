@@ -8,6 +8,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Tensor;
 use carousel_kernels::Batch;
 use carousel_kernels::loss::{
     Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward, logits,
@@ -374,24 +375,24 @@ fn initial(net: &Net, broken: &BrokenBatch) -> Vec<Pair> {
     let ranked = |values: &[f32], width: usize| -> Vec<f32> {
         broken.batch.order().iter().flat_map(|&b| values[b * width..][..width].to_vec()).collect()
     };
-    net.layers
-        .iter()
-        .enumerate()
-        .map(|(layer, (sizes, _))| match &broken.state {
-            None => Pair::zeros(sizes, sequences),
-            Some(state) => {
-                let entry = &state.layers[layer];
-                Pair {
-                    h: with_slice(&entry.h, |h| ranked(h, sizes.hidden)),
-                    c: entry
-                        .c
-                        .as_ref()
-                        .map(|c| with_slice(c, |c| ranked(c, sizes.hidden)))
-                        .unwrap_or_default(),
-                }
-            }
-        })
-        .collect()
+    let mut all = net.first(sequences);
+    let Some(state) = &broken.state else { return all };
+    let begins: Vec<bool> =
+        broken.batch.order().iter().map(|&b| state.begins().is_some_and(|all| all[b])).collect();
+    for ((pair, (sizes, _)), entry) in all.iter_mut().zip(&net.layers).zip(&state.layers) {
+        let put = |to: &mut Vec<f32>, from: &Tensor<2>| {
+            let from = with_slice(from, |values| ranked(values, sizes.hidden));
+            let rows = to.chunks_exact_mut(sizes.hidden).zip(from.chunks_exact(sizes.hidden));
+            rows.zip(&begins)
+                .filter(|(_, begins)| !**begins)
+                .for_each(|((to, from), _)| to.copy_from_slice(from));
+        };
+        put(&mut pair.h, &entry.h);
+        if let Some(c) = &entry.c {
+            put(&mut pair.c, c);
+        }
+    }
+    all
 }
 
 fn advice(found: &Diagnosis, cell: Option<AnyCell>, recipe: &Recipe) -> Vec<String> {

@@ -323,7 +323,7 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         let model = &self.recipe.model;
         let sizes = Sizes { input: model.hidden, hidden: model.hidden };
         let memory = model.recurrence_if_any().and_then(|cell| cell.memory(sizes));
-        let shape = StateShape { layers: model.layers, hidden: model.hidden, memory };
+        let shape = StateShape { layers: model.layers, hidden: model.values(), memory };
         self.carried = load_state(carried, "", count, shape)?;
         Ok(())
     }

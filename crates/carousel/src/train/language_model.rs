@@ -228,9 +228,9 @@ impl Job for LanguageModelJob<'_> {
         step: u64,
         told: Circumstances<'_>,
     ) -> Diagnosis {
-        let fused = self.model.recurrent().cell().fused().is_some();
+        let walks = self.model.recurrent().walks_by_units();
         // It walks through time with the kernels, which know no cell of one's own.
-        let Some((window, state)) = self.last.clone().filter(|_| fused) else {
+        let Some((window, state)) = self.last.clone().filter(|_| walks) else {
             return look_into(self, batches, path, step, told);
         };
         let Window { inputs, targets, batch, .. } = window;
@@ -279,7 +279,7 @@ impl Job for LanguageModelJob<'_> {
         let place = Place::deserialize(place).map_err(|error| state(error.to_string()))?;
         let model = &self.recipe.model;
         let memory = model.recurrence().memory(Sizes { input: model.embedding, hidden: model.hidden });
-        let shape = StateShape { layers: model.layers, hidden: model.hidden, memory };
+        let shape = StateShape { layers: model.layers, hidden: model.values(), memory };
         self.tbptt
             .restore(place, carried, shape)?
             .ok_or_else(|| state(format!("window {} of {}", place.window, self.tbptt.windows().len())))

@@ -127,7 +127,7 @@ pub(super) fn load_state(
 pub struct StateShape {
     /// Layers, times directions.
     pub layers: usize,
-    /// `H`.
+    /// Values of `h`.
     pub hidden: usize,
     /// Values of `c`; `None` where there are none.
     pub memory: Option<usize>,

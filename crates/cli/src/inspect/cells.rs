@@ -242,11 +242,11 @@ fn operations(
     let held = !recurrent.is_residual()
         && recurrent.zoneout() == Zoneout::NONE
         && !recurrent.options().norm
-        && recurrent.cell().fused().is_some();
+        && recurrent.walks_by_units();
     if !held && !finds.is_empty() {
         message(format_args!(
-            "no surgery: units that zone out, that are normalised, of residual layers or of a cell that the \
-             kernels do not know cannot be held alone"
+            "no surgery: units that zone out, that are normalised or projected, of residual layers or of a cell \
+             that the kernels do not know cannot be held alone"
         ));
     }
     if finds.is_empty() || !held {

@@ -101,6 +101,11 @@ enum Nonlinearity {
 pub(crate) fn run(args: &GradientsArgs) -> anyhow::Result<()> {
     let (saved, text) = args.subject.open(|_| usize::MAX)?;
     let cell = saved.model.recurrent().cell();
+    if saved.model.recurrent().options().projection.is_some() {
+        anyhow::bail!(
+            "error is followed back unit by unit, and this run's h is a mixture of all units; it has model.projection"
+        );
+    }
     if cell.fused().is_none() {
         anyhow::bail!(
             "error is followed back through the kernels' cells, rnn, lstm and gru; this run's is {}",

@@ -4,6 +4,7 @@
 //! A row of gates has the order of the panels: `N` units of each gate in turn. Lanes past the last unit are zero.
 
 use crate::chance::{Factors, times};
+use crate::disjoint::Tile;
 use crate::shape::{Activation, Cell, GateActivation, LEAK, Layer, Reset};
 use crate::simd::{Job, Lanes};
 use crate::tape::Sizes;
@@ -41,7 +42,7 @@ impl<'a> Terms<'a> {
         let (gain, rest) = to.split_at_mut(gates * units);
         let (rest, real) = rest.split_at_mut(5 * units);
         real[..hidden].fill(1.0);
-        let mut options = options.chunks_exact(hidden);
+        let mut options = options[..layer.term_length()].chunks_exact(hidden);
         if layer.options.norm {
             for (gate, row) in options.by_ref().take(gates).enumerate() {
                 for (unit, &value) in row.iter().enumerate() {
@@ -275,21 +276,36 @@ fn act_back<S: Lanes>(simd: S, activation: Activation, a: S::V, d: S::V) -> S::V
     }
 }
 
+/// Zoneout of a row: `share` of its new values and the rest of the last ones. Nothing without a share.
+#[inline(always)]
+fn zone_out<S: Lanes>(simd: S, share: &Tile<'_, 1>, past: &[f32], now: &mut [f32]) {
+    if share.width() == 0 {
+        return;
+    }
+    for at in (0..now.len()).step_by(S::N) {
+        let share = simd.load(&share.row(0)[at..]);
+        let rest = simd.mul(simd.sub(simd.splat(1.0), share), simd.load(&past[at..]));
+        let mixed = simd.fma(share, simd.load(&now[at..]), rest);
+        simd.store(&mut now[at..], mixed);
+    }
+}
+
 /// A row of one step: one sequence, all units.
 pub(crate) struct RowForward<'a> {
     pub(crate) layer: &'a Layer,
-    /// 0, or 1 once a GRU that resets before its product has that.
+    /// 0, or 1 once a GRU that resets before its product, or an LSTM that projects, has its second product.
     pub(crate) phase: usize,
     pub(crate) terms: Terms<'a>,
     /// `W x`, where it is not in `gates`.
     pub(crate) x: Option<&'a [f32]>,
-    /// `U h`; in phase 1 `Un (r * h)`.
+    /// `U h`; in phase 1 `Un (r * h)` or `W_hr (o * tanh(c))`.
     pub(crate) sums: &'a [f32],
     pub(crate) past_h: &'a [f32],
     pub(crate) past_c: &'a [f32],
     /// In: `W x`, if made ahead. Out: the gates' values; of a vanilla cell what its non-linearity is given.
     pub(crate) gates: &'a mut [f32],
     pub(crate) kept: &'a mut [f32],
+    /// In phase 0 of an LSTM that projects: `o * tanh(c)`.
     pub(crate) h: &'a mut [f32],
     pub(crate) c: &'a mut [f32],
     /// Empty where nobody asks for it.
@@ -469,9 +485,17 @@ impl<S: Lanes> Job<S> for RowForward<'_> {
     type Output = ();
     #[inline(always)]
     fn run(mut self, simd: S) {
+        let Factors { hidden, cell, recurrent, .. } = self.factors;
         match (self.layer.cell, self.phase) {
             (Cell::Rnn(activation), _) => self.rnn(simd, activation),
-            (Cell::Lstm, _) => self.lstm(simd),
+            (Cell::Lstm, 0) => {
+                self.lstm(simd);
+                zone_out(simd, &cell, self.past_c, self.c);
+                if self.layer.options.projection.is_some() {
+                    return;
+                }
+            }
+            (Cell::Lstm, _) => self.h.copy_from_slice(&self.sums[..self.h.len()]),
             (Cell::Gru(reset), 0) => {
                 self.reset(simd, reset);
                 if reset == Reset::Before {
@@ -487,21 +511,10 @@ impl<S: Lanes> Job<S> for RowForward<'_> {
                 self.blend(simd);
             }
         }
-        let Factors { hidden, cell, recurrent, .. } = self.factors;
-        for (share, past, now) in [(hidden, self.past_h, &mut *self.h), (cell, self.past_c, self.c)] {
-            if share.width() == 0 {
-                continue;
-            }
-            for at in (0..self.terms.real.len()).step_by(S::N) {
-                let share = simd.load(&share.row(0)[at..]);
-                let rest = simd.mul(simd.sub(simd.splat(1.0), share), simd.load(&past[at..]));
-                let mixed = simd.fma(share, simd.load(&now[at..]), rest);
-                simd.store(&mut now[at..], mixed);
-            }
-        }
+        zone_out(simd, &hidden, self.past_h, self.h);
         self.y.copy_from_slice(&self.h[..self.y.len()]);
         if !self.seen.is_empty() {
-            for at in (0..self.terms.real.len()).step_by(S::N) {
+            for at in (0..self.h.len()).step_by(S::N) {
                 let v = times(simd, simd.load(&self.h[at..]), &recurrent, 0, at);
                 simd.store(&mut self.seen[at..], v);
             }
@@ -523,9 +536,9 @@ pub(crate) struct RowBackward<'a> {
     pub(crate) layer: &'a Layer,
     pub(crate) phase: usize,
     pub(crate) terms: Terms<'a>,
-    /// Gradient of the output, `[H]`; `None` where it is zero.
+    /// Gradient of the output, `[P]`; `None` where it is zero.
     pub(crate) dy: Option<&'a [f32]>,
-    /// What the product with the next step's gradients gives; in phase 1 that with `Un`.
+    /// What the product with the next step's gradients gives; in phase 1 that with `Un` or `W_hr`.
     pub(crate) through: Option<&'a [f32]>,
     pub(crate) past_h: &'a [f32],
     pub(crate) past_c: &'a [f32],
@@ -533,7 +546,7 @@ pub(crate) struct RowBackward<'a> {
     pub(crate) kept: &'a mut [f32],
     /// In: the gates' values. Out: the gradients of their sums.
     pub(crate) gates: &'a mut [f32],
-    /// The same as the recurrent product sees them, where it differs.
+    /// The same as the recurrent product sees them, where it differs; of an LSTM that projects the gradient of `h`.
     pub(crate) recurrent: &'a mut [f32],
     pub(crate) carry_h: &'a mut [f32],
     pub(crate) carry_c: &'a mut [f32],
@@ -562,11 +575,16 @@ impl RowBackward<'_> {
         normalise_back(simd, columns, self.gates, kept.gates, kept.inverse[gate], gain, shared, real);
     }
 
-    /// The gradient of the new `h`, into the worker's room; zoneout leaves its part in `carry_h`.
+    /// The gradient of the new `h`, into the worker's room or, where it is projected, for a product to read; zoneout
+    /// leaves its part in `carry_h`.
     #[inline(always)]
     fn gradient_of_h<S: Lanes>(&mut self, simd: S) {
         let Factors { hidden, recurrent, .. } = self.factors;
-        for at in (0..self.terms.real.len()).step_by(S::N) {
+        let to = match self.layer.options.projection {
+            Some(_) => &mut *self.recurrent,
+            None => &mut *self.room,
+        };
+        for at in (0..self.carry_h.len()).step_by(S::N) {
             let mut dh = simd.load(&self.carry_h[at..]);
             if let Some(dy) = self.dy {
                 let dy = &dy[at.min(dy.len())..];
@@ -581,7 +599,7 @@ impl RowBackward<'_> {
                 (dh, rest) = (new, simd.sub(dh, new));
             }
             simd.store(&mut self.carry_h[at..], rest);
-            simd.store(&mut self.room[at..], dh);
+            simd.store(&mut to[at..], dh);
         }
     }
 
@@ -727,14 +745,20 @@ impl<S: Lanes> Job<S> for RowBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run(mut self, simd: S) {
-        if self.phase == 1 {
-            return self.gru_reset(simd);
+        if self.phase == 0 {
+            self.gradient_of_h(simd);
         }
-        self.gradient_of_h(simd);
-        match self.layer.cell {
-            Cell::Rnn(activation) => self.rnn(simd, activation),
-            Cell::Lstm => self.lstm(simd),
-            Cell::Gru(reset) => self.gru(simd, reset),
+        match (self.layer.cell, self.phase) {
+            (Cell::Rnn(activation), _) => self.rnn(simd, activation),
+            (Cell::Lstm, 0) if self.layer.options.projection.is_some() => {}
+            (Cell::Lstm, 0) => self.lstm(simd),
+            (Cell::Lstm, _) => {
+                let units = self.terms.real.len();
+                self.room[..units].copy_from_slice(&self.through.unwrap_or_default()[..units]);
+                self.lstm(simd);
+            }
+            (Cell::Gru(reset), 0) => self.gru(simd, reset),
+            (Cell::Gru(_), _) => self.gru_reset(simd),
         }
     }
 }

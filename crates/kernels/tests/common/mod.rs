@@ -49,7 +49,7 @@ pub fn cells_with_options() -> Vec<(Cell, CellOptions)> {
         for norm in [false, true] {
             for peephole in [false, true] {
                 for gate in [GateActivation::Sigmoid, GateActivation::HardSigmoid] {
-                    let options = CellOptions { norm, peephole, gate };
+                    let options = CellOptions { norm, peephole, gate, projection: None };
                     let fits = match cell {
                         Cell::Rnn(_) => !peephole && gate == GateActivation::Sigmoid,
                         Cell::Gru(_) => !peephole,
@@ -63,6 +63,15 @@ pub fn cells_with_options() -> Vec<(Cell, CellOptions)> {
         }
     }
     all
+}
+
+/// The options of an LSTM of `hidden` units that projects them to fewer, beside all others; none where there are not
+/// fewer.
+pub fn projections(hidden: usize) -> Vec<CellOptions> {
+    let others = cells_with_options().into_iter().filter(|(cell, _)| *cell == Cell::Lstm);
+    let all = [CellOptions::PLAIN].into_iter().chain(others.map(|(_, options)| options));
+    let fewer = hidden * 3 / 5;
+    all.filter(|_| fewer > 0).map(|options| CellOptions { projection: Some(fewer), ..options }).collect()
 }
 
 /// One layer with everything that goes in, as f32.
@@ -103,20 +112,27 @@ impl Problem {
         let scale = 1.0 / (layer.hidden as f32).sqrt();
         let frames = batch.sequences() * batch.time();
         let states = batch.sequences() * layer.hidden;
+        let values = batch.sequences() * layer.output();
         let c = if layer.cell.has_cell_state() { 1.0 } else { 0.0 };
+        let projection = layer.options.projection.unwrap_or(0) * layer.hidden;
+        let terms = layer.option_length() - projection;
         Problem {
             weights: reference::Weights {
                 input: numbers.floats(w, scale),
                 recurrent: numbers.floats(u, scale),
                 bias_input: numbers.floats(bias, 0.5),
                 bias_recurrent: numbers.floats(bias, 0.5),
-                // Gains and peepholes around one, so that each counts.
-                options: options.floats(layer.option_length(), 0.5).iter().map(|v| 1.0 + v).collect(),
+                // Gains and peepholes around one, so that each counts; a projection as other weights.
+                options: {
+                    let mut all: Vec<f32> = options.floats(terms, 0.5).iter().map(|v| 1.0 + v).collect();
+                    all.extend(options.floats(projection, 2.0 * scale));
+                    all
+                },
             },
             x: numbers.floats(frames * layer.input, 1.0),
-            initial: reference::State { h: numbers.floats(states, 1.0), c: numbers.floats(states, c) },
-            dy: numbers.floats(frames * layer.hidden, 1.0),
-            dlast: reference::State { h: numbers.floats(states, 1.0), c: numbers.floats(states, c) },
+            initial: reference::State { h: numbers.floats(values, 1.0), c: numbers.floats(states, c) },
+            dy: numbers.floats(frames * layer.output(), 1.0),
+            dlast: reference::State { h: numbers.floats(values, 1.0), c: numbers.floats(states, c) },
             layer,
             batch,
             noise: None,
@@ -153,7 +169,7 @@ impl Problem {
         for (b, &length) in self.batch.lengths().iter().enumerate() {
             let (from, to) = (b * self.batch.time() + length, (b + 1) * self.batch.time());
             self.x[from * self.layer.input..to * self.layer.input].fill(value);
-            self.dy[from * self.layer.hidden..to * self.layer.hidden].fill(value);
+            self.dy[from * self.layer.output()..to * self.layer.output()].fill(value);
         }
     }
 
@@ -181,7 +197,7 @@ impl Problem {
         let states = batch.sequences() * layer.hidden;
         let nan = f32::NAN;
         let mut y = vec![nan; self.dy.len()];
-        let mut last = reference::State { h: vec![nan; states], c: vec![0.0; states] };
+        let mut last = reference::State { h: vec![nan; self.initial.h.len()], c: vec![0.0; states] };
         let mut d = reference::Gradients {
             x: vec![nan; floats],
             initial: last.clone(),
@@ -193,10 +209,10 @@ impl Problem {
                 options: vec![nan; layer.option_length()],
             },
         };
-        let rows = |data| Frames { data, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
+        let rows = |data| Frames { data, layout: Layout::Padded, stride: layer.output(), offset: 0 };
         let has_c = layer.cell.has_cell_state();
         let state = State { h: Some(&self.initial.h), c: self.c(&self.initial.c) };
-        let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
+        let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.output(), offset: 0 };
         let end = StateMut { h: Some(&mut last.h), c: has_c.then_some(&mut last.c[..]) };
         match &self.noise {
             None => forward(layer, batch, self.weights(), x, state, to, end, Some(tape)),
@@ -233,10 +249,10 @@ impl Problem {
         let Problem { layer, batch, .. } = self;
         let states = batch.sequences() * layer.hidden;
         let mut y = vec![f32::NAN; self.dy.len()];
-        let mut last = reference::State { h: vec![f32::NAN; states], c: vec![0.0; states] };
+        let mut last = reference::State { h: vec![f32::NAN; self.initial.h.len()], c: vec![0.0; states] };
         let x = Frames { data: &self.x, layout: Layout::Padded, stride: layer.input, offset: 0 };
         let state = State { h: Some(&self.initial.h), c: self.c(&self.initial.c) };
-        let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.hidden, offset: 0 };
+        let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.output(), offset: 0 };
         let c = layer.cell.has_cell_state().then_some(&mut last.c[..]);
         let end = StateMut { h: Some(&mut last.h), c };
         match &self.noise {
