@@ -725,7 +725,9 @@ pub(super) const RULES: &[Rule] = &[
             let broken = writes && recipe.model.values() != recipe.model.hidden;
             broken.then(|| {
                 let task = recipe.task.name();
-                format!("model.projection beside task = {task:?}, whose decoder cannot project, expected none")
+                format!(
+                    "model.projection beside task = {task:?}, whose decoder cannot project, expected none"
+                )
             })
         },
     },
