@@ -200,17 +200,30 @@ impl Stepper {
         Ok(())
     }
 
-    /// Continues a layer from these hidden and cell values, `[B, H]` each.
-    pub(crate) fn set_layer(&mut self, layer: usize, state: kernels::State<'_>) -> Result<(), ShapeError> {
+    /// Goes on with these sequences, in this order; one may be named more than once.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when no sequence is named, or one that there is not.
+    pub fn select(&mut self, sequences: &[usize]) -> Result<(), ShapeError> {
         match &mut self.how {
             How::Fused(fused) => {
-                let (place, within) = fused.place(layer);
-                fused.inner[place].set_state(within, state)
+                for inner in &mut fused.inner {
+                    inner.select(sequences)?;
+                }
             }
-            How::Own(_) => {
-                Err(ShapeError::State { what: "a stack without a kernel's steps takes a whole state" })
+            How::Own(own) => {
+                if sequences.is_empty() {
+                    return Err(ShapeError::Zero { what: "number of sequences" });
+                }
+                if let Some(&found) = sequences.iter().find(|&&sequence| sequence >= own.batch) {
+                    return Err(ShapeError::Index { what: "a sequence", found, limit: own.batch });
+                }
+                own.batch = sequences.len();
+                own.go_on(own.state.select(sequences));
             }
         }
+        self.batch = sequences.len();
+        Ok(())
     }
 
     /// A layer's hidden values and, for an LSTM, cell values, `[B, H]` each.

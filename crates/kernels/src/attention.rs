@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::disjoint::{Buffer, Pieces};
 use crate::gemm::Start;
-use crate::linear::{Factor, Packing, Rows, copy_rows, filled, outer, product, stride, workers};
+use crate::linear::{Factor, Linear, Packing, Rows, copy_rows, filled, outer, product, stride, workers};
 use crate::shape::{Batch, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
 use crate::team::{self, Worker};
@@ -627,5 +627,229 @@ impl Dispatch for Backward<'_> {
                 }
             }
         }
+    }
+}
+
+/// States that steps look at one by one, when none knows the next: what no step changes is made once.
+pub struct Memory {
+    attention: Attention,
+    level: Level,
+    /// First state of each sentence, and the end.
+    starts: Vec<usize>,
+    keys: Buffer,
+    values: Buffer,
+    vector: Buffer,
+    query: Option<Linear>,
+    own: Linear,
+    /// Rows of a look, filled up with zeros.
+    y: Buffer,
+    queries: Buffer,
+    out: Buffer,
+    pairs: Vec<usize>,
+    same: Vec<usize>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Memory({:?})", self.attention)
+    }
+}
+
+impl Memory {
+    /// Of the states `x` `[F, E]` of `sources`, in packed order.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a buffer does not fit or a sequence is empty.
+    pub fn new(
+        attention: Attention,
+        sources: &Batch,
+        weights: Weights<'_>,
+        x: &[f32],
+    ) -> Result<Memory, ShapeError> {
+        attention.check(sources, sources)?;
+        let Attention { score, hidden, states } = attention;
+        let Weights { query, key, vector, query_bias, combine, bias } = weights;
+        attention.check_weights([query, key, vector, query_bias, combine, bias].map(<[f32]>::len))?;
+        expect("encoder states", x.len(), sources.frames() * states)?;
+        if sources.lengths().contains(&0) {
+            return Err(ShapeError::Zero { what: "the length of a sequence that is looked at" });
+        }
+        let query = match score {
+            Score::Dot | Score::ScaledDot | Score::General => None,
+            Score::Additive => Some(Linear::new(query, Some(query_bias), hidden)?),
+        };
+        let own: Vec<f32> =
+            combine.chunks_exact(states + hidden).flat_map(|row| &row[states..]).copied().collect();
+        let level = Level::current();
+        let mut order = Order::default();
+        order.set(sources);
+        let mut memory = Memory {
+            attention,
+            level,
+            starts: Vec::new(),
+            keys: Buffer::default(),
+            values: Buffer::default(),
+            vector: Buffer::default(),
+            query,
+            own: Linear::new(&own, Some(bias), hidden)?,
+            y: Buffer::default(),
+            queries: Buffer::default(),
+            out: Buffer::default(),
+            pairs: Vec::new(),
+            same: Vec::new(),
+        };
+        filled(&mut memory.vector, vector);
+        level.dispatch(Remember { memory: &mut memory, weights, x, order: &order });
+        memory.starts = order.starts;
+        Ok(memory)
+    }
+
+    /// How many states a sentence has.
+    ///
+    /// # Panics
+    /// When there is no such sentence.
+    #[must_use]
+    pub fn places(&self, sentence: usize) -> usize {
+        self.starts[sentence + 1] - self.starts[sentence]
+    }
+
+    /// What steps `y` `[N, H]` know after each has looked at its sentence, into `out` `[N, H]`, and how much of each
+    /// state they looked at: row after row as many `shares` as the sentence has states. A row's bits depend on no other
+    /// row.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a buffer does not fit or there is no such sentence; nothing is written then.
+    pub fn look(
+        &mut self,
+        sentences: &[usize],
+        y: &[f32],
+        out: &mut [f32],
+        shares: &mut Vec<f32>,
+    ) -> Result<(), ShapeError> {
+        let limit = self.starts.len() - 1;
+        if let Some(&found) = sentences.iter().find(|&&sentence| sentence >= limit) {
+            return Err(ShapeError::Index { what: "a sentence", found, limit });
+        }
+        expect("steps that look", y.len(), sentences.len() * self.attention.hidden)?;
+        expect("steps after a look", out.len(), y.len())?;
+        self.pairs.clear();
+        self.pairs.push(0);
+        let mut end = 0;
+        for &sentence in sentences {
+            end += self.starts[sentence + 1] - self.starts[sentence];
+            self.pairs.push(end);
+        }
+        shares.resize(end, 0.0);
+        self.level.dispatch(LookOnce { memory: self, sentences, y, out, shares });
+        Ok(())
+    }
+}
+
+struct Remember<'a> {
+    memory: &'a mut Memory,
+    weights: Weights<'a>,
+    x: &'a [f32],
+    order: &'a Order,
+}
+
+impl Dispatch for Remember<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let Remember { memory, weights, x, order } = self;
+        let Attention { score, hidden, states } = memory.attention;
+        let (places, wide_states) = (order.count(), stride(states));
+        let Memory { keys, values, .. } = memory;
+        let mut rows = Buffer::default();
+        let rows = rows.ensure(places * wide_states);
+        copy_rows((rows, wide_states), Rows::dense(x, states), &order.frames);
+        let x = Rows::filled(rows, states);
+        let packing = &mut Packing::default();
+        let mut multiply = |factor, out: &mut Buffer| {
+            let out = out.ensure(places * stride(hidden));
+            product(simd, packing, x, factor, Start::Zero, (out, hidden));
+        };
+        let read: Vec<f32> =
+            weights.combine.chunks_exact(states + hidden).flat_map(|row| &row[..states]).copied().collect();
+        multiply(Factor::Transposed(&read), values);
+        match score {
+            Score::Dot | Score::ScaledDot => keys.ensure(x.data.len()).copy_from_slice(x.data),
+            Score::General => multiply(Factor::Plain(weights.query), keys),
+            Score::Additive => multiply(Factor::Transposed(weights.key), keys),
+        }
+    }
+}
+
+struct LookOnce<'a> {
+    memory: &'a mut Memory,
+    sentences: &'a [usize],
+    y: &'a [f32],
+    out: &'a mut [f32],
+    shares: &'a mut [f32],
+}
+
+impl Dispatch for LookOnce<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let LookOnce { memory, sentences, y, out, shares } = self;
+        let hidden = memory.attention.hidden;
+        let wide = stride(hidden);
+        let rows = sentences.len();
+        let Memory {
+            attention,
+            starts,
+            keys,
+            values,
+            vector,
+            query,
+            own,
+            y: ys,
+            queries,
+            out: read,
+            pairs,
+            same,
+            ..
+        } = memory;
+        same.extend(same.len()..rows);
+        let ys = ys.ensure(rows * wide);
+        copy_rows((ys, wide), Rows::dense(y, hidden), same);
+        let y = Rows::filled(ys, hidden);
+        let read = read.ensure(rows * wide);
+        own.apply_filled(y, read);
+        let queries = match query {
+            None => y.data,
+            Some(query) => {
+                let queries = queries.ensure(rows * wide);
+                query.apply_filled(y, queries);
+                &*queries
+            }
+        };
+        let fit = Fit::of(*attention, vector.as_ref());
+        let (keys, values) = (keys.as_ref(), values.as_ref());
+        let workers = workers(pairs[rows] * hidden * 2);
+        let ends = shares_of(pairs, workers);
+        let shares = cut(shares, ends.iter().map(|&end| pairs[end]));
+        let outs = cut(&mut *read, ends.iter().map(|&end| end * wide));
+        let firsts = [0].into_iter().chain(ends.iter().copied());
+        let parts = firsts.zip(&ends).zip(shares.into_iter().zip(outs));
+        let dealt =
+            Dealt::new(parts.map(|((first, &end), (shares, out))| ForwardPart { first, end, shares, out }));
+        team::run_on(workers, |worker| {
+            let mut part = dealt.take(worker);
+            for row in part.first..part.end {
+                let places = starts[sentences[row]] * wide..starts[sentences[row] + 1] * wide;
+                simd.call(Look {
+                    fit,
+                    wide,
+                    keys: &keys[places.clone()],
+                    values: &values[places],
+                    queries: &queries[row * wide..][..wide],
+                    shares: next(&mut part.shares, pairs[row + 1] - pairs[row]),
+                    out: next(&mut part.out, wide),
+                });
+            }
+        });
+        copy_rows((out, hidden), Rows::filled(read, hidden), same);
     }
 }

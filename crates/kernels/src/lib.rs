@@ -51,6 +51,7 @@ pub use layer::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
     forward_noisy,
 };
+pub use linear::Linear;
 pub use peak::fma_peak;
 pub use record::Signal;
 pub use shape::{

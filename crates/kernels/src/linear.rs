@@ -1,9 +1,11 @@
-//! Products of many rows with a matrix, and their gradients, on rows that are filled up with zeros.
+//! Products of many rows with a matrix, and their gradients: on rows that are filled up with zeros, and with a matrix
+//! that is packed once.
 
 use crate::disjoint::{Buffer, Pieces};
 use crate::gemm::{FrameRows, GateColumns, GateGradient, Start, multiply_rows, weight_gradients};
 use crate::pack::{self, Panels};
-use crate::simd::Lanes;
+use crate::shape::{ShapeError, expect};
+use crate::simd::{Dispatch, Lanes, Level};
 use crate::team;
 
 /// The most lanes of any level: what rows are filled up to with zeros.
@@ -132,4 +134,126 @@ pub(crate) fn outer<S: Lanes>(
         let out = GateGradient { weight: &weight, bias: bias.as_ref() };
         weight_gradients(simd, columns, 0, rows, &[out], false, worker);
     });
+}
+
+/// `x Wᵀ + b` with a matrix that is packed once.
+pub struct Linear {
+    level: Level,
+    panels: Panels,
+    packed: Buffer,
+    bias: Option<Buffer>,
+    outputs: usize,
+}
+
+impl std::fmt::Debug for Linear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Linear({} to {})", self.panels.depth, self.outputs)
+    }
+}
+
+impl Linear {
+    /// Packs `weight` `[O, I]` for rows of `inputs` values, and a bias `[O]`.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a size is zero or a buffer does not fit.
+    pub fn new(weight: &[f32], bias: Option<&[f32]>, inputs: usize) -> Result<Linear, ShapeError> {
+        if inputs == 0 {
+            return Err(ShapeError::Zero { what: "width of a matrix" });
+        }
+        let outputs = weight.len() / inputs;
+        if outputs == 0 {
+            return Err(ShapeError::Zero { what: "rows of a matrix" });
+        }
+        expect("matrix", weight.len(), outputs * inputs)?;
+        if let Some(bias) = bias {
+            expect("bias of a matrix", bias.len(), outputs)?;
+        }
+        let level = Level::current();
+        Ok(level.dispatch(Pack { level, weight, bias, inputs, outputs }))
+    }
+
+    /// `I`.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.panels.depth
+    }
+
+    /// `O`.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Multiplies rows `x` `[N, I]`, into `out` `[N, O]`.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when a buffer does not fit; nothing is written then.
+    pub fn apply(&self, x: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+        let rows = x.len() / self.inputs();
+        expect("rows to multiply", x.len(), rows * self.inputs())?;
+        expect("multiplied rows", out.len(), rows * self.outputs)?;
+        let (width, stride) = (self.outputs, self.outputs);
+        let x = Rows::dense(x, self.inputs());
+        self.level.dispatch(Apply { linear: self, x, out, stride, width });
+        Ok(())
+    }
+
+    /// The same between rows that are filled up with zeros.
+    pub(crate) fn apply_filled(&self, x: Rows<'_>, out: &mut [f32]) {
+        let (width, stride) = (self.outputs, stride(self.outputs));
+        self.level.dispatch(Apply { linear: self, x, out, stride, width });
+    }
+}
+
+struct Pack<'a> {
+    level: Level,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Dispatch for Pack<'_> {
+    type Output = Linear;
+
+    fn run<S: Lanes>(self, _: S) -> Linear {
+        let Pack { level, weight, bias, inputs, outputs } = self;
+        let vectors = outputs.div_ceil(S::N);
+        let panels = Panels { lanes: S::N, width: 4, vectors, depth: inputs, pairs: false };
+        let mut packed = Buffer::default();
+        let workers = workers(weight.len());
+        let pieces = panels.pieces(&mut packed, workers);
+        team::run_on(workers, |worker| pack::by_unit(panels, &pieces, worker, weight, 1, outputs));
+        let bias = bias.map(|values| {
+            let mut bias = Buffer::default();
+            filled(&mut bias, values);
+            bias
+        });
+        Linear { level, panels, packed, bias, outputs }
+    }
+}
+
+struct Apply<'a> {
+    linear: &'a Linear,
+    x: Rows<'a>,
+    out: &'a mut [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl Dispatch for Apply<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let Apply { linear: Linear { panels, packed, bias, .. }, x, out, stride, width } = self;
+        let start = bias.as_ref().map_or(Start::Zero, |bias| Start::Bias(bias.as_ref()));
+        let workers = workers(out.len() / stride * panels.depth * width);
+        let pieces = Pieces::new(out, stride, workers);
+        team::run_on(workers, |worker| {
+            let (row, out) = pieces.take(worker);
+            let a = (&x.data[row * x.stride..], x.stride);
+            multiply_rows(simd, a, (*panels, packed.as_ref()), start, (out, stride, width));
+            out.chunks_exact_mut(stride).for_each(|row| row[width..].fill(0.0));
+        });
+    }
 }

@@ -175,6 +175,94 @@ pub fn logits(output: Output<'_>, hidden: usize, x: &[f32], out: &mut [f32]) -> 
     Ok(())
 }
 
+/// Scores of which [`totals`] tells the highest together.
+pub const TOGETHER: usize = 64;
+
+/// Of rows of `vocabulary` scores, `[N, V]`, the logarithm of each row's sum of exponentials, `[N]`, and the highest
+/// of every [`TOGETHER`] scores of a row, `[N, ⌈V / TOGETHER⌉]`.
+///
+/// # Errors
+/// [`ShapeError`] when a buffer does not fit; nothing is written then.
+pub fn totals(
+    vocabulary: usize,
+    scores: &[f32],
+    totals: &mut [f64],
+    highest: &mut [f32],
+) -> Result<(), ShapeError> {
+    if vocabulary == 0 {
+        return Err(ShapeError::Zero { what: "vocabulary" });
+    }
+    let (rows, parts) = (totals.len(), vocabulary.div_ceil(TOGETHER));
+    expect("scores", scores.len(), rows * vocabulary)?;
+    expect("highest scores", highest.len(), rows * parts)?;
+    Level::current().dispatch(Totals { vocabulary, scores, totals, highest });
+    Ok(())
+}
+
+struct Totals<'a> {
+    vocabulary: usize,
+    scores: &'a [f32],
+    totals: &'a mut [f64],
+    highest: &'a mut [f32],
+}
+
+impl Dispatch for Totals<'_> {
+    type Output = ();
+
+    fn run<S: Lanes>(self, simd: S) {
+        let Totals { vocabulary, scores, totals, highest } = self;
+        let workers = team::workers(scores.len(), 50_000);
+        let parts = vocabulary.div_ceil(TOGETHER);
+        let (totals, highest) = (Pieces::new(totals, 1, workers), Pieces::new(highest, parts, workers));
+        team::run_on(workers, |worker| {
+            let ((row, totals), (_, highest)) = (totals.take(worker), highest.take(worker));
+            let scores = scores[row * vocabulary..].chunks_exact(vocabulary);
+            for ((scores, total), highest) in scores.zip(totals).zip(highest.chunks_exact_mut(parts)) {
+                *total = simd.call(RowTotal { scores, highest });
+            }
+        });
+    }
+}
+
+/// One row of [`totals`].
+struct RowTotal<'a> {
+    scores: &'a [f32],
+    highest: &'a mut [f32],
+}
+
+impl<S: Lanes> Job<S> for RowTotal<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self, simd: S) -> f64 {
+        let RowTotal { scores, highest } = self;
+        let lowest = f32::NEG_INFINITY;
+        let mut lanes = [0.0; 16];
+        for (scores, highest) in scores.chunks(TOGETHER).zip(highest.iter_mut()) {
+            let whole = scores.chunks_exact(S::N);
+            let rest = whole.remainder().iter().copied().fold(lowest, f32::max);
+            let mut top = simd.splat(lowest);
+            for scores in whole {
+                top = simd.max(simd.load(scores), top);
+            }
+            simd.store(&mut lanes, top);
+            *highest = lanes[..S::N].iter().copied().fold(rest, f32::max);
+        }
+        let top = highest.iter().copied().fold(lowest, f32::max);
+        let shift = simd.splat(top);
+        let whole = scores.chunks_exact(S::N);
+        let mut rest = [lowest; 16];
+        rest[..whole.remainder().len()].copy_from_slice(whole.remainder());
+        let mut sum = simd.splat(0.0);
+        for scores in whole.chain([&rest[..S::N]]) {
+            sum = simd.add(sum, simd.exp_negative(simd.sub(simd.load(scores), shift)));
+        }
+        simd.store(&mut lanes, sum);
+        let sum: f64 = lanes[..S::N].iter().map(|&sum| f64::from(sum)).sum();
+        f64::from(top) + sum.ln()
+    }
+}
+
 enum Goal<'a> {
     Logits(&'a mut [f32]),
     Loss { targets: &'a [u32], gradients: Option<(Objective, OutputGradients<'a>)> },

@@ -44,7 +44,7 @@ impl StepPrecision {
     }
 }
 
-/// A stack of layers that advances one step at a time for a fixed number of streams.
+/// A stack of layers that advances one step at a time for some streams.
 ///
 /// Weights are packed once, at construction; a step allocates nothing and gives what the sequence call
 /// gives.
@@ -85,6 +85,8 @@ pub struct Stepper {
 struct Rounded {
     quads: Buffer,
     scales: Buffer,
+    /// Quads of the widest row; none where no rows are rounded.
+    widest: usize,
     /// Quads and scales of a worker's part. Parts share no cache lines, not even those that processors
     /// fetch in pairs: what one worker writes would slow another down that reads.
     part: (usize, usize),
@@ -359,6 +361,42 @@ impl Stepper {
         Ok(())
     }
 
+    /// Goes on with these streams, in this order; one may be named more than once. Memory is kept, and grows where
+    /// there are more streams than there ever were.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when no stream is named, or one that there is not; nothing changes then.
+    pub fn select(&mut self, streams: &[usize]) -> Result<(), ShapeError> {
+        if streams.is_empty() {
+            return Err(ShapeError::Zero { what: "number of streams" });
+        }
+        if let Some(&found) = streams.iter().find(|&&stream| stream >= self.batch) {
+            return Err(ShapeError::Index { what: "a stream", found, limit: self.batch });
+        }
+        let count = streams.len();
+        for StepLayer { layer, sizes, gates, h, c, y, dense_c, .. } in &mut self.layers {
+            gates.ensure(count * sizes.gate_stride);
+            for (dense, padded) in [(y, h), (dense_c, c)] {
+                // The next step overwrites the other one.
+                let [from, to] = &mut *padded;
+                let (from, to) = (from.as_ref(), to.ensure(count * sizes.unit_stride));
+                let has_values = !dense.is_empty();
+                dense.resize(if has_values { count * layer.hidden } else { 0 }, 0.0);
+                let mut rows = dense.chunks_exact_mut(layer.hidden);
+                for (to, &stream) in to.chunks_exact_mut(sizes.unit_stride).zip(streams) {
+                    to.copy_from_slice(&from[stream * sizes.unit_stride..][..sizes.unit_stride]);
+                    if let Some(dense) = rows.next() {
+                        dense.copy_from_slice(&to[..layer.hidden]);
+                    }
+                }
+                padded.swap(0, 1);
+            }
+        }
+        (self.batch, self.starts) = (count, [0, count]);
+        self.rounded.resize(count);
+        Ok(())
+    }
+
     /// Sets one stream's states to zero: its text has ended and another begins.
     ///
     /// # Panics
@@ -386,9 +424,15 @@ impl Stepper {
 impl Rounded {
     /// For `batch` rows of up to `widest` quads.
     fn new(batch: usize, widest: usize) -> Rounded {
+        let mut rounded = Rounded { widest, ..Rounded::default() };
+        rounded.resize(batch);
+        rounded
+    }
+
+    /// For so many rows.
+    fn resize(&mut self, batch: usize) {
         let lines = |length: usize| length.next_multiple_of(32);
-        let part = if widest > 0 { (lines(batch * widest), lines(batch)) } else { (0, 0) };
-        Rounded { part, ..Rounded::default() }
+        self.part = if self.widest > 0 { (lines(batch * self.widest), lines(batch)) } else { (0, 0) };
     }
 
     /// The parts of `workers` workers.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use carousel_kernels::attention::{Attention, Gradients, Score, Tape, Weights, backward, forward};
+use carousel_kernels::attention::{Attention, Gradients, Memory, Score, Tape, Weights, backward, forward};
 use carousel_kernels::reference::{self, AttentionWeights};
 use carousel_kernels::*;
 use common::{Numbers, close, everywhere, wide};
@@ -190,4 +190,42 @@ fn what_does_not_fit_is_named() {
     let batches = (&problem.sources, &problem.targets);
     let error = backward(attention, batches, weights, &mut tape, &problem.dout, gradients).unwrap_err();
     assert_eq!(error, ShapeError::Tape);
+}
+
+/// Rows that look one by one, in any company, see what they see in a pass over all steps.
+#[test]
+fn a_memory_is_looked_at_row_by_row() {
+    let lengths: Vec<(usize, usize)> = (0..9).map(|i| (1 + i * 7 % 19, 1 + i * 5 % 17)).collect();
+    for score in SCORES {
+        let states = if matches!(score, Score::Dot | Score::ScaledDot) { 70 } else { 33 };
+        let problem = Problem::new(score, [70, states], &lengths);
+        let Problem { attention, sources, targets, x, y, .. } = &problem;
+        everywhere(|level, threads| {
+            let what = format!("{score:?} {level:?} {threads} threads");
+            let mut expected = vec![f32::NAN; y.len()];
+            let batches = (sources, targets);
+            let tape = &mut Tape::default();
+            forward(*attention, batches, problem.weights(), x, y, &mut expected, tape).unwrap();
+            let mut memory = Memory::new(*attention, sources, problem.weights(), x).unwrap();
+            let sentences: Vec<usize> = targets.places().map(|(sentence, _)| sentence).collect();
+            let mut shares = Vec::new();
+            let mut found = vec![f32::NAN; y.len()];
+            memory.look(&sentences, y, &mut found, &mut shares).unwrap();
+            assert!(found == expected, "{what}");
+            let mut start = 0;
+            for &sentence in &sentences {
+                let own = &shares[start..][..memory.places(sentence)];
+                assert!((own.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{what}");
+                start += own.len();
+            }
+            assert_eq!(start, shares.len());
+            for row in [3, 40] {
+                let mut alone = vec![f32::NAN; 70];
+                memory.look(&[sentences[row]], &y[row * 70..][..70], &mut alone, &mut shares).unwrap();
+                assert!(alone == expected[row * 70..][..70], "{what} row {row}");
+            }
+            let error = memory.look(&[9], &y[..70], &mut [0.0; 70], &mut shares).unwrap_err();
+            assert_eq!(error.to_string(), "a sentence is 9, expected less than 9");
+        });
+    }
 }

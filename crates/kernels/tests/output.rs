@@ -115,6 +115,61 @@ fn logits_and_large_values() {
     assert!(loss::cross_entropy(output, 2, &[f32::NAN, 0.0], &[0]).unwrap().nats.is_nan());
 }
 
+/// A matrix that is packed once multiplies as the output layer does, to the bit.
+#[test]
+fn a_packed_matrix_multiplies() {
+    for (rows, outputs, inputs) in [(1, 1, 1), (5, 7, 3), (33, 65, 20), (90, 160, 64)] {
+        let mut numbers = Numbers::new(rows as u64);
+        let (weight, bias) = (numbers.floats(outputs * inputs, 1.0), numbers.floats(outputs, 1.0));
+        let x = numbers.floats(rows * inputs, 1.0);
+        everywhere(|level, threads| {
+            for bias in [None, Some(&bias[..])] {
+                let (mut found, mut expected) =
+                    (vec![f32::NAN; rows * outputs], vec![f32::NAN; rows * outputs]);
+                Linear::new(&weight, bias, inputs).unwrap().apply(&x, &mut found).unwrap();
+                loss::logits(Output { weight: &weight, bias }, inputs, &x, &mut expected).unwrap();
+                assert!(found == expected, "{level:?} {threads} threads, {rows} {outputs} {inputs}");
+            }
+        });
+    }
+    let error = |weight: &[f32], inputs| Linear::new(weight, None, inputs).unwrap_err().to_string();
+    assert_eq!(error(&[1.0; 5], 2), "matrix has 5 elements, expected 4");
+    assert_eq!(error(&[1.0; 5], 0), "width of a matrix is 0, expected at least 1");
+    let matrix = Linear::new(&[1.0; 4], None, 2).unwrap();
+    let error = matrix.apply(&[1.0; 4], &mut [0.0; 3]).unwrap_err().to_string();
+    assert_eq!(error, "multiplied rows has 3 elements, expected 4");
+}
+
+#[test]
+fn totals_are_those_of_all_scores() {
+    use loss::{TOGETHER, totals};
+    for (rows, vocabulary) in [(1, 1), (3, 15), (2, 16), (5, 64), (7, 65), (40, 3000)] {
+        let scores = Numbers::new(vocabulary as u64).floats(rows * vocabulary, 30.0);
+        let parts = vocabulary.div_ceil(TOGETHER);
+        let mut first = None;
+        everywhere(|level, threads| {
+            let what = format!("{level:?} {threads} threads {rows} {vocabulary}");
+            let (mut sums, mut highest) = (vec![f64::NAN; rows], vec![f32::NAN; rows * parts]);
+            totals(vocabulary, &scores, &mut sums, &mut highest).unwrap();
+            for (row, scores) in scores.chunks(vocabulary).enumerate() {
+                let exact: f64 = scores.iter().map(|&score| f64::from(score).exp()).sum::<f64>().ln();
+                assert!((sums[row] - exact).abs() < 1e-5, "{what}: {} {exact}", sums[row]);
+                for (part, scores) in scores.chunks(TOGETHER).enumerate() {
+                    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    assert_eq!(highest[row * parts + part], most, "{what}");
+                }
+            }
+            if threads == 1 {
+                first = Some(sums);
+            } else {
+                assert!(first == Some(sums), "{what}: bits differ from one thread's");
+            }
+        });
+    }
+    assert!(totals(2, &[1e4, -1e4], &mut [0.0], &mut [0.0]).is_ok());
+    assert!(totals(2, &[0.0; 3], &mut [0.0], &mut [0.0]).is_err());
+}
+
 #[test]
 fn bad_targets_and_tokens_are_named() {
     let output = Output { weight: &[1.0; 6], bias: None };

@@ -154,6 +154,58 @@ fn a_state_can_be_taken_out_and_put_back() {
     }
 }
 
+/// Streams that go on, turned round, doubled and left out, are what they would have been alone.
+#[test]
+fn streams_are_chosen_and_go_on() {
+    let (input, hidden) = (3, 20);
+    for cell in CELLS {
+        for precision in [StepPrecision::F32, StepPrecision::Int8] {
+            let layers: Vec<Layer> = [input, hidden]
+                .map(|input| Layer {
+                    cell,
+                    direction: Direction::Forward,
+                    input,
+                    hidden,
+                    precision: Precision::F32,
+                    zoneout: Zoneout::NONE,
+                    options: CellOptions::PLAIN,
+                })
+                .to_vec();
+            let problems: Vec<Problem> =
+                layers.iter().map(|&layer| Problem::random(layer, Batch::full(1, 1), 3)).collect();
+            let stack: Vec<_> = problems.iter().map(|problem| (problem.layer, problem.weights())).collect();
+            let stepper = |batch| Stepper::with_precision(&stack, batch, precision).unwrap();
+            everywhere(|level, threads| {
+                let mut numbers = Numbers::new(5);
+                let mut together = stepper(3);
+                let mut alone: Vec<Vec<Vec<f32>>> = vec![Vec::new(); 3];
+                for chosen in [&[0, 1, 2][..], &[2, 2, 0, 1, 0], &[4, 3], &[1, 0, 1, 0, 1, 1], &[5]] {
+                    if alone[0].is_empty() {
+                        assert_eq!(chosen.len(), 3);
+                    } else {
+                        together.select(chosen).unwrap();
+                        alone = chosen.iter().map(|&stream| alone[stream].clone()).collect();
+                    }
+                    let x = numbers.floats(chosen.len() * input, 1.0);
+                    alone.iter_mut().zip(x.chunks(input)).for_each(|(read, x)| read.push(x.to_vec()));
+                    let y = together.step(&x).unwrap().to_vec();
+                    for (y, read) in y.chunks(hidden).zip(&alone) {
+                        let mut single = stepper(1);
+                        let mut last = Vec::new();
+                        read.iter().for_each(|x| last = single.step(x).unwrap().to_vec());
+                        assert!(y == last, "{cell:?} {precision:?} {level:?} {threads} threads");
+                    }
+                    let state = together.state(1).h.unwrap();
+                    assert_eq!(state, y);
+                }
+                let error = together.select(&[1]).unwrap_err();
+                assert_eq!(error.to_string(), "a stream is 1, expected less than 1");
+                assert!(together.select(&[]).is_err());
+            });
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_stepped_is_refused() {
     let layer = Layer {

@@ -2,9 +2,11 @@
 
 use std::rc::Rc;
 
+use carousel_kernels::loss::TOGETHER;
+
 use crate::data::{EOS, PAD, SOS};
 use crate::models::translator::{Sentences, Translator};
-use crate::models::writer::{Writer, log_sum_exp, spread};
+use crate::models::writer::{Scores, Writer, spread};
 
 /// What a hypothesis' log-probability is divided by, for long ones have more factors.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,7 +106,7 @@ struct Job<'a> {
 
 /// What a hypothesis may go on with, and what it does.
 struct Choice<'s> {
-    scores: &'s [f32],
+    scores: Scores<'s>,
     /// Continuations wanted.
     most: usize,
     /// The only token that it may go on with.
@@ -117,18 +119,16 @@ struct Choice<'s> {
 
 impl Choice<'_> {
     fn choose(&mut self) {
-        let total = log_sum_exp(self.scores);
+        let Scores { all, total, highest } = self.scores;
         let log_probability = |token: u32, score: f32| (token, f64::from(score) - total);
         if let Some(token) = self.forced {
-            self.best = vec![log_probability(token, self.scores[token as usize])];
+            self.best = vec![log_probability(token, all[token as usize])];
             return;
         }
-        /// Scores looked at together: few of them hold one of the best.
-        const TOGETHER: usize = 32;
         let mut best: Vec<(u32, f32)> = Vec::with_capacity(self.most + 1);
-        for (chunk, scores) in self.scores.chunks(TOGETHER).enumerate() {
-            let lowest = if best.len() == self.most { best[self.most - 1].1 } else { f32::NEG_INFINITY };
-            if best.len() == self.most && scores.iter().copied().fold(f32::NEG_INFINITY, f32::max) <= lowest {
+        for (chunk, (scores, &highest)) in all.chunks(TOGETHER).zip(highest).enumerate() {
+            // Few of the chunks hold one of the best.
+            if best.len() == self.most && highest <= best[self.most - 1].1 {
                 continue;
             }
             for (token, &score) in ((chunk * TOGETHER) as u32..).zip(scores) {
@@ -253,22 +253,27 @@ pub fn search_from(
     while !jobs.is_empty() {
         // A row for every hypothesis that is open, sentence after sentence.
         writer.step(&jobs.iter().flat_map(Job::last_tokens).collect::<Vec<_>>());
-        let mut row = 0;
-        let mut choices: Vec<Choice<'_>> = Vec::with_capacity(writer.rows());
+        let vocabulary = writer.vocabulary();
+        let mut scores = writer.all_scores();
+        let mut choices: Vec<Choice<'_>> = Vec::with_capacity(scores.len());
         for job in &jobs {
-            for open in &job.open {
-                choices.push(job.choice(*open, beam, search, writer.scores(row)));
-                row += 1;
-            }
+            choices.extend(
+                job.open
+                    .iter()
+                    .zip(&mut scores)
+                    .map(|(&open, scores)| job.choice(open, beam, search, scores)),
+            );
         }
-        spread(&mut choices, writer.vocabulary(), |_, choice| choice.choose());
+        drop(scores);
+        spread(&mut choices, vocabulary / 8, |_, choice| choice.choose());
+        let choices: Vec<Vec<(u32, f64)>> = choices.into_iter().map(|choice| choice.best).collect();
         let mut first = 0;
         let mut rows = Vec::new();
         for job in &mut jobs {
             let count = job.open.len();
-            let best: Vec<_> = choices[first..first + count].iter().map(|choice| &choice.best[..]).collect();
+            let best = &choices[first..first + count];
             let looked = |slot: usize| writer.looked(first + slot).map(|weights| Rc::new(weights.to_vec()));
-            rows.extend(job.advance(beam, search, &best, looked).into_iter().map(|slot| first + slot));
+            rows.extend(job.advance(beam, search, best, looked).into_iter().map(|slot| first + slot));
             first += count;
         }
         for mut job in jobs.extract_if(.., |job| job.open.is_empty()) {
@@ -294,7 +299,7 @@ impl Job<'_> {
         })
     }
 
-    fn choice<'s>(&self, open: Open, beam: usize, search: &Search, scores: &'s [f32]) -> Choice<'s> {
+    fn choice<'s>(&self, open: Open, beam: usize, search: &Search, scores: Scores<'s>) -> Choice<'s> {
         let forced = match self.prefix.get(self.length) {
             Some(&token) => Some(token),
             None => (self.length >= self.most).then_some(EOS),
@@ -320,7 +325,7 @@ impl Job<'_> {
         &mut self,
         beam: usize,
         search: &Search,
-        best: &[&[(u32, f64)]],
+        best: &[Vec<(u32, f64)>],
         looked: impl Fn(usize) -> Option<Rc<Vec<f32>>>,
     ) -> Vec<usize> {
         let before = std::mem::take(&mut self.open);

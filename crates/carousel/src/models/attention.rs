@@ -24,6 +24,7 @@ use crate::fused::{
 use crate::init::Initializer;
 use crate::layer::{PooledTape, TapePool, lock};
 use crate::models::dense::Dense;
+use crate::models::writer::plain;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::ragged::{Batch, Ragged};
 use crate::state::index_tensor;
@@ -201,6 +202,32 @@ impl Attention {
         let context =
             Ragged::from_padded(context, targets.lengths()).expect("the targets' own lengths").frames();
         combine.forward(Tensor::cat(vec![context, y], 1), None)
+    }
+
+    /// Encoder states for steps that look one by one.
+    pub(super) fn kept(&self, combine: &Dense, states: &Ragged) -> kernels::Memory {
+        let (weight, bias) = combine.first();
+        let matrix = |weight: &Option<Param<Tensor<2>>>| {
+            weight.as_ref().map_or_else(|| flex(Vec::new(), [0]), |weight| plain(weight.val()))
+        };
+        let [query, key, vector] = [&self.query, &self.key, &self.vector].map(matrix);
+        let query_bias = self.bias.as_ref().map_or_else(|| flex(Vec::new(), [0]), |bias| plain(bias.val()));
+        let (combine, bias, x) = (plain(weight.val()), plain(bias.val()), plain(states.frames()));
+        let attention = kernels::Attention {
+            score: self.score.kernel(),
+            hidden: weight.dims()[0],
+            states: states.frames().dims()[1],
+        };
+        let weights = kernels::Weights {
+            query: slice(&query),
+            key: slice(&key),
+            vector: slice(&vector),
+            query_bias: slice(&query_bias),
+            combine: slice(&combine),
+            bias: slice(&bias),
+        };
+        kernels::Memory::new(attention, states.batch(), weights, slice(&x))
+            .expect("the model's own sizes, and sentences that are not empty")
     }
 
     /// The same as one operation.

@@ -362,7 +362,6 @@ impl Captioner {
             attention: self.attention.as_ref(),
             combine: self.combine.as_ref(),
             output: self.output(),
-            layers: self.layers,
             hidden: self.hidden,
             feeds: false,
         }

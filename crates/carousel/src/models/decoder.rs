@@ -24,8 +24,6 @@ pub(super) struct Decoder<'a> {
     pub(super) combine: Option<&'a Dense>,
     /// Vectors to scores.
     pub(super) output: Output,
-    /// Recurrent layers.
-    pub(super) layers: usize,
     /// `H`.
     pub(super) hidden: usize,
     /// Whether a step also reads what the output layer read at the one before.

@@ -446,7 +446,6 @@ impl Translator {
             attention: self.attention.as_ref(),
             combine: self.combine.as_ref(),
             output: self.output(),
-            layers: self.layers,
             hidden: self.hidden,
             feeds: self.feeds,
         }

@@ -1,21 +1,20 @@
 //! Writes translations and captions token by token, many hypotheses side by side: the decoder on plain slices.
 //!
-//! What no step changes is made once for each source: the encoder's states are taken through the products that a step
-//! would make with them, so that a step compares and adds up vectors of `H` values.
+//! What no step changes is made once for each source, and weights are packed once. Rows that belong to one source share
+//! what is known of it.
 //!
 //! Every row is computed by itself and in one order: its bits do not depend on the rows beside it.
 
 use burn::backend::flex::FlexTensor;
+use burn::module::Param;
 use burn::tensor::Tensor;
-use carousel_kernels::loss::{Output as Product, logits};
-use carousel_kernels::{State as Rows, threads};
+use carousel_kernels::attention::Memory;
+use carousel_kernels::loss::{TOGETHER, totals};
+use carousel_kernels::{Linear, threads};
 
 use crate::fused::{dense, flex, primitive, slice, supports, with_slice};
-use crate::models::attention::{Attention, Score};
 use crate::models::decoder::Decoder;
-use crate::models::dense::Dense;
 use crate::models::translator::Encoded;
-use crate::ragged::Ragged;
 use crate::stepper::Stepper;
 
 /// Values that are worth a thread of their own.
@@ -26,51 +25,27 @@ const WORK_PER_THREAD: usize = 1 << 17;
 /// [`Captioner::writer`](crate::models::captioner::Captioner::writer).
 pub struct Writer<'a> {
     model: Decoder<'a>,
-    /// Of as many rows as there are, or some more.
     stepper: Stepper,
-    capacity: usize,
     /// The source of each row.
     sources: Vec<usize>,
-    looks: Option<Looks>,
-    table: Matrix,
-    output: (Matrix, FlexTensor),
+    memory: Option<Memory>,
+    /// `[V, E]`.
+    table: FlexTensor,
+    embedding: usize,
+    output: Linear,
     /// What the output layer read last, `[N, H]`; with input feeding the next step reads it as well.
     read: Vec<f32>,
     x: Vec<f32>,
-    queries: Vec<f32>,
     scores: Vec<f32>,
-    looked: Vec<Vec<f32>>,
-}
-
-/// A matrix `[rows, columns]` in memory.
-struct Matrix {
-    values: FlexTensor,
-    rows: usize,
-    columns: usize,
-}
-
-impl Matrix {
-    fn new(tensor: Tensor<2>) -> Matrix {
-        let [rows, columns] = tensor.dims();
-        Matrix { values: plain(tensor), rows, columns }
-    }
-
-    /// Some columns of a matrix.
-    fn columns(tensor: Tensor<2>, columns: std::ops::Range<usize>) -> Matrix {
-        let rows = tensor.dims()[0];
-        Matrix::new(tensor.slice([0..rows, columns]))
-    }
-
-    /// `x Wᵀ + bias` of rows `x`.
-    fn of(&self, bias: Option<&[f32]>, x: &[f32], out: &mut Vec<f32>) {
-        out.resize(x.len() / self.columns * self.rows, 0.0);
-        logits(Product { weight: slice(&self.values), bias }, self.columns, x, out)
-            .expect("rows are as wide as the matrix");
-    }
+    totals: Vec<f64>,
+    highest: Vec<f32>,
+    /// How much each row looked at the places of its source, one row after another, and where each begins.
+    looked: Vec<f32>,
+    starts: Vec<usize>,
 }
 
 /// A tensor's values, wherever it lies.
-fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+pub(super) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     if supports(&tensor) {
         return dense(primitive(tensor));
     }
@@ -78,119 +53,46 @@ fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     flex(with_slice(&tensor, <[f32]>::to_vec), shape)
 }
 
-/// What decoder steps look at.
-struct Looks {
-    score: Score,
-    /// First place of each source, and the end.
-    starts: Vec<usize>,
-    /// What a step is compared with, `[places, H]`.
-    keys: Vec<f32>,
-    /// The states' part of what the output layer reads, `[places, H]`.
-    values: Vec<f32>,
-    /// The step's own part of that.
-    own: (Matrix, FlexTensor),
-    /// Of additive attention the step's matrix and bias, and the vector.
-    additive: Option<(Matrix, FlexTensor, FlexTensor)>,
-}
-
-impl Looks {
-    fn new(attention: &Attention, combine: &Dense, states: &Ragged) -> Looks {
-        let batch = states.batch();
-        let frames = plain(states.frames());
-        let width = states.frames().dims()[1];
-        let mut starts = vec![0];
-        starts.extend(batch.lengths().iter().scan(0, |end, length| {
-            *end += length;
-            Some(*end)
-        }));
-        // From packed order to source after source.
-        let sorted = |rows: &[f32]| {
-            let width = rows.len() / batch.frames().max(1);
-            let mut sorted = vec![0.0; rows.len()];
-            for ((source, place), row) in batch.places().zip(rows.chunks_exact(width)) {
-                sorted[(starts[source] + place) * width..][..width].copy_from_slice(row);
-            }
-            sorted
-        };
-        let through = |matrix: &Matrix| {
-            let mut rows = Vec::new();
-            matrix.of(None, slice(&frames), &mut rows);
-            sorted(&rows)
-        };
-        let query = || attention.query.as_ref().expect("the score has a query").val();
-        let keys = match attention.score {
-            Score::Dot | Score::ScaledDot => sorted(slice(&frames)),
-            // `(W q) · k` is `q · (Wᵀ k)`.
-            Score::General => through(&Matrix::new(query().transpose())),
-            Score::Additive => through(&Matrix::new(attention.key.as_ref().expect("a key").val())),
-        };
-        let additive = (attention.score == Score::Additive).then(|| {
-            let bias = plain(attention.bias.as_ref().expect("a bias").val());
-            (Matrix::new(query()), bias, plain(attention.vector.as_ref().expect("a vector").val()))
-        });
-        let (weight, bias) = combine.first();
-        let all = weight.dims()[1];
-        let values = through(&Matrix::columns(weight.val(), 0..width));
-        let own = (Matrix::columns(weight.val(), width..all), plain(bias.val()));
-        Looks { score: attention.score, starts, keys, values, own, additive }
-    }
-
-    /// One row: adds what it reads of its source to `read`, and gives how much of each place.
-    fn look(&self, source: usize, query: &[f32], read: &mut [f32]) -> Vec<f32> {
-        let hidden = query.len();
-        let places = self.starts[source]..self.starts[source + 1];
-        let rows = |all: &'_ [f32]| places.start * all.len() / self.starts[self.starts.len() - 1];
-        let key = &self.keys[rows(&self.keys)..];
-        let mut weights: Vec<f32> = match &self.additive {
-            Some((_, _, vector)) => {
-                let vector = slice(vector);
-                let mut sums = vec![0.0; hidden];
-                let fit = |key: &[f32]| {
-                    sums.iter_mut().zip(key.iter().zip(query)).for_each(|(sum, (k, q))| *sum = tanh(k + q));
-                    dot(&sums, vector)
-                };
-                key.chunks_exact(hidden).take(places.len()).map(fit).collect()
-            }
-            None => key.chunks_exact(hidden).take(places.len()).map(|key| dot(key, query)).collect(),
-        };
-        if self.score == Score::ScaledDot {
-            let root = (hidden as f32).sqrt();
-            weights.iter_mut().for_each(|weight| *weight /= root);
-        }
-        let highest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        weights.iter_mut().for_each(|weight| *weight = exp(*weight - highest));
-        let sum: f32 = weights.iter().sum();
-        weights.iter_mut().for_each(|weight| *weight /= sum);
-        let values = self.values[rows(&self.values)..].chunks_exact(read.len());
-        for (&weight, value) in weights.iter().zip(values) {
-            read.iter_mut().zip(value).for_each(|(read, value)| *read += weight * value);
-        }
-        weights
-    }
+/// The scores of a row's next token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scores<'a> {
+    /// `[V]`.
+    pub(crate) all: &'a [f32],
+    /// `ln Σ exp(score)`.
+    pub(crate) total: f64,
+    /// The highest of each [`TOGETHER`] of them.
+    pub(crate) highest: &'a [f32],
 }
 
 impl<'a> Writer<'a> {
     /// A row for every source.
     pub(super) fn new(model: Decoder<'a>, encoded: &Encoded) -> Writer<'a> {
         let count = encoded.state.sequences();
-        let looks = match (model.attention, model.combine) {
-            (Some(attention), Some(combine)) => Some(Looks::new(attention, combine, &encoded.states)),
+        let memory = match (model.attention, model.combine) {
+            (Some(attention), Some(combine)) => Some(attention.kept(combine, &encoded.states)),
             _ => None,
         };
+        let output = &model.output;
+        let [vocabulary, hidden] = output.weight.dims();
+        let (weight, bias) = (plain(output.weight.val()), plain(output.bias.val()));
+        let output = Linear::new(slice(&weight), Some(slice(&bias)), hidden).expect("the layer's own sizes");
+        debug_assert_eq!(output.outputs(), vocabulary);
         let mut stepper = model.stepper(count);
         stepper.set_state(&encoded.state).expect("the decoder's own state");
         Writer {
             stepper,
-            capacity: count,
             sources: (0..count).collect(),
-            looks,
-            table: Matrix::new(model.target.weight.val()),
-            output: (Matrix::new(model.output.weight.val()), plain(model.output.bias.val())),
+            memory,
+            embedding: model.target.weight.dims()[1],
+            table: plain(Param::val(&model.target.weight)),
+            output,
             read: vec![0.0; count * model.hidden],
             x: Vec::new(),
-            queries: Vec::new(),
             scores: Vec::new(),
+            totals: Vec::new(),
+            highest: Vec::new(),
             looked: Vec::new(),
+            starts: Vec::new(),
             model,
         }
     }
@@ -204,7 +106,7 @@ impl<'a> Writer<'a> {
     /// `V`, scores of a row.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
-        self.output.0.rows
+        self.output.outputs()
     }
 
     /// Every row reads a token.
@@ -212,50 +114,45 @@ impl<'a> Writer<'a> {
     /// # Panics
     /// When there is not one token a row, or one is not known.
     pub fn step(&mut self, tokens: &[u32]) {
-        let (rows, hidden) = (self.rows(), self.model.hidden);
+        let (rows, hidden, embedding) = (self.rows(), self.model.hidden, self.embedding);
         assert_eq!(tokens.len(), rows, "a token for every row");
         if rows == 0 {
             return;
         }
-        let (embedding, feeds) = (self.table.columns, self.model.feeds);
+        let feeds = self.model.feeds;
         let width = if feeds { embedding + hidden } else { embedding };
-        self.x.resize(self.capacity * width, 0.0);
-        let table = slice(&self.table.values);
+        self.x.resize(rows * width, 0.0);
+        let table = slice(&self.table);
         for (row, (&token, x)) in tokens.iter().zip(self.x.chunks_exact_mut(width)).enumerate() {
             x[..embedding].copy_from_slice(&table[token as usize * embedding..][..embedding]);
             if feeds {
                 x[embedding..].copy_from_slice(&self.read[row * hidden..][..hidden]);
             }
         }
-        let y = &self.stepper.step(&self.x).expect("a vector for every row")[..rows * hidden];
-        match &self.looks {
+        let y = self.stepper.step(&self.x).expect("a vector for every row");
+        match &mut self.memory {
             None => {
                 self.read.clear();
                 self.read.extend_from_slice(y);
             }
-            Some(looks) => {
-                let (own, bias) = &looks.own;
-                own.of(Some(slice(bias)), y, &mut self.read);
-                let queries = match &looks.additive {
-                    Some((matrix, bias, _)) => {
-                        matrix.of(Some(slice(bias)), y, &mut self.queries);
-                        &self.queries
-                    }
-                    None => y,
-                };
-                self.looked.resize(rows, Vec::new());
-                let work = (looks.starts[looks.starts.len() - 1] / (looks.starts.len() - 1) + 1) * hidden;
-                let mut items: Vec<(&mut [f32], &mut Vec<f32>)> =
-                    self.read.chunks_exact_mut(hidden).zip(&mut self.looked).collect();
-                let sources = &self.sources;
-                spread(&mut items, work, |row, (read, looked)| {
-                    **looked = looks.look(sources[row], &queries[row * hidden..][..hidden], read);
-                    read.iter_mut().for_each(|value| *value = tanh(*value));
-                });
+            Some(memory) => {
+                self.read.resize(rows * hidden, 0.0);
+                memory
+                    .look(&self.sources, y, &mut self.read, &mut self.looked)
+                    .expect("every row has its source");
+                self.starts.clear();
+                let mut start = 0;
+                self.starts.extend(self.sources.iter().map(|&source| {
+                    let own = start;
+                    start += memory.places(source);
+                    own
+                }));
             }
         }
-        let (matrix, bias) = &self.output;
-        matrix.of(Some(slice(bias)), &self.read, &mut self.scores);
+        let vocabulary = self.output.outputs();
+        self.scores.resize(rows * vocabulary, 0.0);
+        self.output.apply(&self.read, &mut self.scores).expect("a row of hidden values for every row");
+        self.totals.clear();
     }
 
     /// The scores of a row's next token, `[V]`.
@@ -265,10 +162,23 @@ impl<'a> Writer<'a> {
         &self.scores[row * vocabulary..][..vocabulary]
     }
 
+    /// The scores of all rows, and what is asked of them to find the highest.
+    pub(crate) fn all_scores(&mut self) -> impl ExactSizeIterator<Item = Scores<'_>> {
+        let (rows, vocabulary) = (self.rows(), self.vocabulary());
+        let parts = vocabulary.div_ceil(TOGETHER);
+        self.totals.resize(rows, 0.0);
+        self.highest.resize(rows * parts, 0.0);
+        totals(vocabulary, &self.scores[..rows * vocabulary], &mut self.totals, &mut self.highest)
+            .expect("as many rows");
+        let rows = self.scores.chunks_exact(vocabulary).zip(self.highest.chunks_exact(parts));
+        rows.zip(&self.totals).map(|((all, highest), &total)| Scores { all, total, highest })
+    }
+
     /// How much a row looked at each place of its source in the last step; `None` without attention.
     #[must_use]
     pub fn looked(&self, row: usize) -> Option<&[f32]> {
-        self.looks.as_ref().map(|_| self.looked[row].as_slice())
+        let memory = self.memory.as_ref()?;
+        Some(&self.looked[self.starts[row]..][..memory.places(self.sources[row])])
     }
 
     /// Goes on with these rows, in this order; one may be named more than once.
@@ -279,35 +189,15 @@ impl<'a> Writer<'a> {
         if rows.len() == self.rows() && rows.iter().enumerate().all(|(place, &row)| place == row) {
             return;
         }
-        let hidden = self.model.hidden;
-        let count = rows.len();
-        // Rows beyond those that are there cost as much as they do.
-        let fits = count <= self.capacity && count * 4 > self.capacity * 3;
-        let capacity = if fits { self.capacity } else { count };
-        let gather = |all: &[f32], room: usize| {
-            let mut chosen = vec![0.0; room * hidden];
-            for (chosen, &row) in chosen.chunks_exact_mut(hidden).zip(rows) {
-                chosen.copy_from_slice(&all[row * hidden..][..hidden]);
-            }
-            chosen
-        };
         self.sources = rows.iter().map(|&row| self.sources[row]).collect();
-        self.read = gather(&self.read, count);
-        if count == 0 {
+        if rows.is_empty() {
             return;
         }
-        let layers: Vec<[Option<Vec<f32>>; 2]> = (0..self.model.layers)
-            .map(|layer| {
-                let Rows { h, c } = self.stepper.state(layer);
-                [h, c].map(|all| all.map(|all| gather(all, capacity)))
-            })
-            .collect();
-        if !fits {
-            (self.stepper, self.capacity) = (self.model.stepper(count), count);
-        }
-        for (layer, [h, c]) in layers.iter().enumerate() {
-            let state = Rows { h: h.as_deref(), c: c.as_deref() };
-            self.stepper.set_layer(layer, state).expect("rows of the stepper's own state");
+        self.stepper.select(rows).expect("rows that there are");
+        if self.model.feeds {
+            let hidden = self.model.hidden;
+            let chosen = |&row: &usize| self.read[row * hidden..][..hidden].iter().copied();
+            self.read = rows.iter().flat_map(chosen).collect();
         }
     }
 }
@@ -335,93 +225,9 @@ pub(crate) fn spread<T: Send>(items: &mut [T], work: usize, f: impl Fn(usize, &m
     });
 }
 
-const LANES: usize = 16;
-
-/// `a · b`, in lanes that are added up in the end.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-/// `ln Σ exp(scores)`.
-pub(crate) fn log_sum_exp(scores: &[f32]) -> f64 {
-    let mut highest = [f32::NEG_INFINITY; LANES];
-    let mut sums = [0.0; LANES];
-    let chunks = scores.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for scores in chunks.clone() {
-        for lane in 0..LANES {
-            highest[lane] = highest[lane].max(scores[lane]);
-        }
-    }
-    let highest = highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    for scores in chunks {
-        for lane in 0..LANES {
-            sums[lane] += exp(scores[lane] - highest);
-        }
-    }
-    let sum: f64 = sums.iter().map(|&sum| f64::from(sum)).sum();
-    let rest: f64 = rest.iter().map(|&score| f64::from(exp(score - highest))).sum();
-    f64::from(highest) + (sum + rest).ln()
-}
-
-/// `eˣ` to a few units in the last place, in operations that compilers turn into vectors: `2ⁿ` times the series of
-/// what is left, up to half a doubling.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// Adding it rounds to a whole number.
-    const ROUND: f32 = 12_582_912.0;
-    let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    // ln 2 in two parts, so that nothing is lost in the subtraction.
-    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let series = 1.0 / 720.0;
-    let series = series * r + 1.0 / 120.0;
-    let series = series * r + 1.0 / 24.0;
-    let series = series * r + 1.0 / 6.0;
-    let series = series * r + 0.5;
-    let series = series * r + 1.0;
-    let series = series * r + 1.0;
-    series * f32::from_bits(((n as i32 + 127) << 23) as u32)
-}
-
-#[inline(always)]
-fn tanh(x: f32) -> f32 {
-    1.0 - 2.0 / (exp(2.0 * x) + 1.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn curves_are_close_to_the_exact_ones() {
-        for step in -8700..=8800 {
-            let x = step as f32 / 100.0;
-            let exact = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 5e-7, "exp({x})");
-            assert!((f64::from(tanh(x)) - f64::from(x).tanh()).abs() < 3e-7, "tanh({x})");
-        }
-        assert!(exp(-1e30) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
-    }
-
-    #[test]
-    fn sums_have_every_value() {
-        for count in [1, 15, 16, 17, 100] {
-            let values: Vec<f32> = (0..count).map(|value| (value as f32 * 0.7).cos() * 5.0).collect();
-            let exact: f64 = values.iter().map(|&value| f64::from(value).exp()).sum::<f64>().ln();
-            assert!((log_sum_exp(&values) - exact).abs() < 1e-6, "{count}");
-            let exact: f64 = values.iter().map(|&value| f64::from(value).powi(2)).sum();
-            assert!((f64::from(dot(&values, &values)) / exact - 1.0).abs() < 1e-6, "{count}");
-        }
-    }
 
     #[test]
     fn every_item_is_met_once() {
