@@ -2,15 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use carousel::cell::{Cell, Reset};
+use carousel::cell::{Cell, CellOptions, Reset};
 use carousel::data::{EOS, SOS, UNK};
 use carousel::decode::beam::{LengthPenalty, Search, greedy, search};
 use carousel::fused::with_slice;
+use carousel::init::{FirstState, Init};
 use carousel::models::attention::Score;
 use carousel::models::language_model::Regularize;
 use carousel::models::translator::{Bridge, Sentences, Translator, TranslatorConfig};
 use carousel::parameters::NamedParameters;
-use carousel::recurrent::Direction;
+use carousel::recurrent::{Direction, Merge};
 use carousel::regularize::{Dropout, Noise};
 
 const SOURCES: [&[u32]; 4] = [&[2, 4, 5, 3], &[2, 3], &[2, 6, 6, 4, 5, 3], &[2, 5, 3]];
@@ -55,9 +56,37 @@ fn kinds() -> Vec<TranslatorConfig> {
         residual: true,
         ..config(Some(Score::Additive), gru)
     });
+    // Directions added, and an encoder that has learned what to begin from.
+    all.push(TranslatorConfig {
+        merge: Some(Merge::Sum),
+        layers: 2,
+        init: Init { state: FirstState::Learned, ..Init::default() },
+        ..config(Some(Score::General), lstm)
+    });
     let shared = config(Some(Score::General), lstm);
     all.push(TranslatorConfig { source_vocabulary: 7, target_vocabulary: 7, shared: true, ..shared });
     all
+}
+
+#[test]
+fn how_directions_meet_changes_the_answer_and_has_to_fit() {
+    let merged = |score, merge| TranslatorConfig { merge, ..config(Some(score), Cell::Lstm) };
+    let value =
+        |config: TranslatorConfig| loss(&config.init(&Device::default()).unwrap(), &SOURCES, &TARGETS);
+    let beside = value(merged(Score::General, Some(Merge::Concat)));
+    assert_eq!(value(merged(Score::General, None)), beside);
+    assert_ne!(value(merged(Score::General, Some(Merge::Sum))), beside);
+    assert_eq!(value(merged(Score::Dot, None)), value(merged(Score::Dot, Some(Merge::Sum))));
+    let refused = |config: TranslatorConfig| config.init(&Device::default()).err().unwrap().to_string();
+    assert_eq!(
+        refused(merged(Score::Dot, Some(Merge::Concat))),
+        "the source's states have 10 values, expected those of the hidden values, 5; add both directions"
+    );
+    let options = CellOptions { projection: Some(3), ..CellOptions::PLAIN };
+    assert_eq!(
+        refused(TranslatorConfig { options, ..config(None, Cell::Lstm) }),
+        "a projection needs a cell that has it, found one of a decoder"
+    );
 }
 
 /// Every gradient by central differences: through attention, the bridge and the encoder's last state.
