@@ -29,7 +29,8 @@ Examples:
 
 The run's best checkpoint is measured: over every token of a text, or over
 every example of a table, or every image of one, written about with a beam, or
-every pair of texts, translated so, or every place of a series from which it can be forecast.";
+every pair of texts, translated so, or every place of a series from which it
+can be forecast.";
 
 /// Measure a saved run on text
 #[derive(Args)]
