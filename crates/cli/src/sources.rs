@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{PathBuf, absolute};
 
 use anyhow::Context;
-use carousel::data::{Document, list_files, read_documents};
+use carousel::data::{Document, Documents, list_files, read_documents};
 use carousel::recipe::{Recipe, Task};
 use carousel::run::RunFolder;
 use carousel::train::{LargeSources, Sources};
@@ -116,7 +116,9 @@ pub(crate) enum Held {
 
 impl Held {
     pub(crate) fn of(recipe: &Recipe) -> Held {
-        if recipe.task == Task::Lm { Held::Megabytes(recipe.data.memory) } else { Held::All }
+        // Lines are put into another order, so all of them are held.
+        let streams = recipe.task == Task::Lm && recipe.data.documents == Documents::Files;
+        if streams { Held::Megabytes(recipe.data.memory) } else { Held::All }
     }
 
     /// Whether some files are more than that. What is compressed has to be held.
