@@ -13,7 +13,10 @@ mod register;
 use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 
 use crate::batch_norm::BatchNorm;
-use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
+use crate::data::{
+    Base, Documents, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, SoundFeatures, Tokens, TooLong,
+    Truncation,
+};
 use crate::init::{Fan, FirstState, GateBias, Init, WeightInit};
 use crate::metrics::BleuTokens;
 use crate::minimal::{MinGru, MinLstm};
@@ -51,6 +54,8 @@ pub struct Recipe {
 pub struct DataRecipe {
     /// Shares of `--data` for training, validation and test, where `--valid` and `--test` are not given.
     pub split: [f64; 3],
+    /// What a document is. [`Task::Lm`] only.
+    pub documents: Documents,
     /// Megabytes of text from which on files are not held, but read piece by piece. [`Task::Lm`],
     /// [`Task::Classify`] of text.
     pub memory: usize,
@@ -70,6 +75,8 @@ pub struct DataRecipe {
     pub step: Option<String>,
     /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
     pub file_label: Option<String>,
+    /// What becomes of sound. [`InputName::Audio`].
+    pub sound: SoundFeatures,
     /// Height and width that images are scaled to. [`InputName::Images`].
     pub image_size: usize,
     /// Whether images have three channels and not one. [`InputName::Images`].
@@ -495,6 +502,7 @@ impl Recipe {
             seed: 1,
             data: DataRecipe {
                 split: [0.9, 0.05, 0.05],
+                documents: Documents::Files,
                 memory: 64,
                 input: InputName::Text,
                 path: "image".to_owned(),
@@ -504,6 +512,7 @@ impl Recipe {
                 id: None,
                 step: None,
                 file_label: None,
+                sound: SoundFeatures::LogMel,
                 image_size: 32,
                 color: true,
                 quoting: true,

@@ -41,10 +41,10 @@ forecaster tables in, with the columns it was trained on, and the steps behind
 their ends out, as a table.
 
 A run that reads numbers, sound or images answers the files it is given. A
-tagger of numbers also reads steps from stdin: a line a step, its values apart by tabs,
-commas or blanks, an empty line between sequences; one of videos the path of an
-image a line. One that walks forward answers line by line, model.lookahead
-lines late.";
+tagger of numbers also reads steps from stdin: a line a step, its values apart
+by tabs, commas or blanks, an empty line between sequences; one of videos the
+path of an image a line. One that walks forward answers line by line,
+model.lookahead lines late.";
 
 /// Answer lines of text, as they come
 #[derive(Args)]

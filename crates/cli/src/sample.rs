@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use carousel::decode::sampling::{Sampling, sample_with};
+use carousel::decode::sampling::{Sampling, sample_many};
 use clap::Args;
 use serde_json::json;
 
@@ -14,9 +14,11 @@ Examples:
   carousel sample runs/lm-001
   carousel sample runs/lm-001 --prompt 'pub fn ' --length 1000 --temperature 0.7
   carousel sample runs/lm-001 --top-p 0.9 --seed 7 --json
+  carousel sample runs/names --prompt Ma --count 20
 
-A token is a byte, a character or a word, as the run was trained. The same
-seed gives the same text. The run's best checkpoint writes.";
+A token is a byte, a character or a word, as the run was trained. A run whose
+documents are lines (data.documents=lines) writes whole ones. The same seed
+gives the same text. The run's best checkpoint writes.";
 
 /// Let a saved run write text
 #[derive(Args)]
@@ -29,9 +31,13 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prompt: String,
 
-    /// Tokens to write
+    /// Tokens to write, at most
     #[arg(long, value_name = "N", default_value_t = 500, allow_negative_numbers = true)]
     length: usize,
+
+    /// Write so many texts, each with a seed of its own
+    #[arg(long, value_name = "N", value_parser = top_k, allow_negative_numbers = true)]
+    count: Option<usize>,
 
     /// Low is safe, high wild, 0 the likeliest
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true, value_parser = temperature)]
@@ -85,25 +91,37 @@ pub(crate) fn run(args: &SampleArgs) -> anyhow::Result<()> {
     let form = Form::from_flag(args.json);
     let sampling =
         Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
-    let mut prompt = Some(args.prompt.as_str()).filter(|prompt| !prompt.is_empty());
     let mut written = Ok(());
-    // The prompt is printed with the first piece of text, once the run has turned out to be readable.
-    let mut show = |text: &str| {
-        if form == Form::Text && written.is_ok() {
-            written = prompt.take().map_or(Ok(()), output::generated).and_then(|()| output::generated(text));
+    // The prompt is printed with the first piece of a text, once the run has turned out to be readable.
+    let mut begun = 0;
+    let mut ends = true;
+    let mut show = |number: usize, text: &str| {
+        if form == Form::Json || written.is_err() {
+            return;
         }
+        if number >= begun {
+            let between = if number > 0 && !ends { "\n" } else { "" };
+            written = output::generated(&format!("{between}{}", args.prompt));
+            begun = number + 1;
+        }
+        if written.is_ok() {
+            written = output::generated(text);
+        }
+        ends = text.ends_with('\n');
     };
-    let text =
-        sample_with(&args.run, args.precision.step(), &args.prompt, args.length, &sampling, &mut show)?;
+    let extent = [args.count.unwrap_or(1), args.length];
+    let texts = sample_many(&args.run, args.precision.step(), &args.prompt, extent, &sampling, &mut show)?;
     written?;
     match form {
-        Form::Json => output::json(&json!({
-            "run": args.run,
-            "prompt": args.prompt,
-            "text": text,
-            "seed": args.seed,
-        })),
-        Form::Text if text.ends_with('\n') => Ok(()),
+        Form::Json => {
+            let mut line = json!({"run": args.run, "prompt": args.prompt, "seed": args.seed});
+            match args.count {
+                Some(_) => line["texts"] = json!(texts),
+                None => line["text"] = json!(texts.first()),
+            }
+            output::json(&line)
+        }
+        Form::Text if ends && begun > 0 => Ok(()),
         Form::Text => output::result("\n"),
     }
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{PathBuf, absolute};
 
 use anyhow::Context;
-use carousel::data::{Document, list_files, read_documents};
+use carousel::data::{Document, Documents, list_files, read_documents};
 use carousel::recipe::{InputName, Recipe, Task};
 use carousel::run::RunFolder;
 use carousel::train::{LargeSources, Sources};
@@ -116,8 +116,11 @@ pub(crate) enum Held {
 
 impl Held {
     pub(crate) fn of(recipe: &Recipe) -> Held {
+        // Lines are put into another order, so all of them are held.
+        let streams = recipe.data.documents == Documents::Files;
         match (recipe.task, recipe.data.input) {
-            (Task::Lm, _) | (Task::Classify, InputName::Text) => Held::Megabytes(recipe.data.memory),
+            (Task::Lm, _) if streams => Held::Megabytes(recipe.data.memory),
+            (Task::Classify, InputName::Text) => Held::Megabytes(recipe.data.memory),
             _ => Held::All,
         }
     }

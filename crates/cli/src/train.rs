@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context;
-use carousel::decode::sampling::{Sampling, sample};
+use carousel::data::Documents;
+use carousel::decode::sampling::{Sampling, sample, sample_many};
 use carousel::recipe::{Named, Recipe, Task};
 use carousel::report::thousands;
 use carousel::run::{RunError, RunFolder};
+use carousel::stepper::StepPrecision;
 use carousel::train::{Control, Event, Sources, Start, Summary, train};
 use clap::Args;
 use serde_json::json;
 
-use crate::output::{self, Form, message};
+use crate::output::{self, Form, message, visible};
 use crate::progress::{Progress, duration, rounded};
 use crate::report::Measure;
 use crate::sources::{Held, SourceList};
@@ -22,6 +24,9 @@ use crate::{BadUsage, MachineArgs, forecast, report};
 
 /// What `train` does when it is told nothing: about three minutes on two cores.
 const DEFAULT_RECIPE: &str = include_str!("../../../recipes/default.toml");
+
+/// Documents that are written when training is done, where those are lines.
+const LAST_LINES: usize = 10;
 
 /// Tokens of the text that is printed when training is done.
 const LAST_SAMPLE: usize = 400;
@@ -32,6 +37,7 @@ Examples:
   carousel train --data my.txt --out runs/my  the same model on your own text
   carousel train --data my.txt --set model.cell=gru --set train.epochs=5
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
+  carousel train lm --data names.txt --set data.documents=lines  a name a line
   carousel train classify --data reviews.tsv  texts and classes, by column
   carousel train tag --data train.conll       a label for every word
   carousel train tag --data sensors/ --set data.input=numbers   for every step
@@ -165,6 +171,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json_summary(path, recipe, &summary)),
         Form::Text if summary.stopped || recipe.task != Task::Lm => Ok(()),
+        Form::Text if recipe.data.documents == Documents::Lines => print_lines(path, recipe.seed),
         Form::Text => print_sample(path, recipe.seed),
     }
 }
@@ -408,6 +415,15 @@ fn json_summary(path: &Path, recipe: &Recipe, summary: &Summary) -> serde_json::
         object[format!("test_{}", score.name)] = score.value.into();
     }
     object
+}
+
+/// Some whole documents, where those are lines.
+fn print_lines(run: &Path, seed: u64) -> anyhow::Result<()> {
+    message(format_args!("it writes:"));
+    let sampling = Sampling { temperature: 0.8, top_k: None, top_p: None, seed };
+    let extent = [LAST_LINES, LAST_SAMPLE];
+    let lines = sample_many(run, StepPrecision::F32, "", extent, &sampling, &mut |_, _| {})?;
+    output::result(&visible(&(lines.join("\n") + "\n")))
 }
 
 fn print_sample(run: &Path, seed: u64) -> anyhow::Result<()> {

@@ -207,3 +207,273 @@ fn a_full_disk_leaves_the_last_checkpoint() {
     let resumed = home.carousel("train --resume --out disk/run --json").succeeds();
     assert_eq!(resumed.json()["steps"], 90);
 }
+
+/// `[steps, 2]` in the format of NumPy.
+fn npy(steps: usize) -> Vec<u8> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({steps}, 2), }}");
+    while !(header.len() + 11).is_multiple_of(64) {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    (0..steps * 2).for_each(|value| bytes.extend((value as f32).to_le_bytes()));
+    bytes
+}
+
+/// A broken file of examples: how it is read, the file that is wrong with the line where there is one, what was found,
+/// and what was wanted.
+type Broken<'a> = (&'a str, &'a str, &'a [u8], [&'a str; 3]);
+
+#[test]
+fn every_broken_file_is_named_with_what_was_found_and_wanted() {
+    let home = Home::new();
+    let small = "--set train.steps=1 --set model.hidden=4";
+    let sequences = "--set data.input=numbers";
+    let long = "--set data.input=numbers --set data.id=id";
+    let cases: &[Broken<'_>] = &[
+        // Texts with classes.
+        ("classify", "a.tsv", b"", ["a.tsv", "empty", "expected"]),
+        (
+            "classify",
+            "a.tsv",
+            b"text\tlabel\n",
+            ["a.tsv:", "no row below its header", "expected at least one"],
+        ),
+        (
+            "classify",
+            "a.tsv",
+            b"text\tstars\nx\t1\n",
+            ["a.tsv:", "no column is named \"label\"", "expected one of text, stars; set data.label"],
+        ),
+        (
+            "classify",
+            "a.csv",
+            b"text,label,text\nx,1,y\n",
+            ["a.csv:1:", "column \"text\" stands twice", "header"],
+        ),
+        (
+            "classify",
+            "a.csv",
+            b"text,label\nx,1\ny\n",
+            ["a.csv:3:", "1 fields", "expected 2 as in the header"],
+        ),
+        (
+            "classify",
+            "a.tsv",
+            b"text\tlabel\n\"x\t1\ny\t2\n",
+            ["a.tsv:2:", "1 fields", "set data.quoting=false"],
+        ),
+        (
+            "classify",
+            "a.csv",
+            b"text,label\nx,1\ncaf\xe9,2\n",
+            ["a.csv:3:", "not UTF-8", "convert the file to UTF-8"],
+        ),
+        (
+            "classify",
+            "a.tsv",
+            b"text\tlabel\nx\t1\ny\t \n",
+            ["a.tsv:3:", "the label is empty", "expected the name of a class"],
+        ),
+        ("classify", "a.tsv", b"text\tlabel\nx\t1\ny\t1\n", ["one class", "\"1\"", "expected at least two"]),
+        (
+            "classify",
+            "a.jsonl",
+            b"{\"text\": \"x\", \"label\": \"1\"}\n{\"text\": \"y\n",
+            ["a.jsonl:2:", "no JSON", "EOF"],
+        ),
+        ("classify", "a.jsonl", b"[\"x\"]\n", ["a.jsonl:1:", "expected a JSON object", "{\"text\": "]),
+        (
+            "classify",
+            "a.jsonl",
+            b"{\"text\": \"x\", \"label\": \"1\"}\n{\"text\": \"y\"}\n",
+            ["a.jsonl:2:", "\"label\" is missing", "expected it as in the first line"],
+        ),
+        // Sequences of numbers with classes.
+        (
+            long,
+            "a.csv",
+            b"id,v,label\nu,1,a\nu,two,a\n",
+            ["a.csv:3:", "column \"v\" is \"two\"", "expected a number"],
+        ),
+        (
+            long,
+            "a.csv",
+            b"id,v,label\nu,1,a\nw,inf,b\n",
+            ["a.csv:3:", "is \"inf\"", "expected a finite number; fill the hole"],
+        ),
+        (long, "a.csv", b"id,v,label\nu,1,a\nu,2,b\n", ["a.csv:3:", "the class \"b\"", "\"a\" on line 2"]),
+        (
+            long,
+            "a.csv",
+            b"id,label\nu,a\n",
+            ["a.csv:", "no column of values", "beside those of the sequence"],
+        ),
+        (sequences, "c/a.npy", b"no array", ["c/a.npy:", "no .npy file that can be read", ""]),
+        (sequences, "c/a.npy", &npy(3)[..130], ["c/a.npy:", "cannot be read", ""]),
+        (sequences, "a.npz", b"no archive", ["a.npz:", "no .npz file that can be read", ""]),
+        ("--set data.input=audio", "c/a.wav", b"no sound", ["c/a.wav:", "no WAV file that can be read", ""]),
+        ("--set data.input=audio --set data.file_label=^([0-9])_", "c/a.wav", b"x", ["a.wav:", "no WAV", ""]),
+        // Words with labels.
+        (
+            "tag",
+            "a.conll",
+            b"one X A\ntwo B\n",
+            ["a.conll:2:", "2 columns", "expected 3 as in the lines before"],
+        ),
+        ("tag", "a.conll", b"one\n", ["a.conll:1:", "one column", "expected a word and its tag"]),
+        ("tag", "a.conll", b"one A\n\xff B\n", ["a.conll:2:", "not UTF-8", "convert the file to UTF-8"]),
+        (
+            "tag",
+            "d/seq.in",
+            b"one two\n",
+            ["d/seq.in:", "seq.out is missing beside it", "give the folder, or both files"],
+        ),
+        // Steps with labels.
+        (
+            "tag --set data.input=numbers",
+            "a.csv",
+            b"v,label\n1,x\n2,\n",
+            ["a.csv:3:", "the label is empty", "write _ for a step without one"],
+        ),
+        (
+            "tag --set data.input=numbers --set data.id=id --set data.step=t",
+            "a.csv",
+            b"id,t,v,label\nu,1,1,x\nu,1,2,y\n",
+            ["a.csv:3:", "step 1 of its sequence", "line 2 already"],
+        ),
+        (
+            "tag --set data.input=numbers --set data.step=t",
+            "a.csv",
+            b"t,v,label\nsoon,1,x\n",
+            ["a.csv:2:", "\"soon\"", "expected a number"],
+        ),
+        (
+            "tag --set data.input=numbers",
+            "c/a.npy",
+            &npy(3),
+            ["c/a.npy:", "a.labels", "is missing beside it"],
+        ),
+        (
+            "tag --set data.input=images",
+            "v/1.gif",
+            b"x",
+            ["v/1.gif:", "no name of an image", "expected .png or .jpg"],
+        ),
+        ("tag --set data.input=images", "v/1.png", b"x", ["v/1.png:", "no PNG or JPEG image", ""]),
+        // Captions.
+        (
+            "caption",
+            "a.tsv",
+            b"image\ttext\n1.png\tx\n",
+            ["a.tsv:", "no column is named \"caption\"", "set data.text"],
+        ),
+        (
+            "caption",
+            "a.tsv",
+            b"file\tcaption\n1.png\tx\n",
+            ["a.tsv:", "no column is named \"image\"", "set data.path"],
+        ),
+        (
+            "caption",
+            "a.tsv",
+            b"image\tcaption\n1.png\t\n",
+            ["a.tsv:2:", "the caption is empty", "expected a text"],
+        ),
+        (
+            "caption",
+            "a.tsv",
+            b"image\tcaption\n\tx\n",
+            ["a.tsv:2:", "the path is empty", "expected that of an image"],
+        ),
+        (
+            "caption",
+            "a.tsv",
+            b"image\tcaption\n\nnowhere.png\tx\n",
+            ["a.tsv:3:", "could not read data/nowhere.png", "paths are relative to the table's folder"],
+        ),
+        (
+            "caption",
+            "a.tsv",
+            b"image\tcaption\ntext.txt\tx\n",
+            ["a.tsv:2:", "data/text.txt: no PNG or JPEG image", ""],
+        ),
+        // Series.
+        (
+            "forecast",
+            "a.csv",
+            b"v\n1\nNaN\n",
+            ["a.csv:3:", "column \"v\" is \"NaN\"", "expected a finite number; fill the hole"],
+        ),
+        (
+            "forecast --set data.time=t",
+            "a.csv",
+            b"t,v\n2,1\n1,1\n",
+            ["a.csv:3:", "\"1\" does not come after \"2\" on line 2", "sort the rows by time"],
+        ),
+        (
+            "forecast --set data.time=t",
+            "a.csv",
+            b"t,v\nsoon,1\n",
+            ["a.csv:2:", "the time is \"soon\"", "expected a number or a date"],
+        ),
+        (
+            "forecast --set data.time=t",
+            "a.csv",
+            b"t,v\n1,1\n2,1\n3,1\n9,1\n",
+            ["a.csv:5:", "6.000 times the usual one", "set data.gaps=ignore"],
+        ),
+        (
+            "forecast --set data.time=t",
+            "a.csv",
+            b"t\n1\n",
+            ["a.csv:", "no column to forecast", "set data.targets"],
+        ),
+        (
+            "forecast --set data.targets=w",
+            "a.csv",
+            b"v\n1\n",
+            ["a.csv:", "no column is named \"w\"", "set data.targets"],
+        ),
+        (
+            "forecast",
+            "a.csv",
+            b"v\n1\n2\n",
+            ["no series has enough steps", "the longest has", "give longer series"],
+        ),
+        // Text.
+        ("lm", "a.txt", b"caf\xe9", ["a.txt:", "byte 3 is not UTF-8", "set data.tokens=byte"]),
+        ("lm", "a.txt", b"few", ["2 tokens", "expected at least", "give more data"]),
+        (
+            "lm --set data.documents=lines",
+            "a.txt",
+            b"Ann\nB\xffb\n",
+            ["a.txt:2:", "the line is not UTF-8", "set data.tokens=byte"],
+        ),
+        (
+            "lm --set data.documents=lines",
+            "a.txt",
+            b"\n \n",
+            ["the training part is empty", "give more data", ""],
+        ),
+        // Pairs of texts.
+        ("translate", "a.tsv", b"a\tb\nc\n", ["a.tsv:2:", "1 column between tabs", "expected at least 2"]),
+    ];
+    let mut seen = std::collections::HashSet::new();
+    for (how, name, bytes, message) in cases {
+        let command = if how.starts_with("--") { format!("classify {how}") } else { (*how).to_owned() };
+        let _ = std::fs::remove_dir_all(home.path("data"));
+        home.write(&format!("data/{name}"), bytes);
+        home.write("data/text.txt", "");
+        let steps = if command.starts_with("forecast") { "" } else { small };
+        let line = format!("train {command} --data data/{name} --out run {steps}");
+        let said = home.carousel(&line).fails(1, message);
+        assert!(!home.exists("run"), "{line}: a run was left behind");
+        let told = said.stderr.lines().find(|line| line.starts_with("error: "));
+        let told = told.unwrap_or_else(|| panic!("{line}: no error in {}", said.stderr));
+        seen.insert(told.to_owned());
+    }
+    assert!(seen.len() >= 25 && seen.len() + 2 >= cases.len(), "{} different messages", seen.len());
+}

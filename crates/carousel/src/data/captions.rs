@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use super::arrays::array;
 use super::images::{ImageShape, is_image, read_image};
-use super::numbers::{NumberExample, array};
+use super::numbers::NumberExample;
 use super::{DataError, Document, Quoting, read_table};
 
 /// Which columns hold what.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::arrays::{Archived, Named, read_npz};
 use super::numbers::{NumberColumns, NumberExample, number, read_numbers};
-use super::sound::frame_middle;
+use super::sound::{SoundFeatures, frame_middle};
 use super::tagged::{NO_TAG, lines};
 use super::{DataError, Document, Quoting, Table, read_table};
 
@@ -19,6 +20,8 @@ pub struct FrameColumns<'a> {
     pub step: Option<&'a str>,
     /// The column of the labels.
     pub label: &'a str,
+    /// What becomes of sound.
+    pub sound: SoundFeatures,
 }
 
 /// A sequence of numbers with a label a step.
@@ -33,7 +36,7 @@ pub struct FrameExample {
 /// Reads sequences with a label a step. A table has a row a step, its label in a column of its own; it is one
 /// sequence, or holds many where `columns.id` tells them apart. Arrays and sound, as [`read_numbers`] takes them,
 /// have their labels in a file beside them, `a.labels` for `a.npy`: a line a step, or for sound stretches of seconds,
-/// `start`, `end` and label apart by tabs, outside of which a step has none.
+/// `start`, `end` and label apart by tabs, outside of which a step has none. An archive (`.npz`) has them in `y` `[N, T]`.
 ///
 /// # Errors
 /// [`DataError`] with file and line.
@@ -46,10 +49,21 @@ pub fn read_frames(
         documents.iter().filter_map(|one| Some((one.name.strip_suffix(LABELS)?, one))).collect();
     let mut used = 0;
     let mut examples = Vec::new();
-    let own = NumberColumns { id: None, label: columns.label, pattern: None };
+    let own = NumberColumns { id: None, label: columns.label, pattern: None, sound: columns.sound };
     for document in documents.iter().filter(|document| !document.name.ends_with(LABELS)) {
         if is_table(&document.name) {
             read_rows(document, columns, labelled, &mut examples)?;
+            continue;
+        }
+        if document.name.to_ascii_lowercase().ends_with(".npz") {
+            let named = if labelled { Named::Steps } else { Named::None };
+            for (place, Archived { values, width, names }) in
+                read_npz(document, named)?.into_iter().enumerate()
+            {
+                let (label, file) = (String::new(), document.name.clone());
+                let numbers = NumberExample { values, width, label, file, line: place + 1, rate: 0 };
+                examples.push(FrameExample { numbers, tags: names });
+            }
             continue;
         }
         let marks = document.name.rsplit_once('.').and_then(|(stem, _)| beside.get(stem));
@@ -249,7 +263,7 @@ mod tests {
     }
 
     fn columns<'a>(id: Option<&'a str>, step: Option<&'a str>) -> FrameColumns<'a> {
-        FrameColumns { id, step, label: "label" }
+        FrameColumns { id, step, label: "label", sound: SoundFeatures::LogMel }
     }
 
     /// `[3, 2]` in the format of NumPy.

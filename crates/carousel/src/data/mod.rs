@@ -4,6 +4,7 @@
 //! text into a [`Corpus`] of token ids and back, and [`Windows`] cuts a corpus into the ragged batches of
 //! truncated backpropagation through time.
 
+mod arrays;
 mod bpe;
 mod captions;
 mod classes;
@@ -43,13 +44,13 @@ pub use series::{
     Base, Framing, Gaps, Origin, Series, SeriesColumns, SeriesNames, SeriesScaling, SeriesSet, Spread,
     Spreads, naive, read_series, seasonal_naive, split_steps,
 };
-pub use sound::{BANDS, log_mel, read_wav};
+pub use sound::{BANDS, COEFFICIENTS, SoundFeatures, log_mel, mfcc, read_wav};
 pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
 pub use stored_texts::{IndexedTexts, StoredRow, StoredTexts};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, read_sentences};
 pub use texts::{TextColumns, TextExample, read_texts};
-pub use tokenizer::{Decoder, Tokenizer, Tokens};
+pub use tokenizer::{Decoder, Documents, Tokenizer, Tokens, read_lines};
 pub use vocab::{Limits, Vocab};
 pub use windows::{Coverage, Segment, Stretch, Truncation, Window, Windows};
 

@@ -1,13 +1,12 @@
 //! Sequences of numbers with a class each: arrays, tables, sound.
 
 use std::collections::HashMap;
-use std::io::Cursor;
 
-use npyz::NpyFile;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::sound::{BANDS, log_mel, read_wav};
+use super::arrays::{Archived, Named, array, read_npz};
+use super::sound::{SoundFeatures, read_wav};
 use super::{DataError, Document, Quoting, read_table};
 
 /// How sequences of numbers are found in files.
@@ -19,6 +18,8 @@ pub struct NumberColumns<'a> {
     pub label: &'a str,
     /// What of a file's name is its class, by its first group; `None`: the folder it lies in.
     pub pattern: Option<Regex>,
+    /// What becomes of sound.
+    pub sound: SoundFeatures,
 }
 
 /// A sequence of numbers, and where it comes from.
@@ -32,7 +33,7 @@ pub struct NumberExample {
     pub label: String,
     /// The file.
     pub file: String,
-    /// The line, counted from 1; 1 for a file that has no lines.
+    /// The line, or the sequence of an archive, counted from 1; 1 for a file that has neither.
     pub line: usize,
     /// Samples a second of sound; 0 for other numbers. All sound of a model has one rate.
     pub rate: u32,
@@ -112,8 +113,9 @@ impl Scaling {
     }
 }
 
-/// Reads sequences of numbers. Names that end in `.wav` hold sound, of which log-mel features are made; `.npy` an
-/// array `[T, I]` or `[T]`; others a table whose columns are the values of a step, one sequence a file, or many
+/// Reads sequences of numbers. Names that end in `.wav` hold sound, of which features are made; `.npy` an array
+/// `[T, I]` or `[T]`; `.npz` an archive of sequences: `x` `[N, T, I]` or `[N, T]`, their classes `y` `[N]`, and
+/// `lengths` `[N]` where they differ; others a table whose columns are the values of a step, one sequence a file, or many
 /// where `columns.id` names the column that tells them apart.
 ///
 /// # Errors
@@ -134,10 +136,18 @@ pub fn read_numbers(
         };
         if name.ends_with(".wav") {
             let (samples, rate) = read_wav(document)?;
-            one(log_mel(&samples, rate), BANDS, rate)?;
+            one(columns.sound.of(&samples, rate), columns.sound.width(), rate)?;
         } else if name.ends_with(".npy") {
             let (values, width) = read_npy(document)?;
             one(values, width, 0)?;
+        } else if name.ends_with(".npz") {
+            let named = if labelled { Named::Sequences } else { Named::None };
+            for (place, Archived { values, width, names }) in
+                read_npz(document, named)?.into_iter().enumerate()
+            {
+                let (label, file) = (names.concat(), document.name.clone());
+                examples.push(NumberExample { values, width, label, file, line: place + 1, rate: 0 });
+            }
         } else if columns.id.is_none() {
             let (values, width) = read_steps(document)?;
             one(values, width, 0)?;
@@ -182,35 +192,6 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
         _ => return Err(fails(document, format!("its shape is {shape:?}, expected [steps, values]"))),
     };
     Ok((values, width))
-}
-
-/// The shape of an array and its numbers, all of them finite, row after row.
-pub(super) fn array(document: &Document) -> Result<(Vec<usize>, Vec<f32>), DataError> {
-    let file = NpyFile::new(Cursor::new(&document.bytes))
-        .map_err(|error| fails(document, format!("no .npy file that can be read: {error}")))?;
-    let shape: Vec<usize> = file.shape().iter().map(|&size| size as usize).collect();
-    if file.order() != npyz::Order::C && shape.len() > 1 {
-        return Err(fails(document, "its numbers stand column after column, expected row after row"));
-    }
-    let values: Vec<f32> = match file.try_data::<f32>() {
-        Ok(data) => data.collect::<Result<_, _>>(),
-        Err(file) => match file.try_data::<f64>() {
-            Ok(data) => data.map(|value| value.map(|value| value as f32)).collect(),
-            Err(file) => {
-                let kind = file.dtype().descr();
-                return Err(fails(document, format!("its numbers are {kind}, expected float32 or float64")));
-            }
-        },
-    }
-    .map_err(|error| fails(document, format!("its numbers cannot be read: {error}")))?;
-    if let Some(place) = values.iter().position(|value| !value.is_finite()) {
-        let width: usize = shape.iter().skip(1).product();
-        return Err(fails(
-            document,
-            format!("step {} has a value that is not a number", place / width.max(1)),
-        ));
-    }
-    Ok((shape, values))
 }
 
 /// A number of a table, which a model's precision can hold.

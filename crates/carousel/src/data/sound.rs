@@ -7,8 +7,10 @@ use realfft::RealFftPlanner;
 
 use super::{DataError, Document};
 
-/// Bands, the values of a frame.
+/// Bands, the values of a frame of [`log_mel`].
 pub const BANDS: usize = 40;
+/// Coefficients, the values of a frame of [`mfcc`].
+pub const COEFFICIENTS: usize = 13;
 /// Seconds that a frame looks at, and from one frame to the next.
 const WINDOW: f64 = 0.025;
 const HOP: f64 = 0.010;
@@ -77,6 +79,54 @@ pub fn log_mel(samples: &[f32], rate: u32) -> Vec<f32> {
     features
 }
 
+/// What sound becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoundFeatures {
+    /// [`log_mel`].
+    LogMel,
+    /// [`mfcc`].
+    Mfcc,
+}
+
+impl SoundFeatures {
+    /// Values of a frame.
+    #[must_use]
+    pub fn width(self) -> usize {
+        match self {
+            SoundFeatures::LogMel => BANDS,
+            SoundFeatures::Mfcc => COEFFICIENTS,
+        }
+    }
+
+    /// The frames of some sound, `[T, width]`.
+    #[must_use]
+    pub fn of(self, samples: &[f32], rate: u32) -> Vec<f32> {
+        match self {
+            SoundFeatures::LogMel => log_mel(samples, rate),
+            SoundFeatures::Mfcc => mfcc(samples, rate),
+        }
+    }
+}
+
+/// Mel-frequency cepstral coefficients `[T, COEFFICIENTS]` (Davis and Mermelstein 1980): the first ones of the discrete
+/// cosine transform of each frame of [`log_mel`], the one of the mean energy included.
+#[must_use]
+pub fn mfcc(samples: &[f32], rate: u32) -> Vec<f32> {
+    log_mel(samples, rate).chunks_exact(BANDS).flat_map(cosines).collect()
+}
+
+/// The orthonormal DCT-II, as SciPy's `dct(x, norm="ortho")`: `c[k] = √(2 / N) Σ x[n] cos(π k (n + ½) / N)`, and `c[0]`
+/// over √2.
+fn cosines(bands: &[f32]) -> [f32; COEFFICIENTS] {
+    let count = bands.len() as f64;
+    std::array::from_fn(|k| {
+        let angle = |n: usize| std::f64::consts::PI * k as f64 * (n as f64 + 0.5) / count;
+        let sum: f64 = bands.iter().enumerate().map(|(n, &x)| f64::from(x) * angle(n).cos()).sum();
+        let scale = if k == 0 { 1.0 / count } else { 2.0 / count };
+        (sum * scale.sqrt()) as f32
+    })
+}
+
 /// The seconds at which a frame of [`log_mel`] has its middle.
 pub(super) fn frame_middle(frame: usize, rate: u32) -> f64 {
     let hop = ((HOP * f64::from(rate)) as usize).max(1);
@@ -109,6 +159,8 @@ fn filters(size: usize, rate: u32) -> Vec<Vec<(usize, f32)>> {
 mod tests {
     use super::*;
 
+    const RAMP: [f64; 4] = [123.3288, -72.4809, -0.0000, -8.0368];
+
     fn tone(hertz: f64, rate: u32, count: usize) -> Vec<f32> {
         let step = std::f64::consts::TAU * hertz / f64::from(rate);
         (0..count).map(|place| (0.5 * (place as f64 * step).sin()) as f32).collect()
@@ -127,6 +179,30 @@ mod tests {
             assert!((loudest as f64 - expected).abs() <= 1.0, "{hertz}: band {loudest}, expected {expected}");
         }
         assert_eq!(log_mel(&[0.1], 8000).len(), BANDS, "the shortest sound is one frame");
+    }
+
+    /// A wave of the transform's own is one coefficient, and what it keeps of a frame is its energy.
+    #[test]
+    fn a_wave_is_one_coefficient() {
+        let wave = |k: usize| -> Vec<f32> {
+            let angle = |n: usize| std::f64::consts::PI * k as f64 * (n as f64 + 0.5) / BANDS as f64;
+            (0..BANDS).map(|n| angle(n).cos() as f32).collect()
+        };
+        for k in 0..COEFFICIENTS {
+            let expected = if k == 0 { (BANDS as f32).sqrt() } else { (BANDS as f32 / 2.0).sqrt() };
+            for (place, found) in cosines(&wave(k)).into_iter().enumerate() {
+                let expected = if place == k { expected } else { 0.0 };
+                assert!((found - expected).abs() < 1e-4, "{k}: {place} is {found}");
+            }
+        }
+        // scipy.fft.dct([0, 1, ..., 39], norm="ortho") begins so.
+        let ramp: Vec<f32> = (0..BANDS).map(|n| n as f32).collect();
+        for (found, expected) in cosines(&ramp).into_iter().zip(RAMP) {
+            assert!((f64::from(found) - expected).abs() < 1e-3, "{found}, expected {expected}");
+        }
+        let sound = tone(440.0, 8000, 800);
+        assert_eq!(mfcc(&sound, 8000).len(), log_mel(&sound, 8000).len() / BANDS * COEFFICIENTS);
+        assert_eq!(mfcc(&sound, 8000), SoundFeatures::Mfcc.of(&sound, 8000));
     }
 
     #[test]

@@ -78,6 +78,40 @@ impl fmt::Display for Tokens {
     }
 }
 
+/// What a document is, behind which a model starts anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Documents {
+    /// A file.
+    Files,
+    /// A line, as of a list of names: it begins after the token that ends a line, and ends with it.
+    Lines,
+}
+
+/// The lines of documents that hold more than blanks, without their ends.
+///
+/// # Errors
+/// [`DataError::Line`] where text is wanted and a line is none.
+pub fn read_lines(tokens: Tokens, documents: &[Document]) -> Result<Vec<Vec<u8>>, DataError> {
+    let mut lines = Vec::new();
+    for document in documents {
+        let bytes = document.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&document.bytes);
+        for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if tokens != Tokens::Byte && std::str::from_utf8(line).is_err() {
+                let reason = format!(
+                    "the line is not UTF-8, expected text for tokens = \"{tokens}\"; convert the file to UTF-8, or set \
+                     data.tokens=byte"
+                );
+                return Err(DataError::Line { name: document.name.clone(), line: number, reason });
+            }
+            if !line.iter().all(u8::is_ascii_whitespace) {
+                lines.push(line.to_vec());
+            }
+        }
+    }
+    Ok(lines)
+}
+
 /// Turns text into ids of a vocabulary, and ids into text.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -141,6 +175,32 @@ impl Tokenizer {
             };
             corpus.push(&ids);
         }
+        Ok(corpus)
+    }
+
+    /// The ids of a line that is a document of its own, between two ends of lines.
+    #[must_use]
+    pub fn line(&self, line: &[u8]) -> Vec<u32> {
+        let inner = match self.vocab.tokens() {
+            Tokens::Byte => line.iter().copied().map(u32::from).collect(),
+            _ => self.encode(&String::from_utf8_lossy(line)),
+        };
+        [vec![self.line_end()], inner, vec![self.line_end()]].concat()
+    }
+
+    /// The token that ends a line.
+    #[must_use]
+    pub fn line_end(&self) -> u32 {
+        self.encode("\n").first().copied().unwrap_or_default()
+    }
+
+    /// The lines of documents, each a document of its own.
+    ///
+    /// # Errors
+    /// As [`read_lines`].
+    pub fn line_corpus(&self, documents: &[Document]) -> Result<Corpus, DataError> {
+        let mut corpus = Corpus::default();
+        read_lines(self.vocab.tokens(), documents)?.iter().for_each(|line| corpus.push(&self.line(line)));
         Ok(corpus)
     }
 

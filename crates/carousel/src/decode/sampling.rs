@@ -5,7 +5,7 @@ use std::path::Path;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::data::Tokenizer;
+use crate::data::{Documents, Tokenizer};
 use crate::models::language_model::{LanguageModel, LanguageModelStepper};
 use crate::saved::{OpenError, SavedLanguageModel};
 use crate::stepper::StepPrecision;
@@ -24,7 +24,17 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Lets the best checkpoint of a run continue `prompt` by `length` tokens. `on_text` hears the text piece
+/// How much is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// What a document is: of lines one is written, to its end.
+    pub documents: Documents,
+    /// The most tokens.
+    pub tokens: usize,
+}
+
+/// Lets the best checkpoint of a run continue `prompt` by `length` tokens, or to the end of a document where those are
+/// lines. `on_text` hears the text piece
 /// by piece as it is made; the whole is returned, without the prompt.
 ///
 /// # Errors
@@ -51,8 +61,35 @@ pub fn sample_with(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<String, OpenError> {
-    let SavedLanguageModel { tokenizer, model, .. } = SavedLanguageModel::open(run)?;
-    Ok(write_with(one(&model, precision), &tokenizer, prompt, length, sampling, on_text))
+    let mut texts = sample_many(run, precision, prompt, [1, length], sampling, &mut |_, text| on_text(text))?;
+    Ok(texts.pop().unwrap_or_default())
+}
+
+/// The same for several texts, `[count, length]`, each with a seed of its own. `on_text` also hears which one it is.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_many(
+    run: &Path,
+    precision: StepPrecision,
+    prompt: &str,
+    [count, length]: [usize; 2],
+    sampling: &Sampling,
+    on_text: &mut dyn FnMut(usize, &str),
+) -> Result<Vec<String>, OpenError> {
+    let SavedLanguageModel { recipe, tokenizer, model } = SavedLanguageModel::open(run)?;
+    let extent = Extent { documents: recipe.data.documents, tokens: length };
+    let mut texts = Vec::new();
+    for number in 0..count {
+        let sampling = Sampling { seed: sampling.seed.wrapping_add(number as u64), ..*sampling };
+        let told = &mut |text: &str| on_text(number, text);
+        texts.push(write_with(one(&model, precision), &tokenizer, prompt, extent, &sampling, told));
+        // A document may end at once; it is heard of all the same.
+        if texts[number].is_empty() {
+            on_text(number, "");
+        }
+    }
+    Ok(texts)
 }
 
 /// Reads and writes one text.
@@ -65,27 +102,28 @@ pub fn write(
     model: &LanguageModel,
     tokenizer: &Tokenizer,
     prompt: &str,
-    length: usize,
+    extent: Extent,
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
 ) -> String {
-    write_with(one(model, StepPrecision::F32), tokenizer, prompt, length, sampling, on_text)
+    write_with(one(model, StepPrecision::F32), tokenizer, prompt, extent, sampling, on_text)
 }
 
 fn write_with(
     mut stepper: LanguageModelStepper,
     tokenizer: &Tokenizer,
     prompt: &str,
-    length: usize,
+    extent: Extent,
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
 ) -> String {
     let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
     let banned = tokenizer.vocab().unknown();
     let mut read = tokenizer.encode(prompt);
-    if read.is_empty() {
-        // Without a prompt it starts a line.
-        read = tokenizer.encode("\n");
+    let lines = extent.documents == Documents::Lines;
+    if lines || read.is_empty() {
+        // Without a prompt it starts a line; where documents are lines, a prompt begins one.
+        read.insert(0, tokenizer.line_end());
     }
     let mut decoder = tokenizer.decoder();
     let mut text = String::new();
@@ -103,8 +141,11 @@ fn write_with(
     for token in read {
         step(token);
     }
-    for _ in 0..length {
+    for _ in 0..extent.tokens {
         next = choose(step(next), banned, sampling, &mut random);
+        if lines && next == tokenizer.line_end() {
+            break;
+        }
         tell(decoder.push(next), &mut text);
     }
     tell(decoder.finish(), &mut text);

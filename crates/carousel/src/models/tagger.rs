@@ -145,7 +145,11 @@ impl TaggerConfig {
             }
             Body::Recurrent(_) => (None, reader.output_width()),
         };
-        let intent = self.intents.map(|intents| Output::init(hidden, intents, random, device)).transpose()?;
+        let intent = self
+            .intents
+            .map(|intents| Output::init(hidden, intents, random, device))
+            .transpose()?
+            .map(|intent| intent.with_label_smoothing(self.label_smoothing));
         Ok(Tagger {
             words,
             letters,

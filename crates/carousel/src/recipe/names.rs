@@ -2,7 +2,9 @@
 
 use carousel_kernels::{Activation, GateActivation, Precision, Reset};
 
-use crate::data::{Base, Gaps, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong};
+use crate::data::{
+    Base, Documents, Gaps, NormalForm, PairFormat, SeriesScaling, SoundFeatures, Tokens, TooLong,
+};
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
 use crate::models::attention::Score;
@@ -330,6 +332,8 @@ named!(Told { State: "state", Input: "input" });
 named!(Bridge { Dense: "dense", Copy: "copy", Zero: "zero" });
 named!(PairFormat { Auto: "auto", Columns: "columns", Files: "files", Dictionary: "dictionary" });
 named!(NormalForm { None: "none", Nfc: "nfc", Nfd: "nfd", Nfkc: "nfkc", Nfkd: "nfkd" });
+named!(SoundFeatures { LogMel: "log-mel", Mfcc: "mfcc" });
+named!(Documents { Files: "files", Lines: "lines" });
 named!(TooLong { Drop: "drop", Cut: "cut" });
 named!(Direction { Both: "both", Forward: "forward", Reverse: "reverse" });
 named!(Merge { Concat: "concat", Sum: "sum" });

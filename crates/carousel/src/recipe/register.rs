@@ -10,7 +10,10 @@ use super::{
     AttentionName, AverageName, CellName, ClassWeights, InitName, InputName, LossName, MetricName, Named,
     NormName, Optimizer, Place, Recipe, RecipeError, SamplingName, ScheduleName, Task,
 };
-use crate::data::{Base, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, Tokens, TooLong, Truncation};
+use crate::data::{
+    Base, Documents, Gaps, MaxLen, NormalForm, PairFormat, SeriesScaling, SoundFeatures, Tokens, TooLong,
+    Truncation,
+};
 use crate::init::Fan;
 use crate::metrics::BleuTokens;
 use crate::models::attention::Score;
@@ -117,6 +120,8 @@ const READS: &[&str] = &["lm", "classify", "tag", "caption", "translate", "forec
 const TEXTS: &[&str] = &["lm", "classify", "tag", "caption", "translate"];
 /// The tasks that read a sequence before they answer.
 const READERS: &[&str] = &["classify", "tag", "translate", "forecast"];
+/// The values of `data.documents` that are read as streams.
+const STREAMS: &[&str] = &["files"];
 const FORECAST: &[&str] = &["forecast"];
 /// The tasks that read labelled examples.
 const LABELLED: &[&str] = &["classify", "tag"];
@@ -147,7 +152,10 @@ pub(super) const KEYS: &[Key] = &[
     key!(task, Kind::OneOf(names::<Task>)),
     key!(seed, Kind::Whole(0, i64::MAX as u64)),
     key!(data.split, Kind::Shares).only_with("task", READS),
-    key!(data.memory, Kind::Whole(0, COUNT)).only_with("task", &["lm", "classify"]),
+    key!(data.documents, Kind::OneOf(names::<Documents>)).only_with("task", &["lm"]),
+    key!(data.memory, Kind::Whole(0, COUNT))
+        .only_with("task", &["lm", "classify"])
+        .and_with("data.documents", STREAMS),
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", &["classify", "tag", "caption"]),
     key!(data.path, Kind::Text).only_with("task", CAPTION),
     key!(data.text, Kind::Text)
@@ -166,6 +174,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.file_label, Kind::Text)
         .only_with("task", &["classify"])
         .and_with("data.input", &["numbers", "audio"]),
+    key!(data.sound, Kind::OneOf(names::<SoundFeatures>)).only_with("data.input", &["audio"]),
     key!(data.image_size, Kind::Whole(1, 4096)).only_with("data.input", &["images"]),
     key!(data.color, Kind::Flag).only_with("data.input", &["images"]),
     key!(data.quoting, Kind::Flag)
@@ -277,13 +286,13 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.steps, Kind::Whole(1, COUNT)),
     key!(train.batch, Kind::Whole(1, SIZE)),
     key!(train.batch_tokens, Kind::Whole(1, COUNT)).only_with("task", TRANSLATE),
-    key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
-    key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
-    key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]),
+    key!(train.bptt, Kind::Whole(1, SIZE)).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
+    key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
+    key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
     key!(train.window, Kind::Whole(1, COUNT))
         .only_with("task", &["tag"])
         .and_with("data.input", &["numbers", "audio", "images"]),
-    key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]),
+    key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
     key!(train.accumulate, Kind::Whole(1, SIZE)),
     key!(train.precision, Kind::OneOf(names::<Precision>))
         .only_with("task", WRITES)

@@ -72,6 +72,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("task", "lm", ""),
         ("seed", "7", ""),
         ("data.split", "[0.5, 0.25, 0.25]", ""),
+        ("data.documents", "lines", ""),
         ("data.memory", "0", ""),
         ("data.input", "numbers", "task=classify"),
         ("data.path", "file", "task=caption"),
@@ -81,6 +82,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("data.id", "series", "task=classify data.input=numbers"),
         ("data.step", "time", "task=tag data.input=numbers"),
         ("data.file_label", "(.)_", "task=classify data.input=audio"),
+        ("data.sound", "mfcc", "task=classify data.input=audio"),
         ("data.image_size", "64", "task=tag data.input=images"),
         ("data.color", "false", "task=tag data.input=images"),
         ("data.quoting", "false", "task=classify"),
@@ -258,8 +260,8 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "[data]\nwhatever = 3",
         "a.toml:3: data.whatever is not a known key; \
-         the known keys are data.split, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
-         data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+         the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
+         data.file_label, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
          data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
@@ -268,8 +270,8 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "data = 3",
         "a.toml:2: data is not a known key; \
-         the known keys are data.split, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
-         data.file_label, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+         the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
+         data.file_label, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
          data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \

@@ -112,7 +112,12 @@ pub(crate) fn number_columns(recipe: &Recipe) -> Result<NumberColumns<'_>, DataE
         }
     });
     let pattern = pattern.transpose()?;
-    Ok(NumberColumns { id: recipe.data.id.as_deref(), label: &recipe.data.label, pattern })
+    Ok(NumberColumns {
+        id: recipe.data.id.as_deref(),
+        label: &recipe.data.label,
+        pattern,
+        sound: recipe.data.sound,
+    })
 }
 
 /// The sizes that a recipe asks for.

@@ -267,6 +267,7 @@ pub(crate) fn frame_columns(recipe: &Recipe) -> FrameColumns<'_> {
         id: recipe.data.id.as_deref(),
         step: recipe.data.step.as_deref(),
         label: &recipe.data.label,
+        sound: recipe.data.sound,
     }
 }
 

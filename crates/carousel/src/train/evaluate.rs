@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::data::{
-    Coverage, Document, StoredCorpus, TokenRow, Tokens, Truncation, Window, Windows, list_files,
+    Coverage, Document, Documents, StoredCorpus, TokenRow, Tokens, Truncation, Window, Windows, list_files,
 };
 use crate::models::language_model::LanguageModel;
 use crate::output::{IGNORE, Loss};
@@ -80,10 +80,18 @@ enum StepsOf {
 fn evaluate_with(run: &Path, read: Read<'_>, steps: StepsOf) -> Result<Evaluation, TrainError> {
     let SavedLanguageModel { recipe, tokenizer, model } = SavedLanguageModel::open(run)?;
     let corpus: Box<dyn TokenRow> = match read {
-        Read::Held(documents) => Box::new(tokenizer.corpus(documents)?),
+        Read::Held(documents) => Box::new(match recipe.data.documents {
+            Documents::Files => tokenizer.corpus(documents)?,
+            Documents::Lines => tokenizer.line_corpus(documents)?,
+        }),
         Read::Stored(paths) => Box::new(StoredCorpus::index(&list_files(paths)?.0, &tokenizer)?),
     };
-    let (streams, length) = (recipe.train.batch, recipe.train.k2());
+    // Streams are cut from each other within documents; of short ones that would be felt.
+    let streams = match recipe.data.documents {
+        Documents::Files => recipe.train.batch,
+        Documents::Lines => 1,
+    };
+    let length = recipe.train.k2();
     let loss = match steps {
         StepsOf::Windows => measure(&model, &*corpus, streams, length)?,
         StepsOf::Single(precision) => measure_stepwise(&model, &*corpus, streams, length, precision)?,

@@ -9,14 +9,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::data::{
-    Corpus, Document, Limits, Segment, StoredCorpus, Stretch, TokenRow, Tokenizer, Vocab, Window, list_files,
-    sampled_vocab,
+    Corpus, Document, Documents, Limits, Segment, StoredCorpus, Stretch, TokenRow, Tokenizer, Vocab, Window,
+    list_files, sampled_vocab,
 };
-use crate::decode::sampling::{Sampling, write};
+use crate::decode::sampling::{Extent, Sampling, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
 use crate::output::Loss;
 use crate::own_cell::Sizes;
 use crate::parameters::NamedTensor;
+use crate::ragged::Batch;
 use crate::recipe::{Named, Recipe, TrainRecipe};
 use crate::recurrent::NoisySequences;
 use crate::regularize::Noise;
@@ -25,16 +26,18 @@ use crate::saved::config;
 use crate::state::State;
 use crate::train::breakage::look_into;
 use crate::train::diagnose::{BrokenBatch, Circumstances, Diagnosis, diagnose, save};
+use crate::train::documents::documents;
 use crate::train::evaluate::measure;
 use crate::train::tbptt::{Place, StateShape, Tbptt};
 use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, prices, train};
 use crate::train::{Control, Event, Sources, Start, Summary, TrainError, shares};
 
 /// How the samples during training are drawn: a little safer than the model's own probabilities.
-const SAMPLE_TEMPERATURE: f64 = 0.8;
+pub(super) const SAMPLE_TEMPERATURE: f64 = 0.8;
 
 /// Trains the model of a recipe in a run's folder, and tells what happens through `on_event`.
 ///
+/// Where documents are lines, they are read whole, side by side in ragged batches; otherwise as streams, in windows.
 /// The folder gets the vocabulary, metrics and checkpoints; the recipe is there already. A run that is
 /// resumed continues to the bit as if it had never stopped: weights, running averages, carried state and
 /// place in the data come from its latest checkpoint.
@@ -48,6 +51,9 @@ pub fn language_model(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
+    if recipe.data.documents == Documents::Lines {
+        return documents(run, recipe, sources, start, on_event);
+    }
     let tokenizer = match start {
         Start::New => {
             let share = shares(recipe, sources)[0];
@@ -79,6 +85,21 @@ pub fn language_model(
     };
     let job = LanguageModelJob { recipe, tokenizer, corpus: &*corpus, tbptt, model, valid, test, last: None };
     train(run, recipe, job, facts, start, on_event)
+}
+
+/// What the last layer gives of a batch while the model learns, before and after dropout.
+pub(super) fn read_noisy(
+    model: &LanguageModel,
+    inputs: &[u32],
+    batch: &Arc<Batch>,
+    state: Option<State>,
+    noisy: NoisySequences<'_>,
+) -> NoisyOutputs {
+    if model.is_noisy() {
+        return model.hidden_noisy(inputs, batch, state, noisy);
+    }
+    let (y, state) = model.hidden(inputs, batch, state);
+    NoisyOutputs { raw: y.clone(), dropped: y, state }
 }
 
 /// The corpora of a run; parts that have nothing to predict count as not there.
@@ -191,7 +212,6 @@ impl Job for LanguageModelJob<'_> {
         let Place { window, passes } = self.tbptt.place();
         let noise = Noise::new(&[*seed, passes, window as u64, batch.0 as u64]);
         let model = &self.model;
-        let noisy = model.is_noisy();
         let (mut outputs, mut targets, mut penalties) = (Vec::new(), Vec::new(), Vec::new());
         let frames = batch.frames() as f64;
         let last = &mut self.last;
@@ -199,18 +219,12 @@ impl Job for LanguageModelJob<'_> {
             *last = Some((window.clone(), state.as_ref().map(State::detach)));
             let packed = Arc::new(window.batch.clone());
             targets.extend_from_slice(&window.targets);
-            let (raw, dropped, state) = if noisy {
-                // A document of a stream keeps its masks over all windows of an update.
-                let name = |segment: &Segment| key(&[segment.stream as u64, segment.document as u64]) as u32;
-                let names: Vec<u32> = window.segments.iter().map(name).collect();
-                let noisy = NoisySequences { noise, names: &names };
-                let NoisyOutputs { raw, dropped, state } =
-                    model.hidden_noisy(&window.inputs, &packed, state, noisy);
-                (raw, dropped, state)
-            } else {
-                let (y, state) = model.hidden(&window.inputs, &packed, state);
-                (y.clone(), y, state)
-            };
+            // A document of a stream keeps its masks over all windows of an update.
+            let name = |segment: &Segment| key(&[segment.stream as u64, segment.document as u64]) as u32;
+            let names: Vec<u32> = window.segments.iter().map(name).collect();
+            let noisy = NoisySequences { noise, names: &names };
+            let NoisyOutputs { raw, dropped, state } =
+                read_noisy(model, &window.inputs, &packed, state, noisy);
             let share = window.inputs.len() as f64 / frames;
             penalties.extend(prices(train, share, raw, dropped.clone(), &packed));
             outputs.push(dropped);
@@ -263,7 +277,8 @@ impl Job for LanguageModelJob<'_> {
     fn sample(&self, model: &LanguageModel, seed: u64) -> Option<String> {
         let length = self.recipe.train.sample_length;
         let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, top_k: None, top_p: None, seed };
-        (length > 0).then(|| write(model, &self.tokenizer, "", length, &sampling, &mut |_| {}))
+        let extent = Extent { documents: Documents::Files, tokens: length };
+        (length > 0).then(|| write(model, &self.tokenizer, "", extent, &sampling, &mut |_| {}))
     }
 
     fn place(&self) -> Result<Value, serde_json::Error> {

@@ -9,6 +9,7 @@ mod caption;
 pub mod checkpoint;
 mod classify;
 mod diagnose;
+mod documents;
 mod evaluate;
 mod examples;
 mod forecast;

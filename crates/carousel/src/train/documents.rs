@@ -1,0 +1,158 @@
+//! Trains a language model on many short documents, such as names: ragged batches of whole documents, each from a zero
+//! state, in place of windows of one long stream.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::Device;
+
+use crate::data::{Counts, Document, Documents, Lengths, Limits, Tokenizer, Vocab, pack, read_lines, split};
+use crate::decode::sampling::{Extent, Sampling, write};
+use crate::models::language_model::{LanguageModel, NoisyOutputs};
+use crate::ragged::Batch;
+use crate::recipe::{Named, Recipe, TrainRecipe};
+use crate::recurrent::NoisySequences;
+use crate::regularize::{Noise, activation_penalty};
+use crate::run::RunFolder;
+use crate::saved::config;
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal};
+use crate::train::language_model::{SAMPLE_TEMPERATURE, read_noisy};
+use crate::train::trainer::{Facts, Measured, Objective, train};
+use crate::train::{Control, Event, PartStatistics, Sources, Start, Summary, TrainError, shares};
+
+/// Documents written after a validation.
+const SAMPLES: u64 = 5;
+/// Documents that are measured side by side.
+const BATCH: usize = 256;
+
+/// Trains the model of a recipe whose documents are lines; see
+/// [`language_model`](super::language_model()).
+///
+/// # Errors
+/// [`TrainError`] when the data, the folder or a checkpoint does not do, or training diverges.
+pub(super) fn documents(
+    run: &RunFolder,
+    recipe: &Recipe,
+    sources: &Sources,
+    start: Start,
+    on_event: &mut dyn FnMut(&Event<'_>) -> Control,
+) -> Result<Summary, TrainError> {
+    debug_assert_eq!(recipe.data.documents, Documents::Lines);
+    let tokens = recipe.data.tokens;
+    let read = |documents: &[Document]| read_lines(tokens, documents);
+    let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
+    let places = split(all.len(), shares(recipe, sources), recipe.seed);
+    let parts = deal(all, places, valid, test)?;
+    let tokenizer = match start {
+        Start::New => {
+            let limits =
+                Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
+            // With their ends, which are tokens too.
+            let bytes = parts.train.iter().flat_map(|line| line.iter().copied().chain([b'\n'])).collect();
+            let lines = Document { name: "the training part".to_owned(), bytes };
+            let vocab = Vocab::build(tokens, &[lines], limits)?;
+            run.write_vocab(&vocab)?;
+            Tokenizer::new(vocab)
+        }
+        Start::Resume => Tokenizer::new(run.read_vocab()?),
+    };
+    let encode =
+        |part: Vec<Vec<u8>>| -> Vec<Vec<u32>> { part.iter().map(|line| tokenizer.line(line)).collect() };
+    let parts = Parts { train: encode(parts.train), valid: encode(parts.valid), test: encode(parts.test) };
+    let named = [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)];
+    let statistics: Vec<PartStatistics> = named
+        .into_iter()
+        .filter(|(_, part)| !part.is_empty())
+        .map(|(part, documents)| PartStatistics {
+            part,
+            lengths: Lengths::of(documents.iter().map(|ids| ids.len() - 2).collect()),
+            classes: Counts::default(),
+        })
+        .collect();
+    on_event(&Event::Examples { parts: &statistics });
+    let precision = recipe.train.precision;
+    if !precision.is_available() {
+        return Err(TrainError::Precision { name: precision.name() });
+    }
+    let vocabulary = tokenizer.vocab().len();
+    let model = config(recipe, vocabulary).init(&Device::default().autodiff())?.with_precision(precision);
+    let count = |part: &[Vec<u32>]| part.iter().map(|ids| ids.len() - 1).sum();
+    let facts = Facts {
+        vocabulary: Some(vocabulary),
+        train_tokens: Some(count(&parts.train)),
+        valid_tokens: Some(count(&parts.valid)),
+    };
+    let job = ExampleJob::new(DocumentTask { recipe, tokenizer }, recipe, model, parts);
+    train(run, recipe, job, facts, start, on_event)
+}
+
+struct DocumentTask<'a> {
+    recipe: &'a Recipe,
+    tokenizer: Tokenizer,
+}
+
+/// Documents side by side: what is read, what is to be predicted.
+fn shifted(documents: &[&Vec<u32>]) -> (Vec<u32>, Vec<u32>, Arc<Batch>) {
+    let (inputs, batch) = pack(&documents.iter().map(|ids| &ids[..ids.len() - 1]).collect::<Vec<_>>(), 1);
+    let (targets, _) = pack(&documents.iter().map(|ids| &ids[1..]).collect::<Vec<_>>(), 1);
+    (inputs, targets, Arc::new(batch))
+}
+
+impl ExampleTask for DocumentTask<'_> {
+    type Model = LanguageModel;
+    /// Token ids, its two ends included.
+    type Example = Vec<u32>;
+
+    fn length(&self, example: &Vec<u32>) -> usize {
+        example.len() - 1
+    }
+
+    fn targets(&self, example: &Vec<u32>) -> usize {
+        example.len() - 1
+    }
+
+    fn objective(&self, model: &LanguageModel, batch: &[&Vec<u32>], noise: Noise, _: u64) -> Objective {
+        let (inputs, targets, batch) = shifted(batch);
+        let names: Vec<u32> = (0..batch.sequences() as u32).collect();
+        let noisy = NoisySequences { noise, names: &names };
+        let NoisyOutputs { raw, dropped, .. } = read_noisy(model, &inputs, &batch, None, noisy);
+        let TrainRecipe { activation_penalty: activation, temporal_penalty: temporal, .. } =
+            self.recipe.train;
+        let mut objective = Objective::plain(model.loss(dropped.clone(), &targets));
+        if activation > 0.0 {
+            objective = objective.with(activation_penalty(dropped, &batch, activation, 0.0));
+        }
+        if temporal > 0.0 {
+            objective = objective.with(activation_penalty(raw, &batch, 0.0, temporal));
+        }
+        objective
+    }
+
+    fn measure(&self, model: &LanguageModel, examples: &[Vec<u32>]) -> Measured {
+        let model = model.valid();
+        let mut order: Vec<&Vec<u32>> = examples.iter().collect();
+        order.sort_by_key(|ids| ids.len());
+        let mut measured = Measured::default();
+        let mut correct = 0;
+        for documents in order.chunks(BATCH) {
+            let (inputs, targets, batch) = shifted(documents);
+            let (loss, _) = model.evaluate(&inputs, &targets, &batch, None);
+            measured.loss += loss.nats;
+            measured.targets += loss.count;
+            correct += loss.correct;
+        }
+        measured.answers = Some((correct, measured.targets));
+        measured
+    }
+
+    fn sample(&self, model: &LanguageModel, _: &[Vec<u32>]) -> Option<String> {
+        let most = self.recipe.train.sample_length;
+        let one = |number: u64| {
+            let seed = self.recipe.seed.wrapping_add(number);
+            let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, top_k: None, top_p: None, seed };
+            let extent = Extent { documents: Documents::Lines, tokens: most };
+            write(model, &self.tokenizer, "", extent, &sampling, &mut |_| {}) + "\n"
+        };
+        (most > 0).then(|| (0..SAMPLES).map(one).collect())
+    }
+}
