@@ -525,7 +525,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "task = 'adding'\n[model]\nweight_dropout = 0.1",
         "a.toml:3: model.weight_dropout has no effect with task = \"adding\"; it is read with lm or classify or \
-         tag or translate or forecast only",
+         tag or caption or translate or forecast only",
     );
     check(
         "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",
