@@ -6,6 +6,7 @@ mod bench;
 mod eval;
 mod forecast;
 mod inspect;
+mod lines;
 mod output;
 mod predict;
 mod prepare;
@@ -16,6 +17,7 @@ mod search;
 mod sources;
 mod train;
 mod translate;
+mod wording;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;

@@ -1,10 +1,8 @@
 //! `carousel predict`: answers lines as they come, from stdin or from files.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use carousel::data::{Document, NumberExample, list_files};
 use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
@@ -17,13 +15,11 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::forecast;
+use crate::lines::{TOGETHER, each_lines};
 use crate::output::{self, Form};
 use crate::search::beam;
 use crate::translate::{answer_lines, object};
 use crate::{BadUsage, MachineArgs};
-
-/// Lines that are read side by side where they are there already.
-const TOGETHER: usize = 64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -353,53 +349,6 @@ fn shown(args: &PredictArgs, saved: &SavedClassifier, prediction: &Prediction) -
         Form::Text => {
             let highest = prediction.probabilities.iter().copied().fold(0.0, f32::max);
             format!("{}\t{highest:.4}\n", prediction.label)
-        }
-    }
-}
-
-/// Hands on the lines of files, or of stdin: those that have come, at most so many at once, none kept waiting.
-pub(crate) fn each_lines(
-    files: &[PathBuf],
-    mut answer: impl FnMut(&[String]) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    if files.is_empty() {
-        return read_lines(&mut BufReader::new(io::stdin().lock()), "stdin", &mut answer);
-    }
-    for path in files {
-        let name = path.display().to_string();
-        let file = File::open(path).with_context(|| format!("could not read {name}"))?;
-        read_lines(&mut BufReader::new(file), &name, &mut answer)?;
-    }
-    Ok(())
-}
-
-fn read_lines<R: io::Read>(
-    reader: &mut BufReader<R>,
-    name: &str,
-    answer: &mut impl FnMut(&[String]) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let mut number = 0;
-    let mut lines = Vec::new();
-    let mut bytes = Vec::new();
-    loop {
-        bytes.clear();
-        let read = reader.read_until(b'\n', &mut bytes).with_context(|| format!("could not read {name}"))?;
-        if read == 0 {
-            return if lines.is_empty() { Ok(()) } else { answer(&lines) };
-        }
-        number += 1;
-        let line = std::mem::take(&mut bytes);
-        let Ok(mut line) = String::from_utf8(line) else {
-            // What came before is answered all the same.
-            answer(&lines)?;
-            bail!("{name}:{number}: the line is not UTF-8; convert it to UTF-8");
-        };
-        line.truncate(line.trim_end_matches(['\n', '\r']).len());
-        lines.push(line);
-        // A line that is not complete yet may take for ever; those that are here are answered first.
-        if lines.len() == TOGETHER || !reader.buffer().contains(&b'\n') {
-            answer(&lines)?;
-            lines.clear();
         }
     }
 }

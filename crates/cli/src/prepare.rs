@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::output::{self, Form, visible};
 use crate::sources::{Held, SourceList};
 use crate::train::read_recipe;
+use crate::wording::told;
 use crate::{BadUsage, MachineArgs};
 
 /// Bars of the picture of lengths, and columns of the longest.
@@ -129,26 +130,6 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
             output::result(&visible(&text))
         }
     }
-}
-
-/// What became of one part's pairs, in a line.
-pub(crate) fn told(counts: &PairCounts) -> String {
-    let number = |count: usize| thousands(count as u64);
-    let mut line = format!("{} pairs", number(counts.pairs));
-    for (count, what) in
-        [(counts.empty, "empty"), (counts.dropped, "too long, left out"), (counts.cut, "too long, cut")]
-    {
-        if count > 0 {
-            line.push_str(&format!(", {} {what}", number(count)));
-        }
-    }
-    let share = |unknown: usize, tokens: usize| unknown as f64 * 100.0 / tokens.max(1) as f64;
-    let unknown = counts.source_unknown + counts.target_unknown;
-    if unknown > 0 {
-        let all = counts.source_tokens + counts.target_tokens;
-        line.push_str(&format!(", {:.2} % unknown tokens", share(unknown, all)));
-    }
-    line
 }
 
 fn summary(prepared: &Prepared) -> String {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::forecast::{self, digits};
-use crate::progress::rounded;
+use crate::wording::rounded;
 
 /// Width and height of a picture in a report, at most.
 const PICTURE: u32 = 240;

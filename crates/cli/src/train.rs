@@ -17,9 +17,10 @@ use clap::Args;
 use serde_json::json;
 
 use crate::output::{self, Form, message, visible};
-use crate::progress::{Progress, duration, rounded};
+use crate::progress::Progress;
 use crate::report::Measure;
 use crate::sources::{Held, SourceList};
+use crate::wording::{duration, rounded};
 use crate::{BadUsage, MachineArgs, forecast, report};
 
 /// What `train` does when it is told nothing: about three minutes on two cores.

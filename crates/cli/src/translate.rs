@@ -6,8 +6,8 @@ use carousel::saved::{SavedTranslator, Translated, Translation, Wanted};
 use clap::Args;
 use serde_json::json;
 
+use crate::lines::each_lines;
 use crate::output::{self, message};
-use crate::predict::each_lines;
 use crate::search::{TranslatorArgs, beam};
 
 const EXAMPLES: &str = "\
