@@ -747,14 +747,14 @@ impl Recurrent {
         Cow::Owned(RecurrentWeights { weight_hh, ..own.clone() })
     }
 
-    /// What the stack gives at the last step of each direction, `[B, O]`, from its outputs and last state.
-    pub(crate) fn ends(&self, y: &Ragged, state: &State) -> Tensor<2> {
+    /// What the stack gives at the last step of each direction, `[B, O]`, from its outputs `y` and last state.
+    pub(crate) fn ends(&self, y: &Tensor<2>, batch: &Batch, state: &State) -> Tensor<2> {
         let directions = self.direction.kernels();
         let top = &state.layers[state.layers.len() - directions.len()..];
         let mut ends: Vec<Tensor<2>> = top.iter().map(|layer| layer.h.clone()).collect();
         if self.residual && self.layers > 1 {
             // What the top layer gives is not its state alone.
-            let at = |&direction| walk::ends(y.frames(), y.batch(), direction);
+            let at = |&direction| walk::ends(y.clone(), batch, direction);
             ends = directions.iter().map(at).collect();
             if self.merge == Merge::Concat && ends.len() > 1 {
                 let (sequences, width) = (state.sequences(), self.width());

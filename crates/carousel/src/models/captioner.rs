@@ -267,7 +267,7 @@ impl Captioner {
             }
             _ => panic!("a captioner of images reads images, one of features reads features"),
         };
-        let mean = self.pool.forward(states.frames(), states.batch(), None);
+        let mean = self.pool.forward(states.frames(), states.batch(), || None);
         let state = match self.told {
             Told::State => {
                 let mut parts = self.start.chunks_exact(self.start.len() / self.layers);

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use crate::init::Initializer;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Learned, Reader, Reading, RecurrenceConfig, StepKind, Steps};
+use crate::models::reader::{Learned, Reader, RecurrenceConfig, StepKind, Steps};
 use crate::output::Output;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
@@ -144,12 +144,11 @@ pub struct Classifier {
 impl Classifier {
     /// What the output layer reads, `[B, H]`, and what the reader gives at every frame.
     fn hidden(&self, steps: Steps<'_>, batch: &Arc<Batch>, noise: Option<Noise>) -> (Tensor<2>, Tensor<2>) {
-        let Reading { frames, last, .. } =
-            self.reader.forward(steps, batch, None, noise, &self.output.weight.device());
-        let pooled = self.pool.forward(frames.clone(), batch, last);
+        let reading = self.reader.forward(steps, batch, None, noise, &self.output.weight.device());
+        let pooled = self.pool.forward(reading.frames.clone(), batch, || self.reader.ends(&reading, batch));
         let hidden = self.dense.as_ref().map_or(pooled.clone(), |dense| dense.forward(pooled, noise));
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        (masked(hidden, mask, Sharing::None), frames)
+        (masked(hidden, mask, Sharing::None), reading.frames)
     }
 
     /// The mean cross-entropy in nats `[1]` against one class a sequence. With `weights`, one a class, an example

@@ -10,7 +10,7 @@ use crate::init::Initializer;
 use crate::models::classifier::Body;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Learned, Reader, Reading, StepKind, Steps};
+use crate::models::reader::{Learned, Reader, StepKind, Steps};
 use crate::output::Output;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
@@ -129,18 +129,17 @@ impl Forecaster {
     fn answer(&self, windows: &[f32], sequences: usize, noise: Option<Noise>) -> (Tensor<2>, Tensor<2>) {
         let batch = Arc::new(Batch::full(sequences, self.window));
         let device = self.output.weight.device();
-        let Reading { frames, last, .. } =
-            self.reader.forward(Steps::Numbers(windows), &batch, None, noise, &device);
+        let reading = self.reader.forward(Steps::Numbers(windows), &batch, None, noise, &device);
         let hidden = match &self.dense {
-            None => self.pool.forward(frames.clone(), &batch, last),
+            None => self.pool.forward(reading.frames.clone(), &batch, || self.reader.ends(&reading, &batch)),
             Some(dense) => {
-                let width = frames.dims()[1];
-                let beside = frames.clone().reshape([self.window, sequences, width]).swap_dims(0, 1);
+                let width = reading.frames.dims()[1];
+                let beside = reading.frames.clone().reshape([self.window, sequences, width]).swap_dims(0, 1);
                 dense.forward(beside.reshape([sequences, self.window * width]), noise)
             }
         };
         let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.drop));
-        (self.output.logits(masked(hidden, mask, Sharing::None)), frames)
+        (self.output.logits(masked(hidden, mask, Sharing::None)), reading.frames)
     }
 
     /// The mean loss `[1]` of answers to windows whose next values are `wanted` `[B, K]`.

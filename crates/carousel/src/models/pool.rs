@@ -58,13 +58,18 @@ impl Pool {
         Pool { how, attention }
     }
 
-    /// One vector a sequence, `[B, O]`, of frames `y` `[F, O]` in packed order. What a recurrence ends with is `last`;
-    /// without one it is the last step.
+    /// One vector a sequence, `[B, O]`, of frames `y` `[F, O]` in packed order. What a recurrence ends with `last` tells
+    /// where it is asked; without one it is the last step.
     ///
     /// # Panics
     /// When `y` has not one row a frame.
     #[must_use]
-    pub fn forward(&self, y: Tensor<2>, batch: &Batch, last: Option<Tensor<2>>) -> Tensor<2> {
+    pub fn forward(
+        &self,
+        y: Tensor<2>,
+        batch: &Batch,
+        last: impl FnOnce() -> Option<Tensor<2>>,
+    ) -> Tensor<2> {
         let [frames, width] = y.dims();
         assert_eq!(frames, batch.frames(), "one row a frame");
         if frames == 0 {
@@ -72,7 +77,7 @@ impl Pool {
         }
         match (self.how, &self.attention) {
             (Pooling::Attention, Some(attention)) => attention.pool(y, batch),
-            (Pooling::Last, _) => last.unwrap_or_else(|| walk::ends(y, batch, Direction::Forward)),
+            (Pooling::Last, _) => last().unwrap_or_else(|| walk::ends(y, batch, Direction::Forward)),
             (Pooling::Max, _) => largest(y, batch),
             _ => {
                 let reciprocals = reciprocal_lengths(batch, &y.device());

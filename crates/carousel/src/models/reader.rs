@@ -98,17 +98,8 @@ pub struct Learned {
 pub struct Reading {
     /// A vector for every frame, `[F, O]`, in packed order.
     pub frames: Tensor<2>,
-    /// What the recurrence ends with, a vector for every sequence `[B, O]`: the last step of each direction. `None`
-    /// without one.
-    pub last: Option<Tensor<2>>,
     /// What the recurrence leaves; `None` without one.
     pub state: Option<State>,
-}
-
-impl Reading {
-    fn of(recurrent: &Recurrent, y: Ragged, state: State) -> Reading {
-        Reading { last: Some(recurrent.ends(&y, &state)), frames: y.frames(), state: Some(state) }
-    }
 }
 
 /// Embeds tokens, or takes numbers as they are, and runs a recurrent stack over them where there is one.
@@ -226,6 +217,12 @@ impl Reader {
         self.output
     }
 
+    /// What the recurrence ends with, a vector for every sequence `[B, O]`: the last step of each direction. `None`
+    /// without one.
+    pub(crate) fn ends(&self, reading: &Reading, batch: &Batch) -> Option<Tensor<2>> {
+        Some(self.recurrent.as_ref()?.ends(&reading.frames, batch, reading.state.as_ref()?))
+    }
+
     /// Whether masks of what it gives are locked over a sequence.
     pub(crate) fn sharing(&self, batch: &Batch) -> Sharing {
         Sharing::of(self.locked, batch, &names(batch))
@@ -293,7 +290,7 @@ impl Reader {
             let names = names(batch);
             let noise = noise.map(|noise| NoisySequences { noise, names: &names });
             let (y, state) = recurrent.forward_shared_noisy(shared, state, noise);
-            return Reading::of(recurrent, y, state);
+            return Reading { frames: y.frames(), state: Some(state) };
         }
         let x = if batch.frames() == 0 {
             Tensor::zeros([0, self.width], &rows.device())
@@ -318,18 +315,18 @@ impl Reader {
         noise: Option<Noise>,
     ) -> Reading {
         if batch.frames() == 0 {
-            return Reading { frames: Tensor::zeros([0, self.output], &x.device()), last: None, state: None };
+            return Reading { frames: Tensor::zeros([0, self.output], &x.device()), state: None };
         }
         let names = names(batch);
         let mask = noise.and_then(|noise| noise.mask(Purpose::Input, 0, self.drop));
         let x = masked(x, mask, Sharing::of(self.locked, batch, &names));
         match &self.recurrent {
-            None => Reading { frames: x, last: None, state: None },
+            None => Reading { frames: x, state: None },
             Some(recurrent) => {
                 let x = Ragged::new(x, batch.clone()).expect("one row a frame");
                 let noise = noise.map(|noise| NoisySequences { noise, names: &names });
                 let (y, state) = recurrent.forward_noisy(x, state, noise);
-                Reading::of(recurrent, y, state)
+                Reading { frames: y.frames(), state: Some(state) }
             }
         }
     }

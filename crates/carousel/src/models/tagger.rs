@@ -353,7 +353,7 @@ impl Tagger {
             None => self.output.cross_entropy(read.clone(), tags),
         };
         if let Some(intent) = &self.intent {
-            loss = loss + intent.cross_entropy(self.pool.forward(read.clone(), batch, None), intents);
+            loss = loss + intent.cross_entropy(self.pool.forward(read.clone(), batch, || None), intents);
         }
         Learned { loss, raw, dropped: read }
     }
@@ -421,7 +421,7 @@ impl Tagger {
             }
         };
         let intents = self.intent.as_ref().map(|intent| {
-            let logits = intent.logits(self.pool.forward(hidden, batch, None));
+            let logits = intent.logits(self.pool.forward(hidden, batch, || None));
             with_slice(&activation::softmax(logits, 1), <[f32]>::to_vec)
         });
         Tagged { tags, probabilities, intents: intents.unwrap_or_default() }
