@@ -26,7 +26,7 @@ pub(crate) use tagger::{
     within,
 };
 pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
-pub(crate) use translator::{Known, TRANSLATOR, one_line, search_all, side_by_side};
+pub(crate) use translator::{Known, TRANSLATOR, search_all, sentence, side_by_side};
 pub use translator::{SavedTranslator, Translated, Translation, Wanted, translator_config};
 
 use crate::data::Tokenizer;

@@ -26,7 +26,7 @@ const KEPT: usize = 2048;
 /// Bytes that are read at once while a file is walked over.
 const CHUNK: usize = 1 << 20;
 /// Bytes of a sample.
-const SAMPLE: u64 = 100 << 20;
+pub(super) const SAMPLE: u64 = 100 << 20;
 /// Bytes of each of its pieces.
 const PIECE: u64 = 1 << 20;
 /// Tells the sample's random numbers from others of the same seed.
@@ -267,10 +267,7 @@ impl Shared {
             read.map_err(|error| DataError::Read { path: PathBuf::from(&source.name), source: error })?;
         }
         let tokenizer = &self.tokenizer;
-        let changed = || DataError::File {
-            name: source.name.clone(),
-            reason: "it changed while it was read; leave it alone during a run, and resume".to_owned(),
-        };
+        let changed = || changed(&source.name);
         let tokens = match tokenizer.vocab().tokens() {
             Tokens::Byte => bytes.iter().copied().map(u32::from).collect(),
             kind => {
@@ -340,6 +337,12 @@ impl Walk<'_> {
             self.open = Some(self.tokens);
         }
     }
+}
+
+/// What is wrong with a file that is not what it was when it was indexed.
+pub(super) fn changed(name: &str) -> DataError {
+    let reason = "it changed while it was read; leave it alone during a run, and resume".to_owned();
+    DataError::File { name: name.to_owned(), reason }
 }
 
 /// What a piece of a file is handed to, with its place.

@@ -11,14 +11,13 @@ use carousel_kernels::dropout::key;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use super::stored::{SAMPLE, changed};
 use super::table::{
     BYTE_ORDER_MARK, Form, check_header, column_of, fields_of, no_header, no_rows, object_fields, records,
     uneven,
 };
 use super::{DataError, Document, Quoting, TextColumns, Tokens};
 
-/// Bytes of text that a vocabulary is built from.
-const SAMPLE: u64 = 100 << 20;
 /// Tells the sample's random numbers from others of the same seed.
 const SAMPLING: u64 = 5;
 
@@ -195,10 +194,7 @@ impl StoredTexts {
             Some(mut fields) if fields.len() == table.columns.len() => {
                 Ok(std::mem::take(&mut fields[table.text]))
             }
-            _ => Err(DataError::File {
-                name: table.name.clone(),
-                reason: "it changed while it was read; leave it alone during a run, and resume".to_owned(),
-            }),
+            _ => Err(changed(&table.name)),
         }
     }
 }

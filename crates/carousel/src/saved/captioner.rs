@@ -9,14 +9,14 @@ use super::classifier::read_json;
 use super::tagger::{convolution, image_shape, scaled_pixels};
 use super::{OpenError, expect_task, load_weights};
 use crate::data::{
-    CaptionColumns, DataError, Quoting, SPECIAL, Scaling, Side, Splitting, Subject, SubjectKind, UNK,
-    Uniform, Vocab, read_subject,
+    CaptionColumns, DataError, Quoting, Scaling, Side, Splitting, Subject, SubjectKind, Uniform, Vocab,
+    read_subject,
 };
 use crate::decode::beam::{Hypothesis, Search, search_from};
 use crate::models::captioner::{CaptionInput, Captioner, CaptionerConfig, Subjects};
 use crate::recipe::{InputName, Recipe, Task};
 use crate::run::RunFolder;
-use crate::saved::one_line;
+use crate::saved::sentence;
 
 /// What a run says of its captions, in its folder.
 pub(crate) const CAPTIONER: &str = "captioner.json";
@@ -163,7 +163,7 @@ pub struct Caption {
 impl Caption {
     pub(crate) fn of(found: &Hypothesis, side: &Side) -> Caption {
         Caption {
-            text: one_line(&side.decode(&found.tokens, |_| SPECIAL[UNK as usize].to_owned())),
+            text: sentence(side, &found.tokens),
             tokens: found.tokens.iter().map(|&id| side.shown(id)).collect(),
             log_probabilities: found.log_probabilities.clone(),
             score: found.score,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::classifier::read_json;
 use super::{OpenError, expect_task, load_weights};
-use crate::data::{EOS, Fill, Passes, Side, UNK, cut};
+use crate::data::{EOS, Fill, Passes, SPECIAL, Side, UNK, cut};
 use crate::decode::beam::{Hypothesis, Search, search};
 use crate::models::translator::{Translator, TranslatorConfig};
 use crate::recipe::{Recipe, Task};
@@ -188,8 +188,13 @@ impl SavedTranslator {
     }
 }
 
+/// The sentence of some tokens, on one line; what is not known stays `<unk>`.
+pub(crate) fn sentence(side: &Side, ids: &[u32]) -> String {
+    one_line(&side.decode(ids, |_| SPECIAL[UNK as usize].to_owned()))
+}
+
 /// A translation stands on a line of its own, whatever a model of characters writes.
-pub(crate) fn one_line(text: &str) -> String {
+fn one_line(text: &str) -> String {
     text.replace(['\n', '\r', '\t'], " ")
 }
 

@@ -4,28 +4,31 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{
-    CaptionExample, Classes, Counts, DataError, Document, Lengths, Limits, MOST_PLACES, MaxLen, SPECIAL,
-    Scaling, Side, Subject, TooLong, UNK, cut, pack, read_captions, split_groups,
+    CaptionExample, Classes, Counts, DataError, Document, Lengths, Limits, MOST_PLACES, MaxLen, Scaling,
+    Side, Subject, TooLong, cut, read_captions, split_groups,
 };
 use crate::decode::beam::{Search, greedy_from};
 use crate::metrics::{BleuTokens, bleu, exact_matches, rouge_l};
 use crate::models::captioner::Captioner;
+use crate::models::reader::Learned;
 use crate::models::translator::Hidden;
 use crate::ragged::Batch;
-use crate::recipe::{InputName, MetricName, Named, Recipe, TrainRecipe};
-use crate::regularize::{Noise, activation_penalty};
+use crate::recipe::{InputName, MetricName, Recipe};
+use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
     CAPTIONER, Caption, KnownCaptions, SavedCaptioner, SubjectBatch, caption_columns, caption_side,
-    caption_text, captioner_config, one_line, read_json, subject_kind, write_all,
+    caption_text, captioner_config, read_json, sentence, subject_kind, write_all,
 };
-use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, shifted};
 use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError};
+use crate::train::{
+    Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, precision, write_json,
+};
 
 /// What a run's best checkpoint wrote about the test part, in its folder.
 pub const CAPTIONS: &str = "captions.json";
@@ -51,18 +54,13 @@ pub fn caption(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
-    let precision = recipe.train.precision;
-    if !precision.is_available() {
-        return Err(TrainError::Precision { name: precision.name() });
-    }
+    let precision = precision(recipe)?;
     let parts = read_parts(recipe, sources)?;
     let (side, known) = match start {
         Start::New => {
             let (side, known) = fit(recipe, &parts.train)?;
             run.write_vocab(side.vocab())?;
-            let text = serde_json::to_string_pretty(&known)
-                .map_err(|error| TrainError::State { reason: error.to_string() })?;
-            run.write(CAPTIONER, text + "\n")?;
+            write_json(run, CAPTIONER, serde_json::to_string_pretty(&known))?;
             (side, known)
         }
         Start::Resume => (caption_side(recipe, run.read_vocab()?), read_json(run, CAPTIONER)?),
@@ -80,10 +78,8 @@ pub fn caption(
     // What is measured stays the same whatever the model can write.
     let measured = |part| sentences(part, &side, &known, TooLong::Cut);
     let parts = Parts { train: train_part, valid: measured(parts.valid)?, test: measured(parts.test)? };
-    let named = [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)];
-    let statistics: Vec<PartStatistics> = named
-        .into_iter()
-        .filter(|(_, part)| !part.is_empty())
+    let statistics: Vec<PartStatistics> = parts
+        .named()
         .map(|(part, sentences)| PartStatistics {
             part,
             lengths: Lengths::of(sentences.iter().map(|one| one.ids.len() - 2).collect()),
@@ -106,9 +102,7 @@ pub fn caption(
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedCaptioner::open(run.path())?;
-        let text = serde_json::to_string(&judge(&saved, &judged, &Search::default()))
-            .map_err(|error| TrainError::State { reason: error.to_string() })?;
-        run.write(CAPTIONS, text + "\n")?;
+        write_json(run, CAPTIONS, serde_json::to_string(&judge(&saved, &judged, &Search::default())))?;
     }
     Ok(summary)
 }
@@ -270,16 +264,9 @@ struct Shifted {
 
 impl Shifted {
     fn new(sentences: &[&Sentence]) -> Shifted {
-        let rows = |of: &dyn Fn(&Sentence) -> std::ops::Range<usize>| {
-            pack(&sentences.iter().map(|one| &one.ids[of(one)]).collect::<Vec<_>>(), 1)
-        };
-        let (inputs, batch) = rows(&|one| 0..one.ids.len() - 1);
-        Shifted {
-            subjects: SubjectBatch::new(sentences.iter().map(|one| &one.shown.subject)),
-            inputs,
-            wanted: rows(&|one| 1..one.ids.len()).0,
-            batch: Arc::new(batch),
-        }
+        let (inputs, wanted, batch) = shifted(sentences.iter().map(|one| one.ids.as_slice()));
+        let subjects = SubjectBatch::new(sentences.iter().map(|one| &one.shown.subject));
+        Shifted { subjects, inputs, wanted, batch }
     }
 }
 
@@ -375,7 +362,7 @@ struct Captioning<'a> {
 
 impl Captioning<'_> {
     fn text(&self, ids: &[u32]) -> String {
-        one_line(&self.side.decode(ids, |_| SPECIAL[UNK as usize].to_owned()))
+        sentence(&self.side, ids)
     }
 
     fn greedy(&self, model: &Captioner, subjects: &[&Subject]) -> Vec<String> {
@@ -437,18 +424,9 @@ impl ExampleTask for Captioning<'_> {
     fn objective(&self, model: &Captioner, batch: &[&Sentence], noise: Noise, _: u64) -> Objective {
         let Shifted { subjects, inputs, wanted, batch } = Shifted::new(batch);
         let Hidden { recurrent, read } = model.hidden(subjects.read(), &inputs, &batch, Some(noise));
-        let TrainRecipe { activation_penalty: activation, temporal_penalty: temporal, .. } =
-            self.recipe.train;
-        let penalty =
-            |y: Tensor<2>, activation, temporal| activation_penalty(y, &batch, activation, temporal);
-        let mut objective = Objective::plain(model.output().cross_entropy(read.clone(), &wanted));
-        if activation > 0.0 {
-            objective = objective.with(penalty(read, activation, 0.0));
-        }
-        if temporal > 0.0 {
-            objective = objective.with(penalty(recurrent, 0.0, temporal));
-        }
-        objective
+        let loss = model.output().cross_entropy(read.clone(), &wanted);
+        let learned = Learned { loss, raw: recurrent, dropped: read };
+        Objective::priced(learned, &self.recipe.train, &batch)
     }
 
     fn measure(&self, model: &Captioner, examples: &[Sentence]) -> Measured {

@@ -22,7 +22,7 @@ use crate::saved::{
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
 use crate::train::{
-    Control, Event, LargeSources, PartStatistics, Score, Sources, Start, Summary, TrainError,
+    Control, Event, LargeSources, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json,
 };
 use examples::{Held, Labelled, Shelf, StoredParts, fit, read_examples, read_parts, text_encoder};
 
@@ -115,9 +115,7 @@ fn write_labels(run: &RunFolder, classes: &Classes, encoder: &Encoder) -> Result
         Encoder::Numbers { scaling, .. } => Some(scaling.clone()),
         Encoder::Text { .. } => None,
     };
-    let text = serde_json::to_string_pretty(&Labels { classes: classes.clone(), scaling })
-        .map_err(|error| TrainError::State { reason: error.to_string() })?;
-    Ok(run.write(LABELS, text + "\n")?)
+    write_json(run, LABELS, serde_json::to_string_pretty(&Labels { classes: classes.clone(), scaling }))
 }
 
 /// What a run that goes on wrote when it began.
@@ -139,11 +137,7 @@ fn learn<S: Shelf>(
 ) -> Result<Summary, TrainError> {
     let Known { run, recipe, classes, encoder } = known;
     let statistics: Vec<PartStatistics> =
-        [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)]
-            .into_iter()
-            .filter(|(_, part)| !part.is_empty())
-            .map(|(name, part)| statistics(name, &shelf, part, &classes))
-            .collect();
+        parts.named().map(|(name, part)| statistics(name, &shelf, part, &classes)).collect();
     on_event(&Event::Examples { parts: &statistics });
 
     let config = classifier_config(recipe, encoder.steps(recipe), classes.len());
@@ -165,9 +159,7 @@ fn learn<S: Shelf>(
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedClassifier::open(run.path())?;
         let evaluation = evaluate(&saved.model, &saved.classes, &*shelf, &judged)?;
-        let text = serde_json::to_string_pretty(&evaluation)
-            .map_err(|error| TrainError::State { reason: error.to_string() })?;
-        run.write(EVALUATION, text + "\n")?;
+        write_json(run, EVALUATION, serde_json::to_string_pretty(&evaluation))?;
     }
     Ok(summary)
 }

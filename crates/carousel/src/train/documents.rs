@@ -1,24 +1,22 @@
 //! Trains a language model on many short documents, such as names: ragged batches of whole documents, each from a zero
 //! state, in place of windows of one long stream.
 
-use std::sync::Arc;
-
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::data::{Counts, Document, Documents, Lengths, Limits, Tokenizer, Vocab, pack, read_lines, split};
+use crate::data::{Counts, Document, Documents, Lengths, Limits, Tokenizer, Vocab, read_lines, split};
 use crate::decode::sampling::{Extent, Sampling, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
-use crate::ragged::Batch;
-use crate::recipe::{Named, Recipe, TrainRecipe};
+use crate::models::reader::Learned;
+use crate::recipe::Recipe;
 use crate::recurrent::NoisySequences;
-use crate::regularize::{Noise, activation_penalty};
+use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::config;
-use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, shifted};
 use crate::train::language_model::{SAMPLE_TEMPERATURE, read_noisy};
 use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, PartStatistics, Sources, Start, Summary, TrainError, shares};
+use crate::train::{Control, Event, PartStatistics, Sources, Start, Summary, TrainError, precision, shares};
 
 /// Documents written after a validation.
 const SAMPLES: u64 = 5;
@@ -59,10 +57,8 @@ pub(super) fn documents(
     let encode =
         |part: Vec<Vec<u8>>| -> Vec<Vec<u32>> { part.iter().map(|line| tokenizer.line(line)).collect() };
     let parts = Parts { train: encode(parts.train), valid: encode(parts.valid), test: encode(parts.test) };
-    let named = [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)];
-    let statistics: Vec<PartStatistics> = named
-        .into_iter()
-        .filter(|(_, part)| !part.is_empty())
+    let statistics: Vec<PartStatistics> = parts
+        .named()
         .map(|(part, documents)| PartStatistics {
             part,
             lengths: Lengths::of(documents.iter().map(|ids| ids.len() - 2).collect()),
@@ -70,10 +66,7 @@ pub(super) fn documents(
         })
         .collect();
     on_event(&Event::Examples { parts: &statistics });
-    let precision = recipe.train.precision;
-    if !precision.is_available() {
-        return Err(TrainError::Precision { name: precision.name() });
-    }
+    let precision = precision(recipe)?;
     let vocabulary = tokenizer.vocab().len();
     let model = config(recipe, vocabulary).init(&Device::default().autodiff())?.with_precision(precision);
     let count = |part: &[Vec<u32>]| part.iter().map(|ids| ids.len() - 1).sum();
@@ -91,13 +84,6 @@ struct DocumentTask<'a> {
     tokenizer: Tokenizer,
 }
 
-/// Documents side by side: what is read, what is to be predicted.
-fn shifted(documents: &[&Vec<u32>]) -> (Vec<u32>, Vec<u32>, Arc<Batch>) {
-    let (inputs, batch) = pack(&documents.iter().map(|ids| &ids[..ids.len() - 1]).collect::<Vec<_>>(), 1);
-    let (targets, _) = pack(&documents.iter().map(|ids| &ids[1..]).collect::<Vec<_>>(), 1);
-    (inputs, targets, Arc::new(batch))
-}
-
 impl ExampleTask for DocumentTask<'_> {
     type Model = LanguageModel;
     /// Token ids, its two ends included.
@@ -112,20 +98,12 @@ impl ExampleTask for DocumentTask<'_> {
     }
 
     fn objective(&self, model: &LanguageModel, batch: &[&Vec<u32>], noise: Noise, _: u64) -> Objective {
-        let (inputs, targets, batch) = shifted(batch);
+        let (inputs, targets, batch) = shifted(batch.iter().map(|ids| ids.as_slice()));
         let names: Vec<u32> = (0..batch.sequences() as u32).collect();
         let noisy = NoisySequences { noise, names: &names };
         let NoisyOutputs { raw, dropped, .. } = read_noisy(model, &inputs, &batch, None, noisy);
-        let TrainRecipe { activation_penalty: activation, temporal_penalty: temporal, .. } =
-            self.recipe.train;
-        let mut objective = Objective::plain(model.loss(dropped.clone(), &targets));
-        if activation > 0.0 {
-            objective = objective.with(activation_penalty(dropped, &batch, activation, 0.0));
-        }
-        if temporal > 0.0 {
-            objective = objective.with(activation_penalty(raw, &batch, 0.0, temporal));
-        }
-        objective
+        let learned = Learned { loss: model.loss(dropped.clone(), &targets), raw, dropped };
+        Objective::priced(learned, &self.recipe.train, &batch)
     }
 
     fn measure(&self, model: &LanguageModel, examples: &[Vec<u32>]) -> Measured {
@@ -135,7 +113,7 @@ impl ExampleTask for DocumentTask<'_> {
         let mut measured = Measured::default();
         let mut correct = 0;
         for documents in order.chunks(BATCH) {
-            let (inputs, targets, batch) = shifted(documents);
+            let (inputs, targets, batch) = shifted(documents.iter().map(|ids| ids.as_slice()));
             let (loss, _) = model.evaluate(&inputs, &targets, &batch, None);
             measured.loss += loss.nats;
             measured.targets += loss.count;

@@ -2,13 +2,15 @@
 //! length, and where in them a run is.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::{DataError, Fill, Passes};
+use crate::data::{DataError, Fill, Passes, pack};
 use crate::own_cell::Sizes;
 use crate::parameters::{NamedParameters, NamedTensor};
+use crate::ragged::Batch;
 use crate::recipe::Recipe;
 use crate::regularize::Noise;
 use crate::state::State;
@@ -80,6 +82,15 @@ pub(super) trait ExampleTask {
     }
 }
 
+/// Sequences of tokens side by side, the ends of each included: what is read, and what is to be said after it.
+pub(super) fn shifted<'a>(
+    sequences: impl Iterator<Item = &'a [u32]> + Clone,
+) -> (Vec<u32>, Vec<u32>, Arc<Batch>) {
+    let (inputs, batch) = pack(&sequences.clone().map(|ids| &ids[..ids.len() - 1]).collect::<Vec<_>>(), 1);
+    let (wanted, _) = pack(&sequences.map(|ids| &ids[1..]).collect::<Vec<_>>(), 1);
+    (inputs, wanted, Arc::new(batch))
+}
+
 /// The examples of a run.
 pub(super) struct Parts<E> {
     pub(super) train: Vec<E>,
@@ -105,6 +116,16 @@ pub(super) fn deal<E>(
         return Err(DataError::Examples { reason: reason.to_owned() });
     }
     Ok(parts)
+}
+
+impl<E> Parts<E> {
+    /// The parts that are not empty, each with its name.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &[E])> {
+        [("training", &self.train), ("validation", &self.valid), ("test", &self.test)]
+            .into_iter()
+            .filter(|(_, part)| !part.is_empty())
+            .map(|(name, part)| (name, part.as_slice()))
+    }
 }
 
 /// Trains a task on its examples.

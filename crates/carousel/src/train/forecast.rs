@@ -24,7 +24,7 @@ use crate::saved::{
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError};
+use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};
 
 /// Windows that are measured at once.
 const BATCH: usize = 256;
@@ -62,9 +62,7 @@ pub fn forecast(
         None => {
             let names = set.names.clone();
             let labels = SeriesLabels { names, spreads: Spreads::fit(set, train_steps, recipe.data.season) };
-            let text = serde_json::to_string_pretty(&labels)
-                .map_err(|error| TrainError::State { reason: error.to_string() })?;
-            run.write(LABELS, text + "\n")?;
+            write_json(run, LABELS, serde_json::to_string_pretty(&labels))?;
             labels
         }
     };
@@ -106,9 +104,7 @@ pub fn forecast(
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedForecaster::open(run.path())?;
         let evaluation = judge(&saved.model, &saved.framing, set, saved.quantiles(), &judged);
-        let text = serde_json::to_string(&evaluation)
-            .map_err(|error| TrainError::State { reason: error.to_string() })?;
-        run.write(FORECASTS, text + "\n")?;
+        write_json(run, FORECASTS, serde_json::to_string(&evaluation))?;
     }
     Ok(summary)
 }

@@ -18,7 +18,7 @@ use crate::output::Loss;
 use crate::own_cell::Sizes;
 use crate::parameters::NamedTensor;
 use crate::ragged::Batch;
-use crate::recipe::{Named, Recipe, TrainRecipe};
+use crate::recipe::{Recipe, TrainRecipe};
 use crate::recurrent::NoisySequences;
 use crate::regularize::Noise;
 use crate::run::RunFolder;
@@ -30,7 +30,7 @@ use crate::train::documents::documents;
 use crate::train::evaluate::measure;
 use crate::train::tbptt::{Place, StateShape, Tbptt};
 use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, prices, train};
-use crate::train::{Control, Event, Sources, Start, Summary, TrainError, shares};
+use crate::train::{Control, Event, Sources, Start, Summary, TrainError, precision, shares};
 
 /// How the samples during training are drawn: a little safer than the model's own probabilities.
 pub(super) const SAMPLE_TEMPERATURE: f64 = 0.8;
@@ -71,10 +71,7 @@ pub fn language_model(
     let Parts { train: corpus, valid, test } = Parts::read(&tokenizer, recipe, sources)?;
     let TrainRecipe { batch, accumulate, .. } = recipe.train;
     let tbptt = Tbptt::new(&*corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
-    let precision = recipe.train.precision;
-    if !precision.is_available() {
-        return Err(TrainError::Precision { name: precision.name() });
-    }
+    let precision = precision(recipe)?;
     let model = config(recipe, tokenizer.vocab().len())
         .init(&Device::default().autodiff())?
         .with_precision(precision);

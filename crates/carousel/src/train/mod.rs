@@ -47,8 +47,8 @@ pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evalu
 
 use crate::data::{Counts, DataError, Document, Lengths, PairCounts};
 use crate::parameters::LoadError;
-use crate::recipe::{Recipe, Task};
-use crate::recurrent::ConfigError;
+use crate::recipe::{Named, Recipe, Task};
+use crate::recurrent::{ConfigError, Precision};
 use crate::run::{RunError, RunFolder};
 use crate::saved::OpenError;
 use crate::train::checkpoint::CheckpointError;
@@ -250,6 +250,21 @@ fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
     let held_out = |share: f64, none_given: bool| if none_given { share } else { 0.0 };
     let (kept_valid, kept_test) = (held_out(valid, no_valid), held_out(test, no_test));
     [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
+}
+
+/// Writes a value that was made JSON into a file of a run.
+fn write_json(run: &RunFolder, name: &str, text: serde_json::Result<String>) -> Result<(), TrainError> {
+    let text = text.map_err(|error| TrainError::State { reason: error.to_string() })?;
+    Ok(run.write(name, text + "\n")?)
+}
+
+/// The precision that a recipe asks for.
+fn precision(recipe: &Recipe) -> Result<Precision, TrainError> {
+    let precision = recipe.train.precision;
+    match precision.is_available() {
+        true => Ok(precision),
+        false => Err(TrainError::Precision { name: precision.name() }),
+    }
 }
 
 /// What one part of the data holds.

@@ -28,7 +28,7 @@ use crate::state::State;
 use crate::train::classify::{EVALUATION, WrongExample};
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError};
+use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};
 
 /// Sequences that an evaluation keeps.
 const MOST_WRONG: usize = 20;
@@ -54,9 +54,7 @@ pub fn tag(
             if recipe.data.input == InputName::Text {
                 run.write_vocab(&build_vocab(recipe, &learned))?;
             }
-            let text = serde_json::to_string_pretty(&labels)
-                .map_err(|error| TrainError::State { reason: error.to_string() })?;
-            run.write(LABELS, text + "\n")?;
+            write_json(run, LABELS, serde_json::to_string_pretty(&labels))?;
             labels
         }
         Start::Resume => read_json(run, LABELS)?,
@@ -67,11 +65,7 @@ pub fn tag(
     };
     let parts = Parts { train: encode(learned)?, valid: encode(valid)?, test: encode(test)? };
     let statistics: Vec<PartStatistics> =
-        [("training", &parts.train), ("validation", &parts.valid), ("test", &parts.test)]
-            .into_iter()
-            .filter(|(_, part)| !part.is_empty())
-            .map(|(name, part)| statistics(name, part, &labels))
-            .collect();
+        parts.named().map(|(name, part)| statistics(name, part, &labels)).collect();
     on_event(&Event::Examples { parts: &statistics });
     if parts.train.iter().all(|encoded| encoded.counted() == 0) {
         let reason = format!("no step of the training part has a tag other than {NO_TAG}, expected some");
@@ -97,9 +91,7 @@ pub fn tag(
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let evaluation = judge_saved(&SavedTagger::open(run.path())?, &judged);
-        let text = serde_json::to_string_pretty(&evaluation)
-            .map_err(|error| TrainError::State { reason: error.to_string() })?;
-        run.write(EVALUATION, text + "\n")?;
+        write_json(run, EVALUATION, serde_json::to_string_pretty(&evaluation))?;
     }
     Ok(summary)
 }

@@ -7,22 +7,22 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DataError, Document, EncodedPair, MaxLen, SPECIAL, Side, TooLong, UNK};
+use crate::data::{DataError, Document, EncodedPair, MaxLen, Side, TooLong};
 use crate::decode::beam::{Hypothesis, Search, greedy, likeliest};
 use crate::init::Initializer;
 use crate::metrics::{BleuCounts, Interval, chrf, exact_matches, token_errors};
 use crate::models::reader::Learned;
 use crate::models::translator::{Hidden, Sentences, Translator};
-use crate::recipe::{MetricName, Named, Recipe};
+use crate::recipe::{MetricName, Recipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
-    Known, SavedTranslator, TRANSLATOR, one_line, search_all, side_by_side, translator_config,
+    Known, SavedTranslator, TRANSLATOR, search_all, sentence, side_by_side, translator_config,
 };
-use crate::train::examples::{ExampleJob, ExampleTask, Parts};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, shifted};
 use crate::train::prepare::{places, prepare, prepare_with, read_sides};
 use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, Score, Sources, Start, Summary, TrainError};
+use crate::train::{Control, Event, Score, Sources, Start, Summary, TrainError, precision, write_json};
 
 /// What a run's best checkpoint made of the test part, in its folder.
 pub const TRANSLATIONS: &str = "translations.json";
@@ -48,17 +48,12 @@ pub fn translate(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
-    let precision = recipe.train.precision;
-    if !precision.is_available() {
-        return Err(TrainError::Precision { name: precision.name() });
-    }
+    let precision = precision(recipe)?;
     let prepared = match start {
         Start::New => {
             let prepared = prepare(recipe, sources)?;
             prepared.write_sides(run)?;
-            let text = serde_json::to_string(&Known { max_len: prepared.max_len })
-                .map_err(|error| TrainError::State { reason: error.to_string() })?;
-            run.write(TRANSLATOR, text + "\n")?;
+            write_json(run, TRANSLATOR, serde_json::to_string(&Known { max_len: prepared.max_len }))?;
             prepared
         }
         Start::Resume => {
@@ -88,9 +83,7 @@ pub fn translate(
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedTranslator::open(run.path())?;
         let evaluation = judge(&saved.model, recipe, &saved.sides, &judged, &Search::default());
-        let text = serde_json::to_string_pretty(&evaluation)
-            .map_err(|error| TrainError::State { reason: error.to_string() })?;
-        run.write(TRANSLATIONS, text + "\n")?;
+        write_json(run, TRANSLATIONS, serde_json::to_string_pretty(&evaluation))?;
     }
     Ok(summary)
 }
@@ -239,15 +232,9 @@ struct Shifted {
 
 impl Shifted {
     fn new(pairs: &[&EncodedPair]) -> Shifted {
-        let pack = |of: &dyn Fn(&EncodedPair) -> std::ops::Range<usize>| {
-            let rows: Vec<&[u32]> = pairs.iter().map(|pair| &pair.target[of(pair)]).collect();
-            Sentences::pack(&rows)
-        };
-        Shifted {
-            sources: Sentences::pack(&pairs.iter().map(|pair| pair.source.as_slice()).collect::<Vec<_>>()),
-            inputs: pack(&|pair| 0..pair.target.len() - 1),
-            wanted: pack(&|pair| 1..pair.target.len()).ids,
-        }
+        let (ids, wanted, batch) = shifted(pairs.iter().map(|pair| pair.target.as_slice()));
+        let sources = Sentences::pack(&pairs.iter().map(|pair| pair.source.as_slice()).collect::<Vec<_>>());
+        Shifted { sources, inputs: Sentences { ids, batch }, wanted }
     }
 }
 
@@ -279,10 +266,7 @@ fn judge(
     let grouped = Grouped::new(pairs);
     let found = search_all(model, &grouped.sources(), &[], search);
     let best: Vec<Hypothesis> = found.into_iter().filter_map(|all| all.into_iter().next()).collect();
-    let answers: Vec<String> = best
-        .iter()
-        .map(|one| one_line(&target.decode(&one.tokens, |_| SPECIAL[UNK as usize].to_owned())))
-        .collect();
+    let answers: Vec<String> = best.iter().map(|one| sentence(target, &one.tokens)).collect();
     let scored = score(recipe, target, &answers, &grouped.references);
     let bleu = scored.bleu.score();
     let (nats, tokens, correct) = losses(model, pairs, false);
@@ -360,7 +344,7 @@ impl Translating<'_> {
     }
 
     fn text(&self, ids: &[u32]) -> String {
-        one_line(&self.target.decode(ids, |_| SPECIAL[UNK as usize].to_owned()))
+        sentence(&self.target, ids)
     }
 }
 

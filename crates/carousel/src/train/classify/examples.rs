@@ -160,13 +160,13 @@ impl StoredParts {
         let known: Vec<Option<u32>> = labels.iter().map(|label| classes.id(label)).collect();
         let most = recipe.data.max_length.unwrap_or(usize::MAX).min(u32::MAX as usize) as u32;
         for row in [&mut parts.train, &mut parts.valid, &mut parts.test].into_iter().flatten() {
-            let Some(class) = known[row.class as usize] else {
-                let (file, line) = texts.places(&[*row])?.swap_remove(0);
-                return Err(classes.find(&labels[row.class as usize], &file, line).err().unwrap_or_else(
-                    || unreachable!("a class without a number has no name among the known ones"),
-                ));
+            row.class = match known[row.class as usize] {
+                Some(class) => class,
+                None => {
+                    let (file, line) = texts.places(&[*row])?.swap_remove(0);
+                    classes.find(&labels[row.class as usize], &file, line)?
+                }
             };
-            row.class = class;
             row.length = row.length.min(most);
         }
         Ok((Stored { texts, encoder }, parts))
