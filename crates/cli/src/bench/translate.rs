@@ -176,7 +176,7 @@ pub(super) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
     let (from, to) = args.lengths;
     let measured = Measured {
         args: &args.measure,
-        title: format!("translate: {}, {mode}, f32", name.to_uppercase()),
+        title: format!("translate: {}, {mode}, {}", name.to_uppercase(), recipe.train.precision.name()),
         facts: vec![
             (
                 "model",
