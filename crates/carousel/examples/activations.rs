@@ -8,8 +8,8 @@
 use std::fmt::Write as _;
 
 use burn::tensor::{Device, Tensor};
-use carousel::fused::with_slice;
 use carousel::models::dense::DenseActivation;
+use carousel::slices::with_slice;
 
 const SHOWN: [f32; 5] = [-3.0, -1.0, -0.1, 1.0, 3.0];
 /// The axes' ends, both ways.

@@ -2,11 +2,11 @@
 use burn::tensor::Device;
 use carousel::cell::Cell;
 use carousel::data::{Base, Framing, Series, SeriesNames, SeriesScaling, SeriesSet, Spreads};
-use carousel::fused::with_slice;
 use carousel::models::forecaster::{Criterion, ForecasterConfig};
 use carousel::models::reader::RecurrenceConfig;
 use carousel::parameters::NamedParameters;
 use carousel::recipe::{Recipe, Task};
+use carousel::slices::with_slice;
 use carousel::train::Optimizer;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

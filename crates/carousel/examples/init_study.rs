@@ -8,9 +8,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use carousel::cell::{Activation, Cell, Reset};
-use carousel::fused::with_slice;
 use carousel::init::{Fan, GateBias, Init, Initializer, WeightInit};
 use carousel::recurrent::RecurrentConfig;
+use carousel::slices::with_slice;
 
 const LAYERS: usize = 20;
 const STEPS: usize = 100;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use carousel::cell::Cell;
 use carousel::data::pack;
-use carousel::fused::with_slice;
 use carousel::models::classifier::ClassifierConfig;
 use carousel::models::reader::{RecurrenceConfig, StepKind, Steps};
 use carousel::parameters::NamedParameters;
 use carousel::recipe::{Recipe, Task};
+use carousel::slices::with_slice;
 use carousel::train::Optimizer;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

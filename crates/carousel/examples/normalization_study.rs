@@ -16,7 +16,6 @@ use burn::module::Module;
 use burn::tensor::Device;
 use carousel::batch_norm::BatchNorm;
 use carousel::cell::{Cell, CellOptions};
-use carousel::fused::with_slice;
 use carousel::init::Initializer;
 use carousel::models::classifier::{Body, Classifier, ClassifierConfig};
 use carousel::models::dense::{DenseActivation, DenseConfig, Norm};
@@ -25,6 +24,7 @@ use carousel::parameters::{NamedParameters, NamedTensor};
 use carousel::ragged::Batch;
 use carousel::recipe::{Recipe, Task};
 use carousel::regularize::Noise;
+use carousel::slices::with_slice;
 use carousel::train::Optimizer;
 
 /// Numbers of an example, and classes.

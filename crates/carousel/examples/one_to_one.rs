@@ -2,13 +2,13 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use carousel::fused::with_slice;
 use carousel::models::classifier::{Body, ClassifierConfig};
 use carousel::models::dense::{DenseActivation, DenseConfig, Norm};
 use carousel::models::reader::{StepKind, Steps};
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
 use carousel::recipe::{Recipe, Task};
+use carousel::slices::with_slice;
 use carousel::train::Optimizer;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

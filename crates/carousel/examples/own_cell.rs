@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, activation};
 use carousel::data::pack;
-use carousel::fused::with_slice;
 use carousel::models::classifier::ClassifierConfig;
 use carousel::models::reader::{RecurrenceConfig, StepKind, Steps};
 use carousel::own_cell::{Expose, LayerState, RecurrentCell, Signal, Sizes, Weight, Weights};
 use carousel::parameters::NamedParameters;
 use carousel::recipe::{Recipe, Task};
 use carousel::recurrent::Direction;
+use carousel::slices::with_slice;
 use carousel::train::Optimizer;
 
 /// MGU (Zhou et al. 2016):

@@ -1,125 +1,22 @@
-//! Batch normalisation (Ioffe and Szegedy 2015): the statistics of a batch and their running means, and recurrent
-//! cells that normalise by them.
+//! Recurrent cells with batch normalisation (Ioffe and Szegedy 2015).
 //!
 //! While a net learns, each value is normalised by mean and variance over the rows of its batch, real frames only.
-//! Running means of both serve whoever only uses the net. A batch of one row has no spread; there the running
-//! statistics serve while it learns too, and stay as they are.
+//! Running means of both serve whoever only uses the net.
 
 use std::sync::Mutex;
 
-use burn::tensor::{Tensor, TensorData, activation};
+use burn::tensor::{Tensor, activation};
 use carousel_kernels::{Cell, Reset};
 
 use crate::cell::{activate, blend};
-use crate::layer::lock;
+use crate::lock::lock;
 use crate::own_cell::{
     AnyCell, Expose, LayerState, RecurrentCell, Signal, Sizes, Statistic, Weight, Weights,
 };
-use crate::parameters::Buffer;
 
-/// Keeps the divisor from zero.
-const EPSILON: f64 = 1e-5;
-/// The share of a running mean that each batch replaces, once there were as many as make it up.
-const MOMENTUM: f32 = 0.1;
 /// What the gains of recurrent sums start from (Cooijmans et al. 2016, section 4): tanh of a variance of 1 would let
 /// no gradient through.
 const RECURRENT_GAIN: f32 = 0.1;
-
-/// Whose statistics normalise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
-    /// Those of the rows at hand, which the running ones learn from: the net learns.
-    Batch,
-    /// The running ones: the net is used.
-    Running,
-}
-
-/// Running statistics of `W` values, for each of some steps by itself or for all together.
-#[derive(Clone, Debug)]
-pub(crate) struct Running {
-    mean: Buffer,
-    variance: Buffer,
-    /// Batches that each step has seen.
-    batches: Buffer,
-}
-
-impl Running {
-    /// Means of 0 and variances of 1 that no batch has touched yet.
-    pub(crate) fn new(steps: usize, width: usize) -> Running {
-        let shape = |each: &[usize]| if steps == 1 { each.to_vec() } else { [&[steps], each].concat() };
-        Running {
-            mean: Buffer::filled(shape(&[width]), 0.0),
-            variance: Buffer::filled(shape(&[width]), 1.0),
-            batches: Buffer::filled(shape(&[]), 0.0),
-        }
-    }
-
-    /// Under PyTorch's names.
-    pub(crate) fn named(&self) -> [(&'static str, &Buffer); 3] {
-        [
-            ("running_mean", &self.mean),
-            ("running_var", &self.variance),
-            ("num_batches_tracked", &self.batches),
-        ]
-    }
-
-    /// `(x - mean) / √(variance + ε)` of rows `[N, W]` at a step. Steps beyond the last one are taken for it.
-    pub(crate) fn normalise(&self, x: Tensor<2>, step: usize, by: By) -> Tensor<2> {
-        let [rows, _] = x.dims();
-        if by == By::Running || rows < 2 {
-            let [mean, variance] = self.at(step, &x);
-            return (x - mean) / (variance + EPSILON).sqrt();
-        }
-        let mean = x.clone().mean_dim(0);
-        let centred = x - mean.clone();
-        let variance = centred.clone().powi_scalar(2).mean_dim(0);
-        self.take(step, &mean, &variance, rows);
-        centred / (variance + EPSILON).sqrt()
-    }
-
-    /// The place of a step among those that statistics are kept of.
-    fn place(&self, step: usize) -> usize {
-        self.batches.with_slice(|batches| step.min(batches.len() - 1))
-    }
-
-    /// Moves the running statistics towards those of `rows` rows. The first batch takes the place of the initial
-    /// values, the next ones are averaged, and from the tenth on each replaces a tenth.
-    fn take(&self, step: usize, mean: &Tensor<2>, variance: &Tensor<2>, rows: usize) {
-        let place = self.place(step);
-        let share = self.batches.with_slice_mut(|batches| {
-            batches[place] += 1.0;
-            MOMENTUM.max(1.0 / batches[place])
-        });
-        let width = mean.dims()[1];
-        // The variance of what the rows were drawn from.
-        let unbiased = rows as f32 / (rows - 1) as f32;
-        for (running, found, factor) in [(&self.mean, mean, 1.0), (&self.variance, variance, unbiased)] {
-            crate::fused::with_slice(found, |found| {
-                running.with_slice_mut(|running| {
-                    let running = &mut running[place * width..][..width];
-                    for (running, found) in running.iter_mut().zip(found) {
-                        *running += share * (factor * found - *running);
-                    }
-                });
-            });
-        }
-    }
-
-    /// Mean and variance `[1, W]` of a step, or of the last one before it that a batch has reached.
-    fn at(&self, step: usize, like: &Tensor<2>) -> [Tensor<2>; 2] {
-        let last = self.place(step);
-        let place = self
-            .batches
-            .with_slice(|batches| (0..=last).rev().find(|&place| batches[place] > 0.0))
-            .unwrap_or(last);
-        let width = like.dims()[1];
-        [&self.mean, &self.variance].map(|running| {
-            let row = running.with_slice(|running| running[place * width..][..width].to_vec());
-            let row = TensorData::new(row, [1, width]).convert_dtype(like.dtype());
-            Tensor::from_data(row, (&like.device(), like.dtype()))
-        })
-    }
-}
 
 /// What a recurrent net normalises by the statistics of its batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +63,7 @@ impl BatchNorm {
     /// let (y, _) = stack.forward_noisy(x.clone(), None, Some(noise)); // by the batch's statistics, and learns them
     /// let (y, _) = stack.forward(x, None); // by the running ones
     /// assert_eq!(stack.buffers()[0].0, "norm_ih_l0.running_mean");
-    /// # Ok::<(), carousel::recurrent::ConfigError>(())
+    /// # Ok::<(), carousel::config_error::ConfigError>(())
     /// ```
     ///
     /// # Panics
@@ -195,24 +92,16 @@ struct BatchCell {
 }
 
 impl BatchCell {
-    fn gates(&self) -> usize {
-        match self.cell {
-            Cell::Rnn(_) => 1,
-            Cell::Lstm => 4,
-            Cell::Gru(_) => 3,
-        }
-    }
-
     /// Gates whose recurrent product is of the last `h` itself.
     fn direct(&self) -> usize {
-        if self.cell == Cell::Gru(Reset::Before) { 2 } else { self.gates() }
+        if self.cell == Cell::Gru(Reset::Before) { 2 } else { self.cell.gates() }
     }
 
     /// `γ * norm(U h)`, or `U h`, for the direct gates or (`"norm_hn"`) for the one that the reset gate goes before.
     fn recurrent(&self, weights: &Weights<'_>, h: Tensor<2>, name: &str) -> Tensor<2> {
         let hidden = h.dims()[1];
         let rows = match name {
-            "norm_hn" => self.direct() * hidden..self.gates() * hidden,
+            "norm_hn" => self.direct() * hidden..self.cell.gates() * hidden,
             _ => 0..self.direct() * hidden,
         };
         let product = h.matmul(weights.get("weight_hh").slice([rows, 0..hidden]).transpose());
@@ -242,7 +131,7 @@ impl RecurrentCell for BatchCell {
     }
 
     fn weights(&self, sizes: Sizes) -> Vec<Weight> {
-        let gates = self.gates();
+        let gates = self.cell.gates();
         let mut all = vec![
             sizes.input("weight_ih", gates),
             sizes.recurrent("weight_hh", gates),
@@ -269,7 +158,7 @@ impl RecurrentCell for BatchCell {
     }
 
     fn statistics(&self, sizes: Sizes) -> Vec<Statistic> {
-        let gates = self.gates();
+        let gates = self.cell.gates();
         let of = |name, gates, steps| Statistic { name, width: gates * sizes.hidden, steps };
         match self.norm {
             BatchNorm::Input => vec![of("norm_ih", gates, 1)],

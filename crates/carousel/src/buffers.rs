@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Shape;
 
-use crate::fused::flex;
-use crate::layer::lock;
+use crate::lock::lock;
+use crate::slices::flex;
 
 /// Smaller buffers come from the allocator, which keeps such blocks itself.
 const SMALLEST: usize = 1 << 12;
@@ -115,7 +115,7 @@ impl DerefMut for Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fused::slice;
+    use crate::slices::slice;
 
     /// Lengths that no other test uses, for the pool is shared.
     #[test]

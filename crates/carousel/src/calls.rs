@@ -7,10 +7,10 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::{Batch, Direction, Layout};
 
-use crate::fused::with_slice;
 use crate::ragged::Ragged;
 use crate::record::{Keep, Record};
 use crate::recurrent::Recurrent;
+use crate::slices::with_slice;
 use crate::state::State;
 
 thread_local! {

@@ -4,10 +4,11 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use carousel_kernels::dropout::Mask;
 
+use crate::config_error::ConfigError;
 use crate::fused;
 use crate::init::Initializer;
 use crate::parameters::parameter;
-use crate::recurrent::{ConfigError, Path};
+use crate::path::Path;
 use crate::regularize::{Sharing, masked};
 use crate::state::index_tensor;
 

@@ -16,179 +16,21 @@
 
 use std::sync::{Arc, Mutex};
 
+use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
-use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, DispatchDevice, Flex, GradientCheckpointingStrategy};
-use burn::module::Param;
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::tensor::{Shape, Tensor};
 use carousel_kernels::{self as kernels, Batch, Layer, Layout};
 
 use crate::buffers::buffer;
-use crate::layer::{LayerInput, LayerNoise, LayerOutput, PooledTape, RecurrentWeights, lock};
+use crate::layer::{LayerInput, LayerNoise, LayerOutput, RecurrentWeights};
+use crate::lock::lock;
+use crate::operation::{Operands, Tracked, from_tracked, record};
+use crate::slices::{dense, flex, on_strategy, primitive, slice};
 use crate::state::LayerState;
-
-/// A tensor on Burn's autodiff layer over the CPU.
-pub(crate) type Tracked = FloatTensor<Autodiff<Flex>>;
-
-/// Whether the kernels can read this tensor: CPU memory, 32-bit floats.
-#[must_use]
-pub fn supports<const D: usize>(tensor: &Tensor<D>) -> bool {
-    tensor.dtype() == DType::F32
-        && matches!(tensor.device().without_autodiff().as_dispatch(), DispatchDevice::Flex(_))
-}
-
-/// Calls `f` with the tensor's elements, row after row. In CPU memory they are borrowed where they lie;
-/// otherwise, or when the tensor is a view with gaps, `f` sees a copy.
-pub fn with_slice<const D: usize, R>(tensor: &Tensor<D>, f: impl FnOnce(&[f32]) -> R) -> R {
-    if supports(tensor) {
-        f(slice(&dense(primitive(tensor.clone()))))
-    } else {
-        f(&tensor.to_data().convert::<f32>().try_into_vec::<f32>().expect("converted to f32 above"))
-    }
-}
-
-/// Calls `f` with the parameter's elements, to be changed in place, row after row. In CPU memory nothing is
-/// copied as long as nobody else holds the tensor, which is so between a backward pass and the next forward
-/// pass. On other devices the values are read, changed and written back.
-///
-/// ```
-/// use burn::module::{Param, ParamId};
-/// use burn::tensor::{Device, Tensor};
-/// use carousel::fused::{with_slice, with_slice_mut};
-///
-/// let device = Device::default().autodiff();
-/// let mut bias = Param::<Tensor<1>>::initialized(ParamId::new(), Tensor::ones([3], &device));
-/// with_slice_mut(&mut bias, |values| values[1] = 5.0);
-/// assert_eq!(with_slice(&bias.val(), <[f32]>::to_vec), [1.0, 5.0, 1.0]);
-/// ```
-pub fn with_slice_mut<const D: usize, R>(
-    parameter: &mut Param<Tensor<D>>,
-    f: impl FnOnce(&mut [f32]) -> R,
-) -> R {
-    // A parameter can only be changed by taking it apart; an empty one stands in meanwhile.
-    let placeholder = Param::initialized(parameter.id, empty());
-    let (id, tensor, mapper) = std::mem::replace(parameter, placeholder).consume();
-    let device = tensor.device();
-    let requires_gradient = tensor.is_require_grad();
-    let (result, changed) = if supports(&tensor) {
-        let strategy = tensor.gradient_checkpointing_strategy();
-        let mut values = dense(primitive(tensor));
-        // A view into a larger buffer must not hand out its surroundings.
-        if values.storage::<f32>().len() != values.layout().num_elements() {
-            values = flex(slice(&values).to_vec(), values.layout().shape().clone());
-        }
-        let result = f(values.storage_mut::<f32>());
-        (result, on_strategy(Tensor::from_primitive::<Flex>(values), strategy))
-    } else {
-        let shape = tensor.shape();
-        let dtype = tensor.dtype();
-        let mut values =
-            tensor.into_data().convert::<f32>().try_into_vec::<f32>().expect("converted to f32 above");
-        let result = f(&mut values);
-        let data = TensorData::new(values, shape).convert_dtype(dtype);
-        (result, Tensor::from_data(data, (&device, dtype)))
-    };
-    let changed = if requires_gradient { changed.require_grad() } else { changed };
-    *parameter = Param::from_mapped_value(id, changed, mapper);
-    result
-}
-
-/// A tensor without elements.
-fn empty<const D: usize>() -> Tensor<D> {
-    Tensor::from_primitive::<Flex>(flex(Vec::new(), [0; D]))
-}
-
-/// The values of a CPU tensor, without what computed them.
-pub(crate) fn primitive<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    tensor
-        .without_autodiff()
-        .try_into_primitive::<Flex>()
-        .expect("callers check that the tensor lies in CPU memory")
-}
-
-/// The tensor itself where its elements lie one after another, else such a copy.
-pub(crate) fn dense(tensor: FlexTensor) -> FlexTensor {
-    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
-}
-
-pub(crate) fn slice(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("made dense, and of 32-bit floats")
-}
-
-/// Takes the vector over, no copy.
-pub(crate) fn flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape.into()))
-}
-
-pub(crate) fn on_strategy<const D: usize>(
-    tensor: Tensor<D>,
-    strategy: Option<GradientCheckpointingStrategy>,
-) -> Tensor<D> {
-    match strategy {
-        None => tensor,
-        Some(strategy) => tensor.autodiff().with_gradient_checkpointing_strategy(strategy),
-    }
-}
-
-pub(crate) fn into_tracked<const D: usize>(tensor: Tensor<D>) -> Tracked {
-    let tensor = tensor.autodiff();
-    let tracked = match tensor.gradient_checkpointing_strategy() {
-        Some(GradientCheckpointingStrategy::Balanced) => {
-            tensor.try_into_primitive::<Autodiff<Flex, BalancedCheckpointing>>()
-        }
-        _ => tensor.try_into_primitive::<Autodiff<Flex, NoCheckpointing>>(),
-    };
-    tracked.expect("callers check that the tensor lies in CPU memory")
-}
-
-pub(crate) fn from_tracked<const D: usize>(
-    tensor: Tracked,
-    strategy: GradientCheckpointingStrategy,
-) -> Tensor<D> {
-    match strategy {
-        GradientCheckpointingStrategy::Balanced => {
-            Tensor::from_primitive::<Autodiff<Flex, BalancedCheckpointing>>(tensor)
-        }
-        GradientCheckpointingStrategy::Disabled => {
-            Tensor::from_primitive::<Autodiff<Flex, NoCheckpointing>>(tensor)
-        }
-    }
-}
-
-/// A tensor that takes part in no graph.
-fn constant(values: FlexTensor) -> Tracked {
-    into_tracked(Tensor::<1>::from_primitive::<Flex>(values).autodiff())
-}
-
-/// One more output `values` of the operation behind `handle`.
-fn output_of<BO, S>(handle: &Tracked, backward: BO, state: S, values: FlexTensor) -> Tracked
-where
-    BO: Backward<Flex, 1, State = S>,
-    S: Clone + Send + std::fmt::Debug + 'static,
-{
-    record(backward, [handle.node()], state, values)
-}
-
-/// Registers an operation with Burn. Its work is heavy, so Burn is never to repeat it.
-pub(crate) fn record<BO, S, const N: usize>(
-    backward: BO,
-    parents: [burn::backend::autodiff::ops::NodeGuard; N],
-    state: S,
-    output: FlexTensor,
-) -> Tracked
-where
-    BO: Backward<Flex, N, State = S>,
-    S: Clone + Send + std::fmt::Debug + 'static,
-{
-    match backward.prepare::<NoCheckpointing>(parents).compute_bound().stateful() {
-        OpsKind::Tracked(prepared) => prepared.finish(state, output),
-        OpsKind::UnTracked(prepared) => prepared.finish(output),
-    }
-}
+use crate::tapes::PooledTape;
 
 // --- the recurrent layer ------------------------------------------------------------------------------------
 
@@ -461,10 +303,9 @@ pub(crate) fn layer(
         parents.push(operands.add_optional(state.and_then(|state| state.c.clone())));
     }
 
-    let Operands { strategy, tracked } = operands;
-    let Some(strategy) = strategy.filter(|_| tracked) else {
+    let Some(strategy) = operands.graph() else {
         let Outputs { y, last } = run.forward(noise, None);
-        let wrap = |values| on_strategy(Tensor::from_primitive::<Flex>(values), strategy);
+        let wrap = |values| on_strategy(Tensor::from_primitive::<Flex>(values), operands.strategy);
         let last = last.into_iter().map(|(h, c)| LayerState { h: wrap(h), c: c.map(wrap) }).collect();
         return LayerOutput { y: wrap(y), last };
     };
@@ -478,7 +319,7 @@ pub(crate) fn layer(
         _ => handle::<{ 1 + 2 * PARENTS_A_DIRECTION }>(parents, shared.clone()),
     };
     let output = |place: usize, values: FlexTensor| {
-        from_tracked(output_of(&handle, OutputBackward, (shared.clone(), place), values), strategy)
+        from_tracked(record(OutputBackward, [handle.node()], (shared.clone(), place), values), strategy)
     };
     let y = output(0, y);
     let last = last
@@ -497,28 +338,6 @@ fn handle<const N: usize>(parents: Vec<Tracked>, shared: Shared) -> Tracked {
     let nodes: [_; N] =
         nodes.try_into().unwrap_or_else(|_| unreachable!("seven parents a direction and x were listed"));
     record(LayerBackward, nodes, shared, flex(vec![0.0], [1]))
-}
-
-/// Gathers what an operation reads and whether a gradient is wanted of any of it.
-#[derive(Default)]
-pub(crate) struct Operands {
-    pub(crate) strategy: Option<GradientCheckpointingStrategy>,
-    pub(crate) tracked: bool,
-}
-
-impl Operands {
-    pub(crate) fn add<const D: usize>(&mut self, tensor: Tensor<D>) -> Tracked {
-        self.strategy = self.strategy.or(tensor.gradient_checkpointing_strategy());
-        self.tracked |= tensor.is_tracked();
-        into_tracked(tensor)
-    }
-
-    pub(crate) fn add_optional<const D: usize>(&mut self, tensor: Option<Tensor<D>>) -> Tracked {
-        match tensor {
-            Some(tensor) => self.add(tensor),
-            None => constant(flex(Vec::new(), [0])),
-        }
-    }
 }
 
 // --- embedding ----------------------------------------------------------------------------------------------
@@ -552,18 +371,14 @@ impl Backward<Flex, 1> for EmbeddingBackward {
 /// Rows `ids` of `table` `[V, E]`: `[ids, E]`. Every id is below `V`, checked by the caller.
 pub(crate) fn embedding(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     let [vocabulary, width] = table.dims();
-    let strategy = table.gradient_checkpointing_strategy();
-    let tracked = table.is_tracked();
     let values = dense(primitive(table.clone()));
     let mut rows = buffer(ids.len() * width);
     kernels::embedding::gather(slice(&values), width, ids, &mut rows)
         .expect("ids were checked before the call");
-    let rows = rows.into_tensor([ids.len(), width]);
-    let Some(strategy) = strategy.filter(|_| tracked) else {
-        return on_strategy(Tensor::from_primitive::<Flex>(rows), strategy);
-    };
-    let state = Looked { ids: Arc::new(ids.to_vec()), vocabulary, width };
-    from_tracked(record(EmbeddingBackward, [into_tracked(table).node()], state, rows), strategy)
+    let mut operands = Operands::default();
+    let parents = [operands.add(table)];
+    let state = || Looked { ids: Arc::new(ids.to_vec()), vocabulary, width };
+    operands.finish(parents, EmbeddingBackward, state, rows.into_tensor([ids.len(), width]))
 }
 
 // --- output layer with its loss -----------------------------------------------------------------------------
@@ -625,13 +440,12 @@ pub(crate) fn cross_entropy(
 
     let mut operands = Operands::default();
     let parents = [operands.add(x), operands.add(weight), operands.add(bias)];
-    let Operands { strategy, tracked } = operands;
+    let graph = operands.graph();
     // Only the pass with gradients knows label smoothing.
-    let strategy = strategy.filter(|_| tracked);
-    if strategy.is_none() && smoothing == 0.0 {
+    if graph.is_none() && smoothing == 0.0 {
         let loss = kernels::loss::cross_entropy(inputs.kernels(), hidden, slice(&values), targets)
             .expect("shapes were checked before the call");
-        return on_strategy(Tensor::from_primitive::<Flex>(mean(loss)), strategy);
+        return Tensor::from_primitive::<Flex>(mean(loss));
     }
     let mut dx = buffer(rows * hidden);
     let mut dweight = buffer(vocabulary * hidden);
@@ -650,7 +464,7 @@ pub(crate) fn cross_entropy(
         dweight.into_tensor([vocabulary, hidden]),
         dbias.into_tensor([vocabulary]),
     ];
-    let Some(strategy) = strategy else { return Tensor::from_primitive::<Flex>(mean(loss)) };
+    let Some(strategy) = graph else { return Tensor::from_primitive::<Flex>(mean(loss)) };
     let nodes = parents.each_ref().map(Tracked::node);
     from_tracked(record(LossBackward, nodes, state, mean(loss)), strategy)
 }
@@ -689,6 +503,7 @@ mod tests {
     use crate::cell::Cell;
     use crate::parameters::NamedParameters;
     use crate::recurrent::{Direction, Recurrent, RecurrentConfig};
+    use crate::slices::with_slice;
 
     fn stack() -> Recurrent {
         RecurrentConfig::new(Cell::Lstm, 3, 4)
@@ -774,22 +589,5 @@ mod tests {
         for (name, parameter) in snapshot.parameters() {
             parameter.with_slice(|values| assert!(values.iter().all(|&value| value != 7.0), "{name}"));
         }
-    }
-
-    #[test]
-    fn slices_follow_the_shape_of_a_view() {
-        let tensor = Tensor::<2>::from_data([[1.0f32, 2.0], [3.0, 4.0]], &Device::default());
-        assert_eq!(with_slice(&tensor.clone().transpose(), <[f32]>::to_vec), [1.0, 3.0, 2.0, 4.0]);
-        assert_eq!(with_slice(&tensor.slice([1..2, 0..2]), <[f32]>::to_vec), [3.0, 4.0]);
-    }
-
-    #[test]
-    fn other_types_are_left_to_the_portable_path() {
-        let tensor = Tensor::<1>::ones([2], &Device::default());
-        assert!(supports(&tensor));
-        assert!(supports(&tensor.clone().autodiff()));
-        let wide = tensor.cast(DType::F64);
-        assert!(!supports(&wide));
-        assert_eq!(with_slice(&wide, <[f32]>::to_vec), [1.0, 1.0]);
     }
 }

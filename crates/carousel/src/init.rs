@@ -5,8 +5,8 @@ use carousel_kernels::{Activation, Cell, Layer};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::config_error::ConfigError;
 use crate::own_cell::{AnyCell, Draw, Weight};
-use crate::recurrent::ConfigError;
 
 /// How one matrix of weights is drawn. A stack draws the matrix of each gate by itself: `[H, I]` from the
 /// input, `[H, H]` from the last state.

@@ -1,15 +1,16 @@
 //! What one layer of a stack reads and gives, shared by the two implementations ([`fused`](crate::fused) and
 //! `portable`).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use carousel_kernels::{Batch, Layout, StepNoise, Tape};
+use carousel_kernels::{Batch, Layout, StepNoise, Weights};
 
-use crate::fused::with_slice;
 use crate::regularize::Dropout;
+use crate::slices::with_slice;
 use crate::state::LayerState;
+use crate::tapes::TapePool;
 
 /// The parameters of one layer in one direction, in PyTorch's layout: gates i f g o of an LSTM, r z n of a GRU.
 #[derive(Module, Debug)]
@@ -41,8 +42,56 @@ impl RecurrentWeights {
     }
 
     /// Copies of them.
-    pub(crate) fn option_values(&self) -> Vec<f32> {
+    fn option_values(&self) -> Vec<f32> {
         self.options().map_or_else(Vec::new, |options| with_slice(&options, <[f32]>::to_vec))
+    }
+
+    /// Copies of all of them.
+    pub(crate) fn plain(&self) -> PlainWeights {
+        PlainWeights {
+            input: with_slice(&self.weight_ih.val(), <[f32]>::to_vec),
+            recurrent: with_slice(&self.weight_hh.val(), <[f32]>::to_vec),
+            bias_input: with_slice(&self.bias_ih.val(), <[f32]>::to_vec),
+            bias_recurrent: with_slice(&self.bias_hh.val(), <[f32]>::to_vec),
+            options: self.option_values(),
+        }
+    }
+
+    /// Lends them to the kernels.
+    pub(crate) fn lend<R>(&self, f: impl FnOnce(Weights<'_>) -> R) -> R {
+        with_slice(&self.weight_ih.val(), |input| {
+            with_slice(&self.weight_hh.val(), |recurrent| {
+                with_slice(&self.bias_ih.val(), |bias_input| {
+                    with_slice(&self.bias_hh.val(), |bias_recurrent| {
+                        let options = &self.option_values();
+                        f(Weights { input, recurrent, bias_input, bias_recurrent, options })
+                    })
+                })
+            })
+        })
+    }
+}
+
+/// A copy of [`RecurrentWeights`] on plain numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct PlainWeights {
+    pub(crate) input: Vec<f32>,
+    pub(crate) recurrent: Vec<f32>,
+    pub(crate) bias_input: Vec<f32>,
+    pub(crate) bias_recurrent: Vec<f32>,
+    pub(crate) options: Vec<f32>,
+}
+
+impl PlainWeights {
+    /// As the kernels read them.
+    pub(crate) fn lend(&self) -> Weights<'_> {
+        Weights {
+            input: &self.input,
+            recurrent: &self.recurrent,
+            bias_input: &self.bias_input,
+            bias_recurrent: &self.bias_recurrent,
+            options: &self.options,
+        }
     }
 }
 
@@ -83,56 +132,4 @@ impl LayerNoise<'_> {
 pub(crate) struct LayerOutput {
     pub(crate) y: Tensor<2>,
     pub(crate) last: Vec<LayerState>,
-}
-
-/// Tapes that wait for the next forward pass, so that a second training step allocates none.
-pub(crate) struct TapePool<T = Tape>(Arc<Mutex<Vec<T>>>);
-
-impl<T> Clone for TapePool<T> {
-    fn clone(&self) -> TapePool<T> {
-        TapePool(self.0.clone())
-    }
-}
-
-impl<T> Default for TapePool<T> {
-    fn default() -> TapePool<T> {
-        TapePool(Arc::default())
-    }
-}
-
-impl<T> std::fmt::Debug for TapePool<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TapePool({} waiting)", self.waiting())
-    }
-}
-
-impl<T> TapePool<T> {
-    /// How many tapes wait.
-    pub(crate) fn waiting(&self) -> usize {
-        lock(&self.0).len()
-    }
-}
-
-impl<T: Default> TapePool<T> {
-    pub(crate) fn take(&self) -> PooledTape<T> {
-        let tape = lock(&self.0).pop().unwrap_or_default();
-        PooledTape { tape, pool: self.clone() }
-    }
-}
-
-/// A tape that goes back to its pool when dropped, after its backward pass or without one.
-pub(crate) struct PooledTape<T: Default = Tape> {
-    pub(crate) tape: T,
-    pool: TapePool<T>,
-}
-
-impl<T: Default> Drop for PooledTape<T> {
-    fn drop(&mut self) {
-        lock(&self.pool.0).push(std::mem::take(&mut self.tape));
-    }
-}
-
-/// A lock whose holder never leaves it half-changed.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,7 +23,7 @@ use crate::own_cell::{Expose, LayerState, Linear, RecurrentCell, Signal, Sizes, 
 /// let stack = RecurrentConfig::new(&MinGru, 3, 8).with_layers(2).init(&Device::default())?;
 /// let (y, _) = stack.forward(Tensor::<3>::ones([4, 500, 3], &Device::default()), None);
 /// assert_eq!(y.dims(), [4, 500, 8]);
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct MinGru;

@@ -3,36 +3,15 @@
 
 use carousel_kernels::{
     Batch, Frames, FramesMut, InputGradients, Layer, Layout, Precision, Signal, State, StateMut, Tape,
-    WeightGradients, Weights, backward, forward,
+    WeightGradients, backward, forward,
 };
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::fused::with_slice;
+use crate::layer::PlainWeights;
 use crate::models::language_model::LanguageModel;
-
-/// A layer's weights, copied.
-#[derive(Clone, Debug)]
-pub(crate) struct OwnWeights {
-    pub(crate) input: Vec<f32>,
-    pub(crate) recurrent: Vec<f32>,
-    pub(crate) bias_input: Vec<f32>,
-    pub(crate) bias_recurrent: Vec<f32>,
-    pub(crate) options: Vec<f32>,
-}
-
-impl OwnWeights {
-    pub(crate) fn lend(&self) -> Weights<'_> {
-        Weights {
-            input: &self.input,
-            recurrent: &self.recurrent,
-            bias_input: &self.bias_input,
-            bias_recurrent: &self.bias_recurrent,
-            options: &self.options,
-        }
-    }
-}
+use crate::slices::with_slice;
 
 /// States of some sequences, or vectors in their place: `[B, H]` each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,7 +71,7 @@ pub(crate) struct Step {
 
 impl Step {
     /// Takes the step from `before` with `x` `[B, I]`.
-    pub(crate) fn take(layer: Layer, weights: &OwnWeights, x: Vec<f32>, before: Pair) -> Step {
+    pub(crate) fn take(layer: Layer, weights: &PlainWeights, x: Vec<f32>, before: Pair) -> Step {
         let sequences = x.len() / layer.input;
         let mut step = Step {
             after: Pair::zeros(&layer, sequences),
@@ -110,7 +89,7 @@ impl Step {
         Frames { data: &self.x, layout: Layout::Packed, stride: self.layer.input, offset: 0 }
     }
 
-    fn run(&mut self, weights: &OwnWeights) {
+    fn run(&mut self, weights: &PlainWeights) {
         let hidden = self.layer.hidden;
         let mut y = vec![0.0; self.sequences * hidden];
         forward(
@@ -127,7 +106,7 @@ impl Step {
     }
 
     /// From the gradient of the state after the step (and of the output) to those of what went in.
-    pub(crate) fn pull(&mut self, weights: &OwnWeights, dy: Option<&[f32]>, after: &Pair) -> Pulled {
+    pub(crate) fn pull(&mut self, weights: &PlainWeights, dy: Option<&[f32]>, after: &Pair) -> Pulled {
         if !self.tape.is_full() {
             self.run(weights);
         }
@@ -163,7 +142,7 @@ impl Step {
     }
 
     /// A signal of the cell in this step, `[B, H]`.
-    pub(crate) fn signal(&mut self, weights: &OwnWeights, signal: Signal) -> Vec<f32> {
+    pub(crate) fn signal(&mut self, weights: &PlainWeights, signal: Signal) -> Vec<f32> {
         if !self.tape.is_full() {
             self.run(weights);
         }
@@ -175,7 +154,7 @@ impl Step {
 
 /// A model's numbers, copied.
 pub(crate) struct Net {
-    pub(crate) layers: Vec<(Layer, OwnWeights)>,
+    pub(crate) layers: Vec<(Layer, PlainWeights)>,
     /// `[V, E]`.
     pub(crate) table: Vec<f32>,
     /// `E`.
@@ -197,14 +176,10 @@ impl Net {
             let input = weights.weight_ih.dims()[1];
             let hidden = weights.weight_hh.dims()[1];
             let direction = carousel_kernels::Direction::Forward;
-            let own = OwnWeights {
-                input: with_slice(&weights.weight_ih.val(), <[f32]>::to_vec),
-                recurrent: with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
-                bias_input: with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
-                bias_recurrent: with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
-                options: weights.option_values(),
-            };
-            (Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout, options }, own)
+            (
+                Layer { cell, direction, input, hidden, precision: Precision::F32, zoneout, options },
+                weights.plain(),
+            )
         });
         let (embedding, output) = (model.embedding(), model.output());
         let first = model.recurrent().valid().first_state(1);

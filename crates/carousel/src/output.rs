@@ -5,10 +5,12 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
 pub use carousel_kernels::loss::{IGNORE, Loss};
 
-use crate::fused::{self, with_slice};
+use crate::config_error::ConfigError;
+use crate::fused;
 use crate::init::Initializer;
 use crate::parameters::parameter;
-use crate::recurrent::{ConfigError, Path};
+use crate::path::Path;
+use crate::slices::with_slice;
 use crate::state::index_tensor;
 
 /// Rows whose scores are in memory at the same time while [`Output::evaluate`] walks the portable path.

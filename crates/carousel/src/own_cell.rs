@@ -6,25 +6,12 @@
 //! lens. It is not fused: each step is some operations of Burn's.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
-use carousel_kernels::dropout::{Mask, key};
-use carousel_kernels::{Batch, Cell, Direction, Layout};
+use burn::tensor::Tensor;
+use carousel_kernels::Cell;
 
-use crate::batch_norm::{By, Running};
-use crate::fused::with_slice;
-use crate::init::{Init, Initializer, draw_own};
-use crate::layer::{LayerInput, LayerOutput};
-use crate::parameters::parameter;
-use crate::portable::{laid_out, packed, zone_out};
-use crate::record::{Keep, Record, Series};
-use crate::recurrent::Path;
-use crate::regularize::{Dropout, Noise, Purpose, Sharing, factors_like, masked};
-use crate::scan::scan;
 pub use crate::state::LayerState;
-use crate::walk::{Moment, reversal, turn, walk};
+use crate::statistics::{By, Running};
 
 /// A recurrent cell: its weights by name, and one step.
 ///
@@ -62,7 +49,7 @@ use crate::walk::{Moment, reversal, turn, walk};
 /// let stack = stack.init(&Device::default())?;
 /// let (y, state) = stack.forward(Tensor::<3>::ones([4, 5, 3], &Device::default()), None);
 /// assert_eq!(y.dims(), [4, 5, 16]);
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 pub trait RecurrentCell: Debug + Send + Sync {
     /// Its name in messages.
@@ -150,13 +137,13 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Weights of the input, `[gates · H, I]`, drawn as [`Init::input`] says, each gate by itself.
+    /// Weights of the input, `[gates · H, I]`, drawn as [`Init::input`](crate::init::Init::input) says, each gate by itself.
     #[must_use]
     pub fn input(self, name: &'static str, gates: usize) -> Weight {
         Weight { name, shape: [gates * self.hidden, self.input], draw: Draw::Input }
     }
 
-    /// Weights of the last `h`, `[gates · H, H]`, drawn as [`Init::recurrent`] says, each gate by itself. Dropout of
+    /// Weights of the last `h`, `[gates · H, H]`, drawn as [`Init::recurrent`](crate::init::Init::recurrent) says, each gate by itself. Dropout of
     /// recurrent weights is of these.
     #[must_use]
     pub fn recurrent(self, name: &'static str, gates: usize) -> Weight {
@@ -169,11 +156,11 @@ impl Sizes {
         Weight { name, shape: [1, gates * self.hidden], draw: Draw::Bias }
     }
 
-    /// The bias `[1, G · H]` of a built-in cell's gates, drawn as that cell's and with [`Init::gates`] written over
+    /// The bias `[1, G · H]` of a built-in cell's gates, drawn as that cell's and with [`Init::gates`](crate::init::Init::gates) written over
     /// it. A cell that has one says so in [`like`](RecurrentCell::like).
     #[must_use]
     pub fn gate_bias(self, name: &'static str, cell: Cell) -> Weight {
-        Weight { name, shape: [1, gates(cell) * self.hidden], draw: Draw::Gates(cell) }
+        Weight { name, shape: [1, cell.gates() * self.hidden], draw: Draw::Gates(cell) }
     }
 
     /// A row `[1, gates · H]` that starts from one value.
@@ -260,24 +247,15 @@ impl Signal {
     }
 }
 
-/// `G`.
-fn gates(cell: Cell) -> usize {
-    match cell {
-        Cell::Rnn(_) => 1,
-        Cell::Gru(_) => 3,
-        Cell::Lstm => 4,
-    }
-}
-
 /// The weights of one layer in one direction, as a step reads them.
 #[derive(Debug)]
 pub struct Weights<'a> {
-    declared: &'a [Weight],
-    values: Vec<Tensor<2>>,
-    statistics: &'a [(&'static str, Running)],
-    by: By,
+    pub(crate) declared: &'a [Weight],
+    pub(crate) values: Vec<Tensor<2>>,
+    pub(crate) statistics: &'a [(&'static str, Running)],
+    pub(crate) by: By,
     /// The step under way, counted from where the call began.
-    step: std::cell::Cell<usize>,
+    pub(crate) step: std::cell::Cell<usize>,
 }
 
 impl Weights<'_> {
@@ -321,7 +299,7 @@ impl Weights<'_> {
 #[derive(Debug, Default)]
 pub struct Expose {
     /// The rows of each step, by name.
-    kept: Vec<(&'static str, Vec<Tensor<2>>)>,
+    pub(crate) kept: Vec<(&'static str, Vec<Tensor<2>>)>,
 }
 
 impl Expose {
@@ -420,245 +398,5 @@ impl AnyCell {
                 states.chain(cell.signals()).collect()
             }
         }
-    }
-}
-
-/// The weights of one layer in one direction.
-#[derive(Module, Debug)]
-pub(crate) struct OwnWeights {
-    values: Vec<Param<Tensor<2>>>,
-    #[module(skip)]
-    declared: Vec<Weight>,
-    #[module(skip)]
-    statistics: Vec<(&'static str, Running)>,
-}
-
-impl OwnWeights {
-    pub(crate) fn draw(
-        cell: &dyn RecurrentCell,
-        sizes: Sizes,
-        init: &Init,
-        random: &mut Initializer,
-        device: &Device,
-    ) -> OwnWeights {
-        let declared = cell.weights(sizes);
-        let draw =
-            |weight: &Weight| parameter(draw_own(weight, sizes.hidden, init, random), weight.shape, device);
-        let statistics = cell.statistics(sizes).into_iter();
-        let statistics = statistics.map(|own| (own.name, Running::new(own.steps, own.width)));
-        OwnWeights { values: declared.iter().map(draw).collect(), statistics: statistics.collect(), declared }
-    }
-
-    /// Each statistic with its name.
-    pub(crate) fn statistics(&self) -> &[(&'static str, Running)] {
-        &self.statistics
-    }
-
-    /// Each weight with its name.
-    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &Param<Tensor<2>>)> {
-        self.declared.iter().map(|weight| weight.name).zip(&self.values)
-    }
-
-    /// The same, to change them.
-    pub(crate) fn named_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Param<Tensor<2>>)> {
-        self.declared.iter().map(|weight| weight.name).zip(&mut self.values)
-    }
-
-    /// As a step reads them; some recurrent ones dropped where there is noise.
-    fn lend(&self, noise: Option<Noise>, index: usize, drop: f64) -> Weights<'_> {
-        // Matrices of one layer have places of their own among the masks of all layers.
-        let mask = |place: usize| noise?.mask(Purpose::Recurrent, index + (place << 16), drop);
-        let values = self.values.iter().zip(&self.declared).enumerate().map(|(place, (value, weight))| {
-            let mask = if weight.draw == Draw::Recurrent { mask(place) } else { None };
-            masked(value.val(), mask, Sharing::None)
-        });
-        Weights {
-            declared: &self.declared,
-            values: values.collect(),
-            statistics: &self.statistics,
-            by: if noise.is_some() { By::Batch } else { By::Running },
-            step: std::cell::Cell::new(0),
-        }
-    }
-}
-
-/// A layer of an own cell in all its directions.
-pub(crate) struct OwnLayer<'a> {
-    pub(crate) cell: &'static dyn RecurrentCell,
-    /// Place of the layer in its stack.
-    pub(crate) layer: usize,
-    pub(crate) sizes: Sizes,
-    /// One a direction.
-    pub(crate) directions: &'a [Direction],
-    /// One a direction.
-    pub(crate) weights: &'a [OwnWeights],
-    pub(crate) dropout: Dropout,
-    pub(crate) path: Path,
-    /// Steps that the sequences have read before this call.
-    pub(crate) read: usize,
-}
-
-/// What is to be recorded, where to, and how its rows stand.
-pub(crate) struct Recording<'a> {
-    pub(crate) keep: &'a Keep,
-    pub(crate) record: &'a mut Record,
-    pub(crate) layout: Layout,
-}
-
-impl Recording<'_> {
-    /// The same for another layer.
-    pub(crate) fn reborrow(&mut self) -> Recording<'_> {
-        Recording { keep: self.keep, record: self.record, layout: self.layout }
-    }
-}
-
-/// What a direction gives, frames in packed order.
-struct Walked {
-    y: Tensor<2>,
-    last: LayerState,
-    /// `h`, `c` and what the steps exposed, as far as it is wanted.
-    signals: Vec<(&'static str, Tensor<2>)>,
-}
-
-impl OwnLayer<'_> {
-    /// Runs it, as [`portable::layer`](crate::portable::layer) does a built-in one; with `learning`, recurrent
-    /// weights drop out.
-    pub(crate) fn run(
-        &self,
-        input: LayerInput<'_>,
-        initial: Option<&[LayerState]>,
-        learning: Option<Noise>,
-        mut recording: Option<Recording<'_>>,
-    ) -> LayerOutput {
-        let (batch, noise) = (input.batch, input.noise);
-        let x = packed(input.x, input.index.as_deref(), input.x_layout, batch);
-        let (mut ys, mut last) = (Vec::new(), Vec::new());
-        for (place, &direction) in self.directions.iter().enumerate() {
-            let keep = recording.as_ref().map(|recording| recording.keep);
-            let initial = initial.map(|all| all[place].clone());
-            let zones = noise.as_ref().map(|noise| noise.keys[place]);
-            let walked = self.walk_one(x.clone(), batch, place, initial, learning, zones, keep);
-            if let Some(Recording { record, layout, .. }) = &mut recording {
-                record.series.extend(walked.signals.into_iter().map(|(name, rows)| Series {
-                    layer: self.layer,
-                    direction,
-                    name: name.to_owned(),
-                    units: rows.dims()[1],
-                    values: with_slice(&laid_out(rows, *layout, batch), <[f32]>::to_vec),
-                }));
-            }
-            ys.push(walked.y);
-            last.push(walked.last);
-        }
-        LayerOutput { y: laid_out(Tensor::cat(ys, 1), input.y_layout, batch), last }
-    }
-
-    /// One direction over packed frames `[F, I]`. `zones` is the key of zoneout's masks while the stack learns.
-    #[allow(clippy::too_many_arguments)]
-    fn walk_one(
-        &self,
-        x: Tensor<2>,
-        batch: &Arc<Batch>,
-        place: usize,
-        initial: Option<LayerState>,
-        learning: Option<Noise>,
-        zones: Option<u64>,
-        keep: Option<&Keep>,
-    ) -> Walked {
-        let device = x.device();
-        let Sizes { hidden, .. } = self.sizes;
-        let zeros = |width: usize| Tensor::zeros([batch.sequences(), width], &device);
-        let initial = initial
-            .unwrap_or_else(|| LayerState { h: zeros(hidden), c: self.cell.memory(self.sizes).map(zeros) });
-        let wanted = |name: &str| keep.is_some_and(|keep| keep.wants(self.layer, name));
-        let signals = self.cell.signals().into_iter().filter(|signal| wanted(signal.name));
-        let mut expose = Expose { kept: signals.map(|signal| (signal.name, Vec::new())).collect() };
-        let mut memories = Vec::new();
-        let index = self.layer * self.directions.len() + place;
-        let weights = self.weights[place].lend(learning, index, self.dropout.weights);
-        weights.step.set(self.read);
-        let reversal = reversal(batch, self.directions[place], &device);
-
-        let (y, last) = if batch.frames() == 0 {
-            (Tensor::zeros([0, hidden], &device), initial)
-        } else {
-            let read = self.cell.read(&weights, turn(x, &reversal));
-            let zoned = self.dropout.zoneout + self.dropout.zoneout_cell > 0.0;
-            let linear = (!zoned).then(|| self.cell.linear(&weights, read.clone(), &mut expose)).flatten();
-            match linear {
-                Some(Linear { keep, add }) => scan(keep, add, initial.h, batch, self.path),
-                None => {
-                    let widths = [hidden, self.cell.memory(self.sizes).unwrap_or(0)];
-                    let zoneout = Zoneout::of(self.dropout, zones, batch.frames(), widths, &read);
-                    walk(batch, initial, |moment, past| {
-                        let before = past.clone();
-                        let next = self.cell.step(&weights, moment.rows(&read), past, &mut expose);
-                        let next = zoneout.apply(moment, before, next);
-                        weights.step.set(weights.step.get() + 1);
-                        if let Some(c) = next.c.as_ref().filter(|_| wanted("c")) {
-                            memories.push(c.clone());
-                        }
-                        next
-                    })
-                }
-            }
-        };
-        let y = turn(y, &reversal);
-        let mut signals = Vec::new();
-        if wanted("h") {
-            signals.push(("h", y.clone()));
-        }
-        let memories = (!memories.is_empty()).then_some(("c", memories));
-        for (name, rows) in memories.into_iter().chain(expose.kept) {
-            let found: usize = rows.iter().map(|rows| rows.dims()[0]).sum();
-            let (cell, expected) = (self.cell.name(), batch.frames());
-            assert!(
-                found == expected,
-                "{cell} exposed {found} rows of {name}, expected {expected}, one a step"
-            );
-            let rows = if rows.is_empty() { y.clone() } else { Tensor::cat(rows, 0) };
-            signals.push((name, turn(rows, &reversal)));
-        }
-        Walked { y, last, signals }
-    }
-}
-
-/// Units that keep their last value, of any cell.
-struct Zoneout {
-    /// Of `h` and `c`: what is drawn for all frames, or the mean.
-    shares: [Option<Tensor<2>>; 2],
-    means: [Option<f64>; 2],
-}
-
-impl Zoneout {
-    /// Of frames whose `h` and `c` have so many values.
-    fn of(
-        dropout: Dropout,
-        key_of_pass: Option<u64>,
-        frames: usize,
-        widths: [usize; 2],
-        like: &Tensor<2>,
-    ) -> Zoneout {
-        let rates = [dropout.zoneout, dropout.zoneout_cell];
-        let mut zoneout = Zoneout { shares: [None, None], means: [None, None] };
-        for (which, rate) in rates.into_iter().enumerate().filter(|(_, rate)| *rate > 0.0) {
-            match key_of_pass {
-                Some(pass) => {
-                    let mask = Mask { key: key(&[pass, which as u64]), drop: rate as f32 };
-                    let shape = [frames, widths[which]];
-                    zoneout.shares[which] = Some(factors_like(like, mask, &Sharing::None, shape).sign());
-                }
-                None => zoneout.means[which] = Some(1.0 - rate),
-            }
-        }
-        zoneout
-    }
-
-    fn apply(&self, moment: &Moment, past: LayerState, next: LayerState) -> LayerState {
-        let [h, c] = [0, 1].map(|which| {
-            let share = self.shares[which].as_ref().map(|all| moment.rows(all));
-            move |new, past| zone_out(new, past, share, self.means[which])
-        });
-        LayerState { h: h(next.h, past.h), c: next.c.zip(past.c).map(|(next, past)| c(next, past)) }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use burn::module::Param;
 use burn::tensor::{Gradients, Tensor, TensorData};
 
-use crate::fused::{with_slice, with_slice_mut};
-use crate::layer::lock;
+use crate::lock::lock;
+use crate::slices::{with_slice, with_slice_mut};
 
 /// A tensor as plain numbers, as checkpoints hold it.
 #[derive(Clone, Debug, PartialEq)]

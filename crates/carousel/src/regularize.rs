@@ -6,22 +6,21 @@
 
 use std::sync::Arc;
 
+use burn::backend::Flex;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::flex::FlexTensor;
-use burn::backend::{Flex, GradientCheckpointingStrategy};
 use burn::tensor::{Tensor, TensorData};
 use carousel_kernels::dropout::{Mask, Pattern, apply, key};
 use carousel_kernels::{Batch, Zoneout, penalty};
 
 use crate::buffers::buffer;
 use crate::cell::Cell;
-use crate::fused::{
-    dense, flex, from_tracked, into_tracked, on_strategy, primitive, record, slice, supports,
-};
+use crate::config_error::ConfigError;
+use crate::operation::Operands;
 use crate::own_cell::AnyCell;
-use crate::recurrent::ConfigError;
+use crate::slices::{dense, flex, primitive, slice, supports};
 use crate::state::index_tensor;
 
 /// The random choices of one update.
@@ -210,14 +209,10 @@ pub(crate) fn masked(x: Tensor<2>, mask: Option<Mask>, sharing: Sharing) -> Tens
         let factors = factors_like(&x, mask, &sharing, [rows, width]);
         return x * factors;
     }
-    let strategy = x.gradient_checkpointing_strategy();
     let values = masked_values(mask, &sharing, width, slice(&dense(primitive(x.clone()))));
-    let tracked = x.is_tracked();
-    let Some(strategy) = strategy.filter(|_| tracked) else {
-        return on_strategy(Tensor::from_primitive::<Flex>(values), strategy);
-    };
-    let state = (mask, Arc::new(sharing), width);
-    from_tracked(record(MaskBackward, [into_tracked(x).node()], state, values), strategy)
+    let mut operands = Operands::default();
+    let parents = [operands.add(x)];
+    operands.finish(parents, MaskBackward, || (mask, Arc::new(sharing), width), values)
 }
 
 /// Backward of a penalty: its gradient was computed with it, and only waits for the factor.
@@ -254,14 +249,11 @@ pub fn activation_penalty(y: Tensor<2>, batch: &Batch, activation: f64, temporal
     let (activation, temporal) = (activation as f32, temporal as f32);
     let value = penalty::activations(batch, width, slice(&values), activation, temporal, &mut gradient)
         .expect("one row a frame of the batch");
-    let value = flex(vec![value as f32], [1]);
-    let strategy: Option<GradientCheckpointingStrategy> = y.gradient_checkpointing_strategy();
-    let tracked = y.is_tracked();
-    let Some(strategy) = strategy.filter(|_| tracked) else {
-        return on_strategy(Tensor::from_primitive::<Flex>(value), strategy);
-    };
-    let gradient = gradient.into_tensor(y.dims());
-    from_tracked(record(PenaltyBackward, [into_tracked(y).node()], gradient, value), strategy)
+    let shape = y.dims();
+    let mut operands = Operands::default();
+    let parents = [operands.add(y)];
+    let gradient = || gradient.into_tensor(shape);
+    operands.finish(parents, PenaltyBackward, gradient, flex(vec![value as f32], [1]))
 }
 
 fn portable_penalty(y: &Tensor<2>, batch: &Batch, activation: f64, temporal: f64) -> Tensor<1> {

@@ -29,11 +29,11 @@ pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, search_all, sentence, side_by_side};
 pub use translator::{SavedTranslator, Translated, Translation, Wanted, translator_config};
 
+use crate::config_error::ConfigError;
 use crate::data::Tokenizer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
 use crate::parameters::{LoadError, NamedParameters};
 use crate::recipe::{Named, Recipe, Task};
-use crate::recurrent::ConfigError;
 use crate::run::{RunError, RunFolder};
 use crate::train::checkpoint::{CheckpointError, MODEL, read_tensors};
 

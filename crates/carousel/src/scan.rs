@@ -29,8 +29,9 @@ use burn::tensor::Tensor;
 use carousel_kernels::Batch;
 
 use crate::buffers::buffer;
-use crate::fused::{dense, flex, from_tracked, into_tracked, on_strategy, primitive, record, slice};
-use crate::recurrent::Path;
+use crate::operation::Operands;
+use crate::path::Path;
+use crate::slices::{dense, flex, primitive, slice};
 use crate::state::{LayerState, index_tensor};
 use crate::walk::{ranked, unranked};
 
@@ -139,7 +140,6 @@ fn links(batch: &Batch, width: usize) -> Vec<(usize, usize, usize)> {
 /// In CPU memory: one pass over the frames.
 fn pass(keep: Tensor<2>, add: Tensor<2>, batch: &Arc<Batch>) -> Tensor<2> {
     let shape = add.dims();
-    let strategy = keep.gradient_checkpointing_strategy().or(add.gradient_checkpointing_strategy());
     let kept = dense(primitive(keep.clone()));
     let added = dense(primitive(add.clone()));
     let mut h = buffer(shape[0] * shape[1]);
@@ -150,11 +150,8 @@ fn pass(keep: Tensor<2>, add: Tensor<2>, batch: &Arc<Batch>) -> Tensor<2> {
         later.iter_mut().zip(past).zip(keep).for_each(|((h, past), keep)| *h += keep * past);
     }
     let h = h.into_tensor(shape);
-    let tracked = keep.is_tracked() || add.is_tracked();
-    let Some(strategy) = strategy.filter(|_| tracked) else {
-        return on_strategy(Tensor::from_primitive::<Flex>(h), strategy);
-    };
-    let state = Passed { keep: kept, h: h.clone(), batch: batch.clone() };
-    let parents = [into_tracked(keep).node(), into_tracked(add).node()];
-    from_tracked(record(PassBackward, parents, state, h), strategy)
+    let mut operands = Operands::default();
+    let parents = [operands.add(keep), operands.add(add)];
+    let state = || Passed { keep: kept, h: h.clone(), batch: batch.clone() };
+    operands.finish(parents, PassBackward, state, h.clone())
 }

@@ -1,14 +1,16 @@
 //! One step at a time, for text that is made or read as it comes.
 
+use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use carousel_kernels as kernels;
 pub use kernels::StepPrecision;
 use kernels::{Layer, ShapeError};
 
-use crate::fused::with_slice;
-use crate::layer::RecurrentWeights;
+use crate::layer::{PlainWeights, RecurrentWeights};
+use crate::own_cell::AnyCell;
 use crate::record::{Keep, Record, Series};
-use crate::recurrent::Recurrent;
+use crate::recurrent::{Direction, Recurrent};
+use crate::slices::with_slice;
 use crate::state::{LayerState, Row, State};
 
 /// Runs a forward stack on the CPU one step at a time and keeps its state. [`step`](Stepper::step) allocates
@@ -89,8 +91,36 @@ impl std::fmt::Debug for Stepper {
     }
 }
 
+impl Recurrent {
+    /// For feeding `batch` sequences one step at a time; `None` unless the stack walks forward only.
+    ///
+    /// The stepper holds a copy of the weights as they are now.
+    #[must_use]
+    pub fn stepper(&self, batch: usize) -> Option<Stepper> {
+        self.stepper_with(batch, StepPrecision::F32)
+    }
+
+    /// The same with the copy of the weights in `precision`. An own cell, and one that projects, has 32-bit floats
+    /// only.
+    ///
+    /// # Panics
+    /// In eight bits, when a layer has more than 133,144 inputs or units: 32 bits do not hold such a sum.
+    #[must_use]
+    pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<Stepper> {
+        (self.direction() == Direction::Forward && batch > 0).then(|| match self.cell() {
+            AnyCell::Fused(cell) if self.options().projection.is_none() => {
+                let layers = (0..self.layers()).flat_map(|layer| self.kernel_layers(cell, layer));
+                let begin = self.learns_state().then(|| self.valid().first_state(1));
+                let layers: Vec<_> = layers.collect();
+                Stepper::new(&layers, self.weights(), batch, self.is_residual(), begin.as_ref(), precision)
+            }
+            _ => Stepper::of_own(self.valid(), batch),
+        })
+    }
+}
+
 impl Stepper {
-    pub(crate) fn new(
+    fn new(
         layers: &[Layer],
         weights: &[RecurrentWeights],
         batch: usize,
@@ -98,25 +128,8 @@ impl Stepper {
         begin: Option<&State>,
         precision: StepPrecision,
     ) -> Stepper {
-        let copies: Vec<[Vec<f32>; 5]> = weights
-            .iter()
-            .map(|weights| {
-                [
-                    with_slice(&weights.weight_ih.val(), <[f32]>::to_vec),
-                    with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
-                    with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
-                    with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
-                    weights.option_values(),
-                ]
-            })
-            .collect();
-        let layers: Vec<_> = layers
-            .iter()
-            .zip(&copies)
-            .map(|(&layer, [input, recurrent, bias_input, bias_recurrent, options])| {
-                (layer, kernels::Weights { input, recurrent, bias_input, bias_recurrent, options })
-            })
-            .collect();
+        let copies: Vec<PlainWeights> = weights.iter().map(RecurrentWeights::plain).collect();
+        let layers: Vec<_> = layers.iter().zip(&copies).map(|(&layer, copy)| (layer, copy.lend())).collect();
         let together = if residual { 1 } else { layers.len() };
         let inner = layers.chunks(together).map(|layers| {
             kernels::Stepper::with_precision(layers, batch, precision)
@@ -129,7 +142,7 @@ impl Stepper {
     }
 
     /// Of a stack that walks forward and whose steps are no kernel's, off the autodiff layer.
-    pub(crate) fn of_own(stack: Recurrent, batch: usize) -> Stepper {
+    fn of_own(stack: Recurrent, batch: usize) -> Stepper {
         let state = stack.first_state(batch);
         let layers = state.layers.len();
         let mut own = Own { stack, batch, last: None, steps: 0, state, values: Vec::new(), y: Vec::new() };

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use carousel::cell::{Cell, Reset};
+use carousel::config_error::ConfigError;
 use carousel::data::{EOS, SOS, pack};
 use carousel::decode::beam::{Search, greedy_from, search_from};
-use carousel::fused::with_slice;
 use carousel::models::attention::Score;
 use carousel::models::captioner::{CaptionInput, Captioner, CaptionerConfig, Subjects, Told};
 use carousel::models::convolution::ConvolutionConfig;
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
-use carousel::recurrent::ConfigError;
+use carousel::slices::with_slice;
 
 /// Its grid has four places of eight values.
 const CONVOLUTION: ConvolutionConfig = ConvolutionConfig { image: [3, 8, 8], filters: 4, layers: 2 };

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use carousel::cell::Cell;
 use carousel::data::pack;
-use carousel::fused::with_slice;
 use carousel::models::classifier::{Body, Classifier, ClassifierConfig};
 use carousel::models::dense::{DenseActivation, DenseConfig, Norm};
 use carousel::models::pool::Pooling;
 use carousel::models::reader::{RecurrenceConfig, StepKind, Steps};
 use carousel::parameters::NamedParameters;
 use carousel::recurrent::Direction;
+use carousel::slices::with_slice;
 
 const SEQUENCES: [&[u32]; 4] = [&[1, 4, 2], &[3], &[], &[0, 1, 2, 3, 4]];
 const CLASSES: [u32; 4] = [2, 0, 1, 2];

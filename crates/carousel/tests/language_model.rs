@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use carousel::cell::{Cell, Reset};
-use carousel::fused::with_slice;
 use carousel::init::{Init, WeightInit};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, Regularize};
 use carousel::output::{IGNORE, Loss};
 use carousel::parameters::NamedParameters;
+use carousel::path::Path;
 use carousel::ragged::Batch;
-use carousel::recurrent::Path;
+use carousel::slices::with_slice;
 use carousel::stepper::StepPrecision;
 use support::{autodiff, close, values};
 

@@ -15,9 +15,10 @@ use carousel::minimal::{MinGru, MinLstm};
 use carousel::models::language_model::LanguageModelConfig;
 use carousel::own_cell::AnyCell;
 use carousel::parameters::NamedParameters;
+use carousel::path::Path;
 use carousel::ragged::{Batch, Ragged};
 use carousel::record::Keep;
-use carousel::recurrent::{Direction, Merge, Path, Recurrent, RecurrentConfig};
+use carousel::recurrent::{Direction, Merge, Recurrent, RecurrentConfig};
 use carousel::state::Row;
 use support::{CELLS, autodiff, close, random, values};
 

@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, activation};
 use carousel::cell::{Activation, Cell, Reset};
+use carousel::config_error::ConfigError;
 use carousel::init::{GateBias, Init, Initializer, WeightInit};
 use carousel::minimal::{MinGru, MinLstm};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, Regularize};
 use carousel::own_cell::{AnyCell, Expose, LayerState, RecurrentCell, Signal, Sizes, Weight, Weights};
 use carousel::parameters::{LoadError, NamedParameters, NamedTensor};
+use carousel::path::Path;
 use carousel::ragged::{Batch, Ragged};
 use carousel::record::Keep;
-use carousel::recurrent::{
-    ConfigError, Direction, NoisySequences, Path, Recurrent, RecurrentConfig, Sequence,
-};
+use carousel::recurrent::{Direction, NoisySequences, Recurrent, RecurrentConfig, Sequence};
 use carousel::regularize::{Dropout, Noise};
 use carousel::state::State;
 use support::{autodiff, close, random, values};

@@ -10,8 +10,9 @@ use carousel::init::Init;
 use carousel::models::language_model::{LanguageModelConfig, Regularize};
 use carousel::output::IGNORE;
 use carousel::parameters::NamedParameters;
+use carousel::path::Path;
 use carousel::ragged::Ragged;
-use carousel::recurrent::{Direction, Path, Recurrent, RecurrentConfig, Sequence};
+use carousel::recurrent::{Direction, Recurrent, RecurrentConfig, Sequence};
 use carousel::state::State;
 use support::{CELLS, autodiff, close, random, values};
 

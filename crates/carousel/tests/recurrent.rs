@@ -6,10 +6,12 @@ mod support;
 
 use burn::tensor::{Device, Tensor};
 use carousel::cell::{Activation, Cell};
+use carousel::config_error::ConfigError;
 use carousel::init::{GateBias, Init, WeightInit};
 use carousel::parameters::{LoadError, NamedParameters, NamedTensor};
+use carousel::path::Path;
 use carousel::ragged::Ragged;
-use carousel::recurrent::{ConfigError, Direction, Path, Recurrent, RecurrentConfig};
+use carousel::recurrent::{Direction, Recurrent, RecurrentConfig};
 use carousel::state::{Row, State};
 use carousel::stepper::StepPrecision;
 use support::{CELLS, autodiff, close, random, tensor, values};

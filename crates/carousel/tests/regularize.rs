@@ -14,9 +14,10 @@ use carousel::lens::{Flow, Text, follow_gradients};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
 use carousel::output::Output;
 use carousel::parameters::NamedParameters;
+use carousel::path::Path;
 use carousel::ragged::{Batch, Ragged};
 use carousel::record::Keep;
-use carousel::recurrent::{Direction, Merge, NoisySequences, Path, RecurrentConfig};
+use carousel::recurrent::{Direction, Merge, NoisySequences, RecurrentConfig};
 use carousel::regularize::{Dropout, Noise, activation_penalty};
 use support::{CELLS, autodiff, close, random, values};
 

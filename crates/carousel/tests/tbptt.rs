@@ -9,10 +9,10 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use carousel::cell::{Activation, Cell};
 use carousel::data::{Corpus, Truncation};
-use carousel::fused::with_slice;
 use carousel::init::Init;
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, Regularize};
 use carousel::parameters::NamedParameters;
+use carousel::slices::with_slice;
 use carousel::train::{Carried, Tbptt};
 use support::{CELLS, autodiff, close};
 

@@ -5,7 +5,6 @@ use burn::tensor::Device;
 use carousel::cell::{Cell, CellOptions, Reset};
 use carousel::data::{EOS, SOS, UNK};
 use carousel::decode::beam::{LengthPenalty, Search, greedy, search};
-use carousel::fused::with_slice;
 use carousel::init::{FirstState, Init};
 use carousel::models::attention::Score;
 use carousel::models::language_model::Regularize;
@@ -13,6 +12,7 @@ use carousel::models::translator::{Bridge, Sentences, Translator, TranslatorConf
 use carousel::parameters::NamedParameters;
 use carousel::recurrent::{Direction, Merge};
 use carousel::regularize::{Dropout, Noise};
+use carousel::slices::with_slice;
 
 const SOURCES: [&[u32]; 4] = [&[2, 4, 5, 3], &[2, 3], &[2, 6, 6, 4, 5, 3], &[2, 5, 3]];
 const TARGETS: [&[u32]; 4] = [&[2, 5, 4, 3], &[2, 4, 3], &[2, 5, 3], &[2, 4, 4, 4, 5, 3]];
@@ -80,7 +80,8 @@ fn how_directions_meet_changes_the_answer_and_has_to_fit() {
     let refused = |config: TranslatorConfig| config.init(&Device::default()).err().unwrap().to_string();
     assert_eq!(
         refused(merged(Score::Dot, Some(Merge::Concat))),
-        "the source's states have 10 values, expected those of the hidden values, 5; add both directions"
+        "attention by a dot product over vectors of 10 values, expected 5 as the hidden values have; take general or \
+         additive attention, or add the two directions of what is looked at"
     );
     let options = CellOptions { projection: Some(3), ..CellOptions::PLAIN };
     assert_eq!(

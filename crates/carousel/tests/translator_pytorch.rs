@@ -5,10 +5,10 @@ use burn::module::Module;
 use burn::tensor::Device;
 use carousel::cell::{Cell, Reset};
 use carousel::decode::beam::{LengthPenalty, Search, search};
-use carousel::fused::with_slice;
 use carousel::init::{GateBias, Init};
 use carousel::models::translator::{Sentences, TranslatorConfig};
 use carousel::parameters::{NamedParameters, NamedTensor};
+use carousel::slices::with_slice;
 use serde_json::Value;
 
 fn list<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {

@@ -69,7 +69,7 @@ struct Block {
 /// assert_eq!(activations.unit(8).to_string(), "c_l0[0]");
 /// let values: Vec<f32> = activations.values(8, 0..text.len());
 /// assert!(values.iter().any(|&value| value != values[0]));
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Activations {

@@ -4,10 +4,10 @@ use serde::Serialize;
 
 use super::read::{Reading, read};
 use super::text::Text;
-use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
 use crate::own_cell::{Role, Signal};
 use crate::record::Keep;
+use crate::slices::with_slice;
 
 /// Likely next tokens kept for each token.
 pub const LIKELY: usize = 5;
@@ -66,7 +66,7 @@ pub struct FilmSignal {
 /// assert_eq!((film.units[0].signals[3].low, film.units[0].signals[3].high), (0.0, 1.0)); // a gate
 /// let [first, second, ..] = film.likely[0];
 /// assert!(first.1 >= second.1);
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 ///
 /// # Panics

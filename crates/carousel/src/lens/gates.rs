@@ -64,7 +64,7 @@ pub struct Gate {
 /// let forget = forget.expect("an LSTM has a forget gate");
 /// assert!(forget.right.iter().all(|&share| share > 0.9)); // a forget bias of 4: the gates are open
 /// assert!(forget.time.iter().all(|&tokens| tokens > 10.0));
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 #[must_use]
 pub fn watch_gates(

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::jacobian::dot;
 use super::text::Text;
+use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
 use crate::one_step::{Net, Pair, Step};
 use crate::parameters::NamedParameters;
-use crate::recurrent::ConfigError;
 
 /// Places whose step's Jacobian is looked at.
 const PLACES: usize = 4;

@@ -15,11 +15,12 @@
 use carousel_kernels::{CellOptions, Layer, Signal};
 
 use crate::cell::{Activation, Cell, Reset};
-use crate::one_step::{OwnWeights, Pair, Step};
+use crate::layer::PlainWeights;
+use crate::one_step::{Pair, Step};
 
 impl Step {
     /// The step made ready for products `J v`.
-    pub(crate) fn linearized(&mut self, weights: &OwnWeights) -> Linear {
+    pub(crate) fn linearized(&mut self, weights: &PlainWeights) -> Linear {
         let gates = match self.layer.cell {
             Cell::Rnn(_) => Vec::new(),
             cell => (0..cell.gates()).map(|gate| self.signal(weights, Signal::Gate(gate))).collect(),
@@ -47,7 +48,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// `J v` for every sequence.
-    pub(crate) fn push(&self, weights: &OwnWeights, v: &Pair) -> Pair {
+    pub(crate) fn push(&self, weights: &PlainWeights, v: &Pair) -> Pair {
         let plain = matches!(
             self.layer.cell,
             Cell::Rnn(Activation::Tanh | Activation::Relu) | Cell::Lstm | Cell::Gru(_)
@@ -63,7 +64,7 @@ impl Linear {
     }
 
     /// `J v` of a cell with options by central differences, good to three or four digits.
-    fn difference(&self, weights: &OwnWeights, v: &Pair) -> Pair {
+    fn difference(&self, weights: &PlainWeights, v: &Pair) -> Pair {
         let largest = v.h.iter().chain(&v.c).fold(0.0f32, |largest, v| largest.max(v.abs()));
         if largest == 0.0 {
             return Pair::zeros(&self.layer, self.sequences);
@@ -81,7 +82,7 @@ impl Linear {
         Pair { h: slope(&up.h, &down.h), c: slope(&up.c, &down.c) }
     }
 
-    fn push_one(&self, weights: &OwnWeights, v: &Pair, sequence: usize, out: &mut Pair) {
+    fn push_one(&self, weights: &PlainWeights, v: &Pair, sequence: usize, out: &mut Pair) {
         let n = self.layer.hidden;
         let row = sequence * n..(sequence + 1) * n;
         let dh = &v.h[row.clone()];
@@ -171,11 +172,11 @@ mod tests {
         Cell::Gru(Reset::Before),
     ];
 
-    fn problem(cell: Cell) -> (Layer, OwnWeights, Vec<f32>, Pair, Initializer) {
+    fn problem(cell: Cell) -> (Layer, PlainWeights, Vec<f32>, Pair, Initializer) {
         problem_with(cell, CellOptions::PLAIN)
     }
 
-    fn problem_with(cell: Cell, options: CellOptions) -> (Layer, OwnWeights, Vec<f32>, Pair, Initializer) {
+    fn problem_with(cell: Cell, options: CellOptions) -> (Layer, PlainWeights, Vec<f32>, Pair, Initializer) {
         let layer = Layer {
             cell,
             direction: Direction::Forward,
@@ -187,7 +188,7 @@ mod tests {
         };
         let mut random = Initializer::new(7);
         let (w, u, b) = layer.weight_lengths();
-        let weights = OwnWeights {
+        let weights = PlainWeights {
             input: random.uniform(w, 0.5),
             recurrent: random.uniform(u, 0.5),
             bias_input: random.uniform(b, 0.3),

@@ -111,7 +111,7 @@ impl Glimpse {
 ///     }
 /// });
 /// assert!(forget.iter().all(|&f| f > 0.0 && f < 1.0));
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 ///
 /// # Panics

@@ -15,10 +15,10 @@ use super::properties::{Kind, Property};
 use super::read::{Reading, read};
 use super::text::Text;
 use crate::cell::{Cell, Reset};
-use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
 use crate::parameters::NamedParameters;
 use crate::record::Keep;
+use crate::slices::with_slice;
 
 /// Units that are nearest in activity, from which the random ones are drawn.
 const NEAREST: usize = 20;
@@ -116,7 +116,7 @@ pub struct Control {
 /// let held = hold(&model, 0, 3, 0.5);
 /// let how = Reading::default();
 /// assert_ne!(losses(&model, &text, &how), losses(&held, &text, &how));
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 ///
 /// # Panics

@@ -18,16 +18,15 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use carousel_kernels::attention as kernels;
 
 use crate::buffers::{Buffer, buffer};
-use crate::fused::{
-    Operands, Tracked, dense, flex, from_tracked, on_strategy, primitive, record, slice, supports,
-};
 use crate::init::Initializer;
-use crate::layer::{PooledTape, TapePool, lock};
+use crate::lock::lock;
 use crate::models::dense::Dense;
-use crate::models::writer::plain;
+use crate::operation::{Operands, Tracked};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::ragged::{Batch, Ragged};
+use crate::slices::{dense, flex, plain, primitive, slice, supports};
 use crate::state::index_tensor;
+use crate::tapes::{PooledTape, TapePool};
 
 /// What is added to the score of a place that does not exist: its weight becomes 0 exactly.
 const NOWHERE: f32 = -1e30;
@@ -244,7 +243,7 @@ impl Attention {
         let mut operands = Operands::default();
         let (matrix, all) =
             (|weight: &Option<Param<Tensor<2>>>| weight.as_ref().map(Param::val), &mut operands);
-        let (parents, values): (Vec<Tracked>, Vec<FlexTensor>) = [
+        let read: [(Tracked, FlexTensor); OPERANDS] = [
             operand(all, Some(y)),
             operand(all, Some(x)),
             operand(all, matrix(&self.query)),
@@ -253,9 +252,9 @@ impl Attention {
             operand(all, self.bias.as_ref().map(Param::val)),
             operand(all, Some(weight.val())),
             operand(all, Some(bias.val())),
-        ]
-        .into_iter()
-        .unzip();
+        ];
+        let values = read.iter().map(|(_, values)| values.clone()).collect();
+        let parents = read.map(|(parent, _)| parent);
         let mut look = Look {
             attention: kernels::Attention { score: self.score.kernel(), hidden, states },
             sources: sources.clone(),
@@ -264,12 +263,7 @@ impl Attention {
             tape: self.tapes.take(),
         };
         let out = look.forward().into_tensor([frames, hidden]);
-        let Operands { strategy, tracked } = operands;
-        let Some(strategy) = strategy.filter(|_| tracked) else {
-            return on_strategy(Tensor::from_primitive::<Flex>(out), strategy);
-        };
-        let nodes: [_; OPERANDS] = std::array::from_fn(|place| parents[place].node());
-        from_tracked(record(LookBackward, nodes, Waiting(Arc::new(Mutex::new(Some(look)))), out), strategy)
+        operands.finish(parents, LookBackward, || Waiting(Arc::new(Mutex::new(Some(look)))), out)
     }
 }
 
@@ -386,8 +380,8 @@ mod tests {
     use burn::module::Module;
 
     use super::*;
-    use crate::fused::with_slice;
     use crate::models::dense::{DenseActivation, DenseConfig, Norm};
+    use crate::slices::with_slice;
 
     /// The operation against plain Burn operations: what comes out, and every gradient.
     #[test]

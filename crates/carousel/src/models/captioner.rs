@@ -9,8 +9,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::cell::{Cell, CellOptions};
+use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::fused::with_slice_mut;
 use crate::init::{Init, Initializer, WeightInit};
 use crate::models::attention::{Attention, Score};
 use crate::models::convolution::{Convolution, ConvolutionConfig};
@@ -24,8 +24,9 @@ use crate::models::writer::Writer;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Batch, Ragged};
-use crate::recurrent::{ConfigError, Precision, RecurrentConfig};
+use crate::recurrent::{Precision, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
+use crate::slices::with_slice_mut;
 use crate::state::{LayerState, State};
 
 /// What is written about.

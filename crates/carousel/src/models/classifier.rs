@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
+use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
@@ -12,7 +13,6 @@ use crate::models::reader::{Learned, Reader, RecurrenceConfig, StepKind, Steps};
 use crate::output::Output;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
-use crate::recurrent::ConfigError;
 use crate::regularize::{Noise, Purpose, Sharing, masked};
 
 /// What stands between input and output layer.

@@ -7,9 +7,9 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, activation};
 
+use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
-use crate::recurrent::ConfigError;
 
 /// Height and width of a kernel.
 const KERNEL: usize = 3;
@@ -134,7 +134,7 @@ impl NamedParameters for Convolution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fused::with_slice;
+    use crate::slices::with_slice;
 
     /// Against the sums of the definition; halves are rounded up.
     #[test]

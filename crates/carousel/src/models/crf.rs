@@ -9,10 +9,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::loss::IGNORE;
 
-use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::ragged::Batch;
+use crate::slices::with_slice;
 
 /// What follows what: scores of transitions, of first and of last tags.
 #[derive(Module, Debug)]

@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
-use crate::batch_norm::{By, Running};
+use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter};
-use crate::recurrent::ConfigError;
 use crate::regularize::{Noise, Purpose};
+use crate::statistics::{By, Running};
 
 /// What the slope of a parametric ReLU starts with.
 const FIRST_SLOPE: f64 = 0.25;
@@ -330,7 +330,7 @@ impl NamedParameters for Dense {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fused::with_slice;
+    use crate::slices::with_slice;
 
     fn device() -> Device {
         Device::default().autodiff()

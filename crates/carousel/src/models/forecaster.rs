@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
+use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::models::classifier::Body;
 use crate::models::dense::{Dense, DenseConfig};
@@ -14,7 +15,6 @@ use crate::models::reader::{Learned, Reader, StepKind, Steps};
 use crate::output::Output;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::Batch;
-use crate::recurrent::ConfigError;
 use crate::regularize::{Noise, Purpose, Sharing, masked};
 
 /// Sizes of a [`Forecaster`].
@@ -231,8 +231,8 @@ impl NamedParameters for Forecaster {
 mod tests {
     use super::*;
     use crate::cell::Cell;
-    use crate::fused::with_slice;
     use crate::models::reader::RecurrenceConfig;
+    use crate::slices::with_slice;
 
     #[test]
     fn losses_are_what_they_say() {

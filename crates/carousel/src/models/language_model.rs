@@ -7,16 +7,18 @@ use burn::tensor::{Device, Tensor};
 use carousel_kernels::{Batch, ShapeError, loss as kernels};
 
 use crate::cell::CellOptions;
+use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::fused::{with_slice, with_slice_mut};
 use crate::init::{Init, Initializer, WeightInit};
 use crate::output::{Loss, Output};
 use crate::own_cell::AnyCell;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter, prefixed};
+use crate::path::Path;
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
-use crate::recurrent::{ConfigError, NoisySequences, Path, Precision, Recurrent, RecurrentConfig};
+use crate::recurrent::{NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Purpose, Sharing, check_drop, masked};
+use crate::slices::{with_slice, with_slice_mut};
 use crate::state::State;
 use crate::stepper::{StepPrecision, Stepper};
 
@@ -135,7 +137,7 @@ impl LanguageModelConfig {
 /// let (loss, state) = model.forward_loss(&inputs, &targets, &batch, None);
 /// let gradients = loss.backward();
 /// let (next_loss, _) = model.forward_loss(&inputs, &targets, &batch, Some(state));
-/// # Ok::<(), carousel::recurrent::ConfigError>(())
+/// # Ok::<(), carousel::config_error::ConfigError>(())
 /// ```
 #[derive(Module, Debug)]
 pub struct LanguageModel {

@@ -6,10 +6,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use carousel_kernels::Direction;
 
-use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::ragged::Batch;
+use crate::slices::with_slice;
 use crate::state::index_tensor;
 use crate::walk;
 

@@ -6,14 +6,13 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::cell::CellOptions;
+use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::own_cell::AnyCell;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, Ragged, SharedRows};
-use crate::recurrent::{
-    ConfigError, Direction, Merge, NoisySequences, Precision, Recurrent, RecurrentConfig,
-};
+use crate::recurrent::{Direction, Merge, NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, check_drop, masked};
 use crate::state::State;
 use crate::stepper::Stepper;

@@ -4,11 +4,12 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::cell::CellOptions;
+use crate::config_error::ConfigError;
 use crate::init::{Init, Initializer};
 use crate::output::Output;
 use crate::own_cell::AnyCell;
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
-use crate::recurrent::{ConfigError, Recurrent, RecurrentConfig};
+use crate::recurrent::{Recurrent, RecurrentConfig};
 
 /// Sizes of a [`Regressor`].
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use carousel_kernels::ShapeError;
 
 use crate::cell::Cell;
+use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::fused::with_slice;
 use crate::init::{Init, Initializer};
 use crate::models::classifier::Body;
 use crate::models::convolution::{Convolution, ConvolutionConfig};
@@ -19,8 +19,9 @@ use crate::models::reader::{Learned, Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
 use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 use crate::ragged::{Batch, SharedRows};
-use crate::recurrent::{ConfigError, Direction, Recurrent, RecurrentConfig};
+use crate::recurrent::{Direction, Recurrent, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
+use crate::slices::with_slice;
 use crate::state::State;
 use crate::stepper::Stepper;
 

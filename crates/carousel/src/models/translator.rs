@@ -11,8 +11,8 @@ use burn::tensor::{Device, Tensor};
 use carousel_kernels::dropout::Mask;
 
 use crate::cell::{Cell, CellOptions};
+use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::fused::with_slice_mut;
 use crate::init::{Init, Initializer, WeightInit};
 use crate::models::attention::{Attention, Memory, Score};
 use crate::models::decoder::Decoder;
@@ -23,8 +23,9 @@ use crate::models::writer::Writer;
 use crate::output::{Loss, Output};
 use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
 use crate::ragged::{Batch, Ragged};
-use crate::recurrent::{ConfigError, Direction, Merge, Precision, RecurrentConfig};
+use crate::recurrent::{Direction, Merge, Precision, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
+use crate::slices::with_slice_mut;
 use crate::state::{LayerState, State, index_tensor};
 
 /// How the decoder's first state comes from the encoder's last.
@@ -127,7 +128,7 @@ impl TranslatorConfig {
         let equal = self.attention.is_some_and(Score::needs_equal_widths);
         let merge = self.merge.unwrap_or(if equal { Merge::Sum } else { Merge::Concat });
         if equal && self.direction == Direction::Both && merge == Merge::Concat {
-            return Err(ConfigError::Wide { states: 2 * self.hidden, hidden: self.hidden });
+            return Err(ConfigError::Attended { places: 2 * self.hidden, hidden: self.hidden });
         }
         let stack = |input| {
             RecurrentConfig::new(self.cell, input, self.hidden)

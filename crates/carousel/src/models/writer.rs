@@ -7,14 +7,13 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::module::Param;
-use burn::tensor::Tensor;
 use carousel_kernels::attention::Memory;
 use carousel_kernels::loss::{TOGETHER, totals};
 use carousel_kernels::{Linear, threads};
 
-use crate::fused::{dense, flex, primitive, slice, supports, with_slice};
 use crate::models::decoder::Decoder;
 use crate::models::translator::Encoded;
+use crate::slices::{plain, slice};
 use crate::stepper::Stepper;
 
 /// Values that are worth a thread of their own.
@@ -42,15 +41,6 @@ pub struct Writer<'a> {
     /// How much each row looked at the places of its source, one row after another, and where each begins.
     looked: Vec<f32>,
     starts: Vec<usize>,
-}
-
-/// A tensor's values, wherever it lies.
-pub(super) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    if supports(&tensor) {
-        return dense(primitive(tensor));
-    }
-    let shape = tensor.shape();
-    flex(with_slice(&tensor, <[f32]>::to_vec), shape)
 }
 
 /// The scores of a row's next token.

@@ -12,13 +12,13 @@ use crate::data::{
     Classes, DataError, Document, NumberColumns, NumberExample, Packed, Passes, Scaling, Sequence, Tokenizer,
     pack_sequences, read_numbers,
 };
-use crate::fused::with_slice;
 use crate::models::classifier::{Body, Classifier, ClassifierConfig};
 use crate::models::dense::DenseConfig;
 use crate::models::pool::Pooling;
 use crate::models::reader::{RecurrenceConfig, StepKind, Steps};
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
+use crate::slices::with_slice;
 
 /// The file of a run that names its classes.
 pub(crate) const LABELS: &str = "labels.json";

@@ -10,10 +10,10 @@ use super::{LABELS, OpenError, expect_task, load_weights, read_json};
 use crate::data::{
     DataError, Document, Framing, Origin, SeriesColumns, SeriesNames, SeriesSet, Spreads, read_series,
 };
-use crate::fused::with_slice;
 use crate::models::forecaster::{Forecaster, ForecasterConfig};
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
+use crate::slices::with_slice;
 
 /// Windows that are read side by side in prediction.
 const BATCH: usize = 256;

@@ -11,11 +11,11 @@ use carousel_kernels::{Batch, Layout};
 
 use crate::calls::{Call, taken_down};
 use crate::cell::{Activation, Cell, CellOptions, GateActivation, Reset};
-use crate::fused::with_slice;
 use crate::parameters::{NamedParameters, NamedTensor, Parameter};
 use crate::recipe::Recipe;
 use crate::record::Series;
 use crate::recurrent::{Direction, Merge, Recurrent, RecurrentConfig};
+use crate::slices::with_slice;
 use crate::state::State;
 use crate::train::TrainError;
 use crate::train::checkpoint::{CheckpointError, write_tensors};

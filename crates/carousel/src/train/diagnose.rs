@@ -17,12 +17,12 @@ use carousel_kernels::loss::{
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{Activation, Cell};
-use crate::fused::with_slice;
 use crate::models::language_model::LanguageModel;
 use crate::one_step::{Net, Pair, Step};
 use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::Recipe;
+use crate::slices::with_slice;
 use crate::state::State;
 use crate::train::TrainError;
 use crate::train::breakage::{CALLS, look_again};

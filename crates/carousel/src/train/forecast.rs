@@ -11,7 +11,6 @@ use crate::data::{
     Counts, DataError, Document, Framing, Lengths, Origin, Series, SeriesSet, Spreads, naive, read_series,
     seasonal_naive, split_steps,
 };
-use crate::fused::with_slice;
 use crate::metrics::{ErrorSums, ForecastErrors};
 use crate::models::forecaster::{Criterion, Forecaster};
 use crate::ragged::Batch;
@@ -22,6 +21,7 @@ use crate::saved::{
     LABELS, SavedForecaster, SeriesLabels, forecaster_config, forecasts, framing, point, read_json,
     series_columns,
 };
+use crate::slices::with_slice;
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::trainer::{Facts, Measured, Objective, train};
 use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};

@@ -45,10 +45,11 @@ pub use tag::{TagEvaluation, evaluate_tagger, tag};
 pub use tbptt::{Carried, Place, StateShape, Tbptt};
 pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evaluate_translator, translate};
 
+use crate::config_error::ConfigError;
 use crate::data::{Counts, DataError, Document, Lengths, PairCounts};
 use crate::parameters::LoadError;
 use crate::recipe::{Named, Recipe, Task};
-use crate::recurrent::{ConfigError, Precision};
+use crate::recurrent::Precision;
 use crate::run::{RunError, RunFolder};
 use crate::saved::OpenError;
 use crate::train::checkpoint::CheckpointError;

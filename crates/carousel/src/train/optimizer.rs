@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use carousel_kernels::optim::{self, Adam, Decay, RmsProp, Sgd, sum_of_squares};
 
-use crate::fused::with_slice;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::recipe::{self, TrainRecipe};
+use crate::slices::with_slice;
 use crate::train::checkpoint::{CheckpointError, find_tensor};
 
 /// How gradients are kept from exploding.

@@ -8,7 +8,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::dropout::key;
 use serde_json::Value;
 
-use crate::fused::with_slice;
 use crate::init::Initializer;
 use crate::models::language_model::LanguageModel;
 use crate::models::regressor::{Regressor, RegressorConfig};
@@ -17,6 +16,7 @@ use crate::ragged::Batch;
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
 use crate::saved;
+use crate::slices::with_slice;
 use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, train};
 use crate::train::{Control, Event, Start, Summary, TrainError};
 

@@ -5,8 +5,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Coverage, DataError, Segment, Stretch, TokenRow, Truncation, Window, Windows};
-use crate::fused::with_slice;
 use crate::parameters::NamedTensor;
+use crate::slices::with_slice;
 use crate::state::{Row, State};
 use crate::train::checkpoint::{CheckpointError, find_tensor};
 

@@ -8,13 +8,13 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::fused::with_slice;
 use crate::models::reader::Learned;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::ragged::Batch;
 use crate::recipe::{Optimizer, Recipe, ScheduleName, TrainRecipe};
 use crate::regularize::activation_penalty;
 use crate::run::{Keep, RunFolder};
+use crate::slices::with_slice;
 use crate::train::average::{Average, Averaging};
 use crate::train::breakage::look_into;
 use crate::train::checkpoint::Checkpoint;

@@ -423,10 +423,10 @@ impl BareStack {
             let bare =
                 directions.iter().zip(&mut weights).enumerate().map(|(place, (&direction, weights))| {
                     let weights = [
-                        carousel::fused::with_slice(&weights.weight_ih.val(), <[f32]>::to_vec),
-                        carousel::fused::with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
-                        carousel::fused::with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
-                        carousel::fused::with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
+                        carousel::slices::with_slice(&weights.weight_ih.val(), <[f32]>::to_vec),
+                        carousel::slices::with_slice(&weights.weight_hh.val(), <[f32]>::to_vec),
+                        carousel::slices::with_slice(&weights.bias_ih.val(), <[f32]>::to_vec),
+                        carousel::slices::with_slice(&weights.bias_hh.val(), <[f32]>::to_vec),
                     ];
                     let layer = kernels::Layer {
                         cell: case.cell,
@@ -562,7 +562,7 @@ mod tests {
                     stack.forward(ragged, None).0.frames()
                 }
             };
-            let values = |tensor: &Tensor<2>| carousel::fused::with_slice(tensor, <[f32]>::to_vec);
+            let values = |tensor: &Tensor<2>| carousel::slices::with_slice(tensor, <[f32]>::to_vec);
             assert_eq!(values(&y), bare.rows[2].values);
             let gradients = y.sum().backward();
             let dx = x.grad(&gradients).expect("it was asked for");
