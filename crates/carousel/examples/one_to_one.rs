@@ -2,9 +2,9 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use carousel::models::classifier::{Body, ClassifierConfig};
+use carousel::models::classifier::ClassifierConfig;
 use carousel::models::dense::{DenseActivation, DenseConfig, Norm};
-use carousel::models::reader::{StepKind, Steps};
+use carousel::models::reader::{Body, StepKind, Steps};
 use carousel::parameters::NamedParameters;
 use carousel::ragged::Batch;
 use carousel::recipe::{Recipe, Task};

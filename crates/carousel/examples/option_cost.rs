@@ -133,14 +133,8 @@ fn step(model: &LanguageModel, choice: Choice, round: u64) {
     };
     let (inputs, targets) = (tokens(), tokens());
     let names: Vec<u32> = (0..SEQUENCES as u32).collect();
-    let (raw, dropped) = if model.is_noisy() {
-        let noisy = NoisySequences { noise: Noise::new(&[round]), names: &names };
-        let NoisyOutputs { raw, dropped, .. } = model.hidden_noisy(&inputs, &batch, None, noisy);
-        (raw, dropped)
-    } else {
-        let (y, _) = model.hidden(&inputs, &batch, None);
-        (y.clone(), y)
-    };
+    let noisy = NoisySequences { noise: Noise::new(&[round]), names: &names };
+    let NoisyOutputs { raw, dropped, .. } = model.hidden_noisy(&inputs, &batch, None, noisy);
     let (activation, temporal) = choice.penalty;
     let mut loss = model.loss(dropped.clone(), &targets);
     if activation > 0.0 {

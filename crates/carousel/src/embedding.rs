@@ -7,7 +7,7 @@ use carousel_kernels::dropout::Mask;
 use crate::config_error::ConfigError;
 use crate::fused;
 use crate::init::Initializer;
-use crate::parameters::parameter;
+use crate::parameters::{parameter, parts};
 use crate::path::Path;
 use crate::regularize::{Sharing, masked};
 use crate::state::index_tensor;
@@ -88,6 +88,9 @@ impl Embedding {
     /// The same while a model learns: with a mask whole rows drop out, wherever their token stands.
     pub(crate) fn distinct_noisy(&self, ids: &[u32], mask: Option<Mask>) -> (Tensor<2>, Vec<u32>) {
         let (rows, index) = self.distinct(ids);
+        if mask.is_none() {
+            return (rows, index);
+        }
         let mut tokens = vec![0; rows.dims()[0]];
         index.iter().zip(ids).for_each(|(&row, &id)| tokens[row as usize] = id);
         (masked(rows, mask, Sharing::Whole(tokens)), index)
@@ -100,3 +103,5 @@ impl Embedding {
         self
     }
 }
+
+parts! { Embedding { "weight": weight } }

@@ -7,6 +7,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::config_error::ConfigError;
 use crate::own_cell::{AnyCell, Draw, Weight};
+use crate::parameters::NamedParameters;
 
 /// How one matrix of weights is drawn. A stack draws the matrix of each gate by itself: `[H, I]` from the
 /// input, `[H, H]` from the last state.
@@ -146,6 +147,15 @@ impl Init {
                 Err(ConfigError::Chrono { longest, cell: cell.name() })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Draws all parameters of a model from the range of its input weights where that is
+    /// [given](WeightInit::Uniform); otherwise they stay as they are.
+    pub(crate) fn redraw(&self, model: &mut impl NamedParameters, random: &mut Initializer) {
+        let WeightInit::Uniform { range } = self.input else { return };
+        for (_, mut parameter) in model.parameters_mut() {
+            parameter.with_slice_mut(|values| values.copy_from_slice(&random.uniform(values.len(), range)));
         }
     }
 

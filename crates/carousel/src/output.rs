@@ -8,9 +8,9 @@ pub use carousel_kernels::loss::{IGNORE, Loss};
 use crate::config_error::ConfigError;
 use crate::fused;
 use crate::init::Initializer;
-use crate::parameters::parameter;
+use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
 use crate::path::Path;
-use crate::slices::with_slice;
+use crate::slices::{with_slice, with_slice_mut};
 use crate::state::index_tensor;
 
 /// Rows whose scores are in memory at the same time while [`Output::evaluate`] walks the portable path.
@@ -72,6 +72,20 @@ impl Output {
     pub fn with_label_smoothing(mut self, smoothing: f64) -> Output {
         self.smoothing = smoothing;
         self
+    }
+
+    /// Ties the layer to a table of vectors `[V, H]`: one matrix serves both (Press and Wolf 2017). It takes this layer's
+    /// range, for scores from vectors of length √H would be huge. The layer's own weight is not used, and no parameter.
+    pub(crate) fn tie(&mut self, table: &mut Param<Tensor<2>>, random: &mut Initializer) {
+        let [vocabulary, hidden] = table.dims();
+        let drawn = random.uniform(vocabulary * hidden, 1.0 / (hidden as f64).sqrt());
+        with_slice_mut(table, |weight| weight.copy_from_slice(&drawn));
+        self.weight = parameter(Vec::new(), [0, hidden], &table.device());
+    }
+
+    /// Whether it has no weight of its own.
+    fn is_tied(&self) -> bool {
+        self.weight.dims()[0] == 0
     }
 
     /// The same layer with another weight in the place of its own.
@@ -155,6 +169,19 @@ impl Output {
     pub fn with_path(mut self, path: Path) -> Output {
         self.path = path;
         self
+    }
+}
+
+/// `weight` unless it is [tied](crate::models::language_model::LanguageModelConfig::tied), `bias`.
+impl NamedParameters for Output {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        let own = (!self.is_tied()).then_some(("weight".to_owned(), Parameter::Matrix(&self.weight)));
+        own.into_iter().chain([("bias".to_owned(), Parameter::Vector(&self.bias))]).collect()
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        let own = (!self.is_tied()).then_some(("weight".to_owned(), ParameterMut::Matrix(&mut self.weight)));
+        own.into_iter().chain([("bias".to_owned(), ParameterMut::Vector(&mut self.bias))]).collect()
     }
 }
 

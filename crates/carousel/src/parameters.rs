@@ -244,9 +244,92 @@ pub trait NamedParameters {
     }
 }
 
+/// Implements [`NamedParameters`] for a model made of parts, in this order: a name, and the field that holds the part.
+/// The names of a part's parameters come under its own; they stay as they are where that is empty.
+macro_rules! parts {
+    ($(#[$doc:meta])* $model:ty { $($name:literal: $($part:ident).+),+ $(,)? }) => {
+        $(#[$doc])*
+        impl $crate::parameters::NamedParameters for $model {
+            fn parameters(&self) -> Vec<(String, $crate::parameters::Parameter<'_>)> {
+                use $crate::parameters::{NamedParameters, prefixed};
+                let all = [$(prefixed($name, NamedParameters::parameters(&self.$($part).+))),+];
+                all.into_iter().flatten().collect()
+            }
+
+            fn parameters_mut(&mut self) -> Vec<(String, $crate::parameters::ParameterMut<'_>)> {
+                use $crate::parameters::{NamedParameters, prefixed};
+                let all = [$(prefixed($name, NamedParameters::parameters_mut(&mut self.$($part).+))),+];
+                all.into_iter().flatten().collect()
+            }
+
+            fn buffers(&self) -> Vec<(String, &$crate::parameters::Buffer)> {
+                use $crate::parameters::{NamedParameters, prefixed};
+                let all = [$(prefixed($name, NamedParameters::buffers(&self.$($part).+))),+];
+                all.into_iter().flatten().collect()
+            }
+        }
+    };
+}
+pub(crate) use parts;
+
+/// Those of a part that a model may lack.
+impl<P: NamedParameters> NamedParameters for Option<P> {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        self.iter().flat_map(P::parameters).collect()
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        self.iter_mut().flat_map(P::parameters_mut).collect()
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        self.iter().flat_map(P::buffers).collect()
+    }
+}
+
+/// Those of parts that are numbered: `0.…`, `1.…`, ….
+impl<P: NamedParameters> NamedParameters for Vec<P> {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        let parts = self.iter().enumerate();
+        parts.flat_map(|(index, part)| prefixed(&index.to_string(), part.parameters())).collect()
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        let parts = self.iter_mut().enumerate();
+        parts.flat_map(|(index, part)| prefixed(&index.to_string(), part.parameters_mut())).collect()
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let parts = self.iter().enumerate();
+        parts.flat_map(|(index, part)| prefixed(&index.to_string(), part.buffers())).collect()
+    }
+}
+
+macro_rules! single {
+    ($($dimensions:literal: $kind:ident),+) => {$(
+        /// One parameter, whose name is that of the part.
+        impl NamedParameters for Param<Tensor<$dimensions>> {
+            fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+                vec![(String::new(), Parameter::$kind(self))]
+            }
+
+            fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+                vec![(String::new(), ParameterMut::$kind(self))]
+            }
+        }
+    )+};
+}
+
+single!(1: Vector, 2: Matrix, 4: Kernel);
+
 /// A list of parameters, the names under that of the part of the model they belong to.
 pub(crate) fn prefixed<P>(part: &str, parameters: Vec<(String, P)>) -> Vec<(String, P)> {
-    parameters.into_iter().map(|(name, parameter)| (format!("{part}.{name}"), parameter)).collect()
+    let joined = |name: String| match (part, &name[..]) {
+        ("", _) => name,
+        (_, "") => part.to_owned(),
+        _ => format!("{part}.{name}"),
+    };
+    parameters.into_iter().map(|(name, parameter)| (joined(name), parameter)).collect()
 }
 
 /// A parameter that holds `values`.

@@ -4,7 +4,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::parameters::Buffer;
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut};
 use crate::slices::with_slice;
 
 /// Keeps the divisor from zero.
@@ -39,15 +39,6 @@ impl Running {
             variance: Buffer::filled(shape(&[width]), 1.0),
             batches: Buffer::filled(shape(&[]), 0.0),
         }
-    }
-
-    /// Under PyTorch's names.
-    pub(crate) fn named(&self) -> [(&'static str, &Buffer); 3] {
-        [
-            ("running_mean", &self.mean),
-            ("running_var", &self.variance),
-            ("num_batches_tracked", &self.batches),
-        ]
     }
 
     /// `(x - mean) / √(variance + ε)` of rows `[N, W]` at a step. Steps beyond the last one are taken for it.
@@ -105,5 +96,25 @@ impl Running {
             let row = TensorData::new(row, [1, width]).convert_dtype(like.dtype());
             Tensor::from_data(row, (&like.device(), like.dtype()))
         })
+    }
+}
+
+/// Buffers under PyTorch's names, and no parameters.
+impl NamedParameters for Running {
+    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
+        Vec::new()
+    }
+
+    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
+        Vec::new()
+    }
+
+    fn buffers(&self) -> Vec<(String, &Buffer)> {
+        let all = [
+            ("running_mean", &self.mean),
+            ("running_var", &self.variance),
+            ("num_batches_tracked", &self.batches),
+        ];
+        all.map(|(name, buffer)| (name.to_owned(), buffer)).into()
     }
 }

@@ -14,10 +14,11 @@ use clap::Args;
 use serde_json::json;
 
 use crate::forecast;
+use crate::machine::{MachineArgs, Precision};
 use crate::output::{self, Form, visible};
 use crate::search::SearchArgs;
 use crate::sources::Held;
-use crate::{BadUsage, MachineArgs, Precision};
+use crate::usage::BadUsage;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -19,8 +19,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::machine::MachineArgs;
 use crate::output::message;
-use crate::{BadUsage, MachineArgs};
+use crate::usage::BadUsage;
 
 /// Look inside a saved run: what its units follow, and how error flows
 #[derive(Args)]

@@ -7,6 +7,7 @@ mod eval;
 mod forecast;
 mod inspect;
 mod lines;
+mod machine;
 mod output;
 mod predict;
 mod prepare;
@@ -17,14 +18,14 @@ mod search;
 mod sources;
 mod train;
 mod translate;
+mod usage;
 mod wording;
 
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use carousel::stepper::StepPrecision;
-use carousel_kernels::MAX_THREADS;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
+
+use crate::usage::BadUsage;
 
 const OVERVIEW: &str = "\
 Examples:
@@ -65,88 +66,6 @@ enum Verb {
     Prepare(prepare::PrepareArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
-}
-
-/// Where and how a verb computes.
-#[derive(Args)]
-struct MachineArgs {
-    /// Threads to compute with [default: all cores]
-    #[arg(long, value_name = "N", value_parser = threads, allow_negative_numbers = true, help_heading = "Machine")]
-    threads: Option<usize>,
-
-    /// Device to compute on; only cpu so far
-    #[arg(
-        long,
-        value_name = "DEVICE",
-        default_value = "cpu",
-        hide_possible_values = true,
-        help_heading = "Machine"
-    )]
-    device: Device,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Device {
-    Cpu,
-}
-
-fn threads(text: &str) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|threads| (1..=MAX_THREADS).contains(threads))
-        .ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}"))
-}
-
-/// What a verb that runs a model keeps the recurrent weights in.
-#[derive(Clone, Copy, ValueEnum)]
-enum Precision {
-    /// 32-bit floats, as they were trained
-    F32,
-    /// 8-bit integers with a scale a row: a quarter of the memory, nearly the same loss
-    Int8,
-}
-
-impl Precision {
-    fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Int8 => "int8",
-        }
-    }
-
-    fn step(self) -> StepPrecision {
-        match self {
-            Precision::F32 => StepPrecision::F32,
-            Precision::Int8 => StepPrecision::Int8,
-        }
-    }
-}
-
-impl MachineArgs {
-    fn apply(&self) {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS);
-        match self.device {
-            Device::Cpu => carousel_kernels::set_threads(self.threads.unwrap_or_else(cores)),
-        }
-    }
-}
-
-/// What was asked for cannot be meant: exit status 2 instead of 1.
-#[derive(Debug)]
-struct BadUsage(String);
-
-impl std::fmt::Display for BadUsage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadUsage {}
-
-impl BadUsage {
-    fn from(error: impl std::fmt::Display) -> BadUsage {
-        BadUsage(error.to_string())
-    }
 }
 
 fn main() -> ExitCode {

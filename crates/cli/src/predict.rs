@@ -16,10 +16,11 @@ use serde_json::{Map, Value, json};
 
 use crate::forecast;
 use crate::lines::{TOGETHER, each_lines};
+use crate::machine::MachineArgs;
 use crate::output::{self, Form};
 use crate::search::beam;
 use crate::translate::{answer_lines, object};
-use crate::{BadUsage, MachineArgs};
+use crate::usage::BadUsage;
 
 const EXAMPLES: &str = "\
 Examples:

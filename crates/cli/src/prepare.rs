@@ -10,11 +10,12 @@ use carousel::train::{Prepared, prepare};
 use clap::Args;
 use serde_json::json;
 
+use crate::machine::MachineArgs;
 use crate::output::{self, Form, visible};
 use crate::sources::{Held, SourceList};
 use crate::train::read_recipe;
+use crate::usage::BadUsage;
 use crate::wording::told;
-use crate::{BadUsage, MachineArgs};
 
 /// Bars of the picture of lengths, and columns of the longest.
 const BARS: (usize, usize) = (12, 40);

@@ -6,8 +6,8 @@ use carousel::decode::sampling::{Sampling, sample_many};
 use clap::Args;
 use serde_json::json;
 
+use crate::machine::{MachineArgs, Precision};
 use crate::output::{self, Form};
-use crate::{MachineArgs, Precision};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,7 +6,7 @@ use carousel::decode::beam::{LengthPenalty, Search};
 use carousel::saved::{OpenError, SavedTranslator};
 use clap::Args;
 
-use crate::MachineArgs;
+use crate::machine::MachineArgs;
 
 /// The exponent that Wu et al. (2016) found best.
 const ALPHA: f64 = 0.6;

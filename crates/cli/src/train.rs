@@ -16,12 +16,14 @@ use carousel::train::{Control, Event, Sources, Start, Summary, train};
 use clap::Args;
 use serde_json::json;
 
+use crate::machine::MachineArgs;
 use crate::output::{self, Form, message, visible};
 use crate::progress::Progress;
 use crate::report::Measure;
 use crate::sources::{Held, SourceList};
+use crate::usage::BadUsage;
 use crate::wording::{duration, rounded};
-use crate::{BadUsage, MachineArgs, forecast, report};
+use crate::{forecast, report};
 
 /// What `train` does when it is told nothing: about three minutes on two cores.
 const DEFAULT_RECIPE: &str = include_str!("../../../recipes/default.toml");

@@ -18,11 +18,12 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use carousel_kernels::attention as kernels;
 
 use crate::buffers::{Buffer, buffer};
+use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::lock::lock;
 use crate::models::dense::Dense;
 use crate::operation::{Operands, Tracked};
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{parameter, parts};
 use crate::ragged::{Batch, Ragged};
 use crate::slices::{dense, flex, plain, primitive, slice, supports};
 use crate::state::index_tensor;
@@ -101,20 +102,26 @@ impl Memory {
 
 impl Attention {
     /// Weights uniform in `±1/√fan-in`, as PyTorch's linear layers have them; additive attention compares `H` values.
+    ///
+    /// # Errors
+    /// [`ConfigError::Attended`] when a dot product compares states of another width than the hidden values.
     pub(crate) fn init(
         score: Score,
         hidden: usize,
         states: usize,
         random: &mut Initializer,
         device: &Device,
-    ) -> Attention {
+    ) -> Result<Attention, ConfigError> {
+        if score.needs_equal_widths() && states != hidden {
+            return Err(ConfigError::Attended { places: states, hidden });
+        }
         let mut draw = |rows: usize, columns: usize| {
             let bound = 1.0 / (columns as f64).sqrt();
             parameter(random.uniform(rows * columns, bound), [rows, columns], device)
         };
         let none =
             Attention { query: None, key: None, vector: None, bias: None, score, tapes: TapePool::default() };
-        match score {
+        Ok(match score {
             Score::Dot | Score::ScaledDot => none,
             Score::General => Attention { query: Some(draw(states, hidden)), ..none },
             Score::Additive => Attention {
@@ -124,7 +131,7 @@ impl Attention {
                 bias: Some(parameter(vec![0.0; hidden], [hidden], device)),
                 ..none
             },
-        }
+        })
     }
 
     /// Prepares encoder states to be attended to.
@@ -347,32 +354,9 @@ fn linear(x: Tensor<3>, weight: &Param<Tensor<2>>) -> Tensor<3> {
     x.reshape([sentences * time, width]).matmul(weight.val().transpose()).reshape([sentences, time, out])
 }
 
-macro_rules! listed {
-    ($self:ident, $kind:ident, $($borrow:tt)+) => {{
-        let mut all = Vec::new();
-        for (name, matrix) in
-            [("query", $($borrow)+ $self.query), ("key", $($borrow)+ $self.key), ("vector", $($borrow)+ $self.vector)]
-        {
-            if let Some(matrix) = matrix {
-                all.push((name.to_owned(), $kind::Matrix(matrix)));
-            }
-        }
-        if let Some(bias) = $($borrow)+ $self.bias {
-            all.push(("bias".to_owned(), $kind::Vector(bias)));
-        }
-        all
-    }};
-}
-
-/// `query`, `key`, `vector`, `bias`, as far as the score has them.
-impl NamedParameters for Attention {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        listed!(self, Parameter, &)
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        listed!(self, ParameterMut, &mut)
-    }
+parts! {
+    /// `query`, `key`, `vector`, `bias`, as far as the score has them.
+    Attention { "query": query, "key": key, "vector": vector, "bias": bias }
 }
 
 #[cfg(test)]
@@ -381,6 +365,7 @@ mod tests {
 
     use super::*;
     use crate::models::dense::{DenseActivation, DenseConfig, Norm};
+    use crate::parameters::NamedParameters;
     use crate::slices::with_slice;
 
     /// The operation against plain Burn operations: what comes out, and every gradient.
@@ -392,7 +377,7 @@ mod tests {
         for score in [Score::Dot, Score::ScaledDot, Score::General, Score::Additive] {
             let (hidden, states) = (6, if score.needs_equal_widths() { 6 } else { 10 });
             let random = &mut Initializer::new(3);
-            let attention = Attention::init(score, hidden, states, random, &device);
+            let attention = Attention::init(score, hidden, states, random, &device).expect("equal widths");
             let config = DenseConfig {
                 input: states + hidden,
                 hidden,

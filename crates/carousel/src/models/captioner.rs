@@ -11,22 +11,20 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::cell::{Cell, CellOptions};
 use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::init::{Init, Initializer, WeightInit};
-use crate::models::attention::{Attention, Score};
+use crate::init::{Init, Initializer};
+use crate::models::attention::Score;
 use crate::models::convolution::{Convolution, ConvolutionConfig};
-use crate::models::decoder::Decoder;
-use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
+use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden, tanh_layer};
+use crate::models::dense::Dense;
 use crate::models::language_model::Regularize;
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::Reader;
-use crate::models::translator::{Encoded, Hidden};
 use crate::models::writer::Writer;
 use crate::output::{Loss, Output};
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
+use crate::parameters::parts;
 use crate::ragged::{Batch, Ragged};
 use crate::recurrent::{Precision, RecurrentConfig};
-use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
-use crate::slices::with_slice_mut;
+use crate::regularize::Noise;
 use crate::state::{LayerState, State};
 
 /// What is written about.
@@ -108,12 +106,7 @@ impl CaptionerConfig {
     /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, or two widths that must be equal are not.
     pub fn init(&self, device: &Device) -> Result<Captioner, ConfigError> {
         let CaptionerConfig { hidden, embedding, layers, regularize, .. } = *self;
-        check_drop("of words", regularize.words)?;
-        check_drop("of inputs", regularize.input)?;
-        check_drop("of outputs", regularize.output)?;
-        if self.tied && embedding != hidden {
-            return Err(ConfigError::Tied { embedding, hidden });
-        }
+        regularize.check()?;
         if self.options.projection.is_some() {
             return Err(ConfigError::NotOf { what: "a projection", cell: "one of a decoder" });
         }
@@ -122,59 +115,40 @@ impl CaptionerConfig {
             CaptionInput::Features(width) => (None, width),
             CaptionInput::Image(config) => (Some(config.init(random, device)?), config.output()[0]),
         };
-        if self.attention.is_some_and(Score::needs_equal_widths) && values != hidden {
-            return Err(ConfigError::Attended { places: values, hidden });
-        }
-        let dense = |input: usize, hidden: usize, random: &mut Initializer| {
-            let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
-            DenseConfig { input, hidden, layers, activation, norm }.init(random, device)
-        };
         let (parts, width) = match self.told {
             Told::State => (layers * (1 + usize::from(self.cell.has_cell_state())), hidden),
             Told::Input => (1, embedding),
         };
-        let start = (0..parts).map(|_| dense(values, width, random)).collect::<Result<Vec<_>, _>>()?;
+        let start =
+            (0..parts).map(|_| tanh_layer(values, width, random, device)).collect::<Result<Vec<_>, _>>()?;
         let target = Embedding::init(self.vocabulary, embedding, random, device)?;
-        let decoder = RecurrentConfig::new(self.cell, embedding, hidden)
+        let recurrent = RecurrentConfig::new(self.cell, embedding, hidden)
             .with_layers(layers)
             .with_init(self.init)
             .with_dropout(regularize.recurrent)
             .with_residual(self.residual)
             .with_options(self.options)
             .init_with(random, device)?;
-        let attention = self.attention.map(|score| Attention::init(score, hidden, values, random, device));
-        let combine = attention.as_ref().map(|_| dense(values + hidden, hidden, random)).transpose()?;
+        let config = DecoderConfig {
+            attention: self.attention,
+            states: values,
+            hidden,
+            feeds: false,
+            tied: self.tied,
+            regularize,
+        };
+        let locked = regularize.recurrent.locked;
+        let recurrent = Reader::around(recurrent, embedding, 1, regularize.input, locked);
         let mut model = Captioner {
             convolution,
             pool: Pool::init(Pooling::Mean, values, random, device),
             start,
-            target,
-            decoder: Reader::around(decoder, embedding, 1, regularize.input, regularize.recurrent.locked),
-            attention,
-            combine,
-            output: Output::init(hidden, self.vocabulary, random, device)?
-                .with_label_smoothing(regularize.label_smoothing),
+            decoder: Decoder::around(target, recurrent, &config, random, device)?,
             told: self.told,
             layers,
-            hidden,
             width: values,
-            tied: self.tied,
-            regularize,
         };
-        if self.tied {
-            // As a translator's: one matrix takes the output layer's range, and the layer's own is no parameter.
-            let (range, count) = (1.0 / (hidden as f64).sqrt(), self.vocabulary * hidden);
-            let drawn = random.uniform(count, range);
-            with_slice_mut(&mut model.target.weight, |weight| weight.copy_from_slice(&drawn));
-            model.output.weight = parameter(Vec::new(), [0, hidden], device);
-        }
-        if let WeightInit::Uniform { range } = self.init.input {
-            for (_, mut parameter) in model.parameters_mut() {
-                parameter.with_slice_mut(|values| {
-                    values.copy_from_slice(&random.uniform(values.len(), range));
-                });
-            }
-        }
+        self.init.redraw(&mut model, random);
         Ok(model)
     }
 }
@@ -206,25 +180,14 @@ pub struct Captioner {
     pool: Pool,
     /// Hidden values and, for an LSTM, cells of layer 0, then of layer 1, …; or what is read before the first token.
     start: Vec<Dense>,
-    target: Embedding,
-    decoder: Reader,
-    attention: Option<Attention>,
-    /// From what attention read and the decoder's step, `[E + H]`, to what the output layer reads, `[H]`.
-    combine: Option<Dense>,
-    output: Output,
+    decoder: Decoder,
     #[module(skip)]
     told: Told,
     #[module(skip)]
     layers: usize,
-    #[module(skip)]
-    hidden: usize,
     /// Values of a place.
     #[module(skip)]
     width: usize,
-    #[module(skip)]
-    tied: bool,
-    #[module(skip)]
-    regularize: Regularize,
 }
 
 impl Captioner {
@@ -238,7 +201,7 @@ impl Captioner {
     }
 
     fn encode_noisy(&self, subjects: Subjects<'_>, noise: Option<Noise>) -> Encoded {
-        let device = self.target.weight.device();
+        let device = self.decoder.target.weight.device();
         let count = subjects.count();
         let states = match (subjects, &self.convolution) {
             (Subjects::Images(pixels, count), Some(convolution)) => {
@@ -282,7 +245,7 @@ impl Captioner {
             }
             Told::Input => {
                 let (read, batch) = (self.start[0].forward(mean, None), Arc::new(Batch::full(count, 1)));
-                let reading = self.decoder.forward_frames(read, &batch, None, noise);
+                let reading = self.decoder.recurrent.forward_frames(read, &batch, None, noise);
                 reading.state.expect("a decoder has a recurrence, and there is a subject")
             }
         };
@@ -337,35 +300,15 @@ impl Captioner {
         noise: Option<Noise>,
     ) -> Hidden {
         assert_eq!(subjects.count(), batch.sequences(), "a subject for every sentence");
-        let Encoded { states, state } = self.encode_noisy(subjects, noise.map(|noise| noise.part(0)));
-        let noise = noise.map(|noise| noise.part(1));
-        let words = noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.regularize.words));
-        let (rows, index) = self.target.distinct_noisy(inputs, words);
-        let recurrent = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
-        let read = self.parts().attend(recurrent.clone(), batch, &states);
-        let names: Vec<u32> = (0..batch.sequences() as u32).collect();
-        let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
-        let sharing = Sharing::of(self.regularize.recurrent.locked, batch, &names);
-        Hidden { recurrent, read: masked(read, mask, sharing) }
+        let encoded = self.encode_noisy(subjects, noise.map(|noise| noise.part(0)));
+        self.decoder.forward(inputs, batch, encoded, noise.map(|noise| noise.part(1)))
     }
 
     /// For writing one token at a time about what was seen, a row for every subject. The model is one without
     /// gradients.
     #[must_use]
     pub fn writer(&self, encoded: &Encoded) -> Writer<'_> {
-        Writer::new(self.parts(), encoded)
-    }
-
-    fn parts(&self) -> Decoder<'_> {
-        Decoder {
-            target: &self.target,
-            recurrent: &self.decoder,
-            attention: self.attention.as_ref(),
-            combine: self.combine.as_ref(),
-            output: self.output(),
-            hidden: self.hidden,
-            feeds: false,
-        }
+        Writer::new(&self.decoder, encoded)
     }
 
     /// Chooses what the recurrent layers multiply; see
@@ -378,43 +321,12 @@ impl Captioner {
     /// The output layer, with the embedding's weight where that is tied.
     #[must_use]
     pub fn output(&self) -> Output {
-        if self.tied { self.output.sharing(&self.target.weight) } else { self.output.clone() }
+        self.decoder.output()
     }
 }
 
-macro_rules! listed {
-    ($self:ident, $parameters:ident, $kind:ident, $($borrow:tt)+) => {{
-        let mut all = Vec::new();
-        if let Some(convolution) = $($borrow)+ $self.convolution {
-            all.extend(prefixed("convolution", convolution.$parameters()));
-        }
-        for (index, start) in ($($borrow)+ $self.start).into_iter().enumerate() {
-            all.extend(prefixed(&format!("start.{index}"), start.$parameters()));
-        }
-        all.push(("target.weight".to_owned(), $kind::Matrix($($borrow)+ $self.target.weight)));
-        all.extend(prefixed("decoder", $self.decoder.$parameters()));
-        if let Some(attention) = $($borrow)+ $self.attention {
-            all.extend(prefixed("attention", attention.$parameters()));
-        }
-        if let Some(combine) = $($borrow)+ $self.combine {
-            all.extend(prefixed("combine", combine.$parameters()));
-        }
-        if !$self.tied {
-            all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
-        }
-        all.push(("output.bias".to_owned(), $kind::Vector($($borrow)+ $self.output.bias)));
-        all
-    }};
-}
-
-/// `convolution.…`, `start.0.…`, `target.weight`, `decoder.recurrent.…`, `attention.…`, `combine.…`, `output.…`, as far
-/// as there are.
-impl NamedParameters for Captioner {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        listed!(self, parameters, Parameter, &)
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        listed!(self, parameters_mut, ParameterMut, &mut)
-    }
+parts! {
+    /// `convolution.…`, `start.0.…`, `target.weight`, `decoder.recurrent.…`, `attention.…`, `combine.…`, `output.…`, as
+    /// far as there are.
+    Captioner { "convolution": convolution, "start": start, "": decoder }
 }

@@ -9,20 +9,11 @@ use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Learned, Reader, RecurrenceConfig, StepKind, Steps};
+use crate::models::reader::{Body, Learned, Reader, StepKind, Steps};
 use crate::output::Output;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::parts;
 use crate::ragged::Batch;
 use crate::regularize::{Noise, Purpose, Sharing, masked};
-
-/// What stands between input and output layer.
-#[derive(Clone, Copy, Debug)]
-pub enum Body {
-    /// A recurrent stack.
-    Recurrent(RecurrenceConfig),
-    /// Feed-forward layers; their input width follows from what they read.
-    Dense(DenseConfig),
-}
 
 /// Sizes of a [`Classifier`].
 #[derive(Clone, Debug)]
@@ -45,12 +36,6 @@ pub struct ClassifierConfig {
     pub label_smoothing: f64,
     /// The seed all weights are drawn from.
     pub seed: u64,
-}
-
-impl From<RecurrenceConfig> for Body {
-    fn from(recurrence: RecurrenceConfig) -> Body {
-        Body::Recurrent(recurrence)
-    }
 }
 
 impl ClassifierConfig {
@@ -82,11 +67,7 @@ impl ClassifierConfig {
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Classifier, ConfigError> {
         let random = &mut Initializer::new(self.seed);
-        let recurrence = match self.body {
-            Body::Recurrent(recurrence) => Some(recurrence),
-            Body::Dense(_) => None,
-        };
-        let reader = Reader::init(self.steps, recurrence, self.input_dropout, random, device)?
+        let reader = Reader::init(self.steps, self.body.recurrence(), self.input_dropout, random, device)?
             .with_word_dropout(self.word_dropout)?;
         let width = reader.output_width();
         let pool = Pool::init(self.pooling, width, random, device);
@@ -218,35 +199,7 @@ fn weighted_cross_entropy(logits: Tensor<2>, classes: &[u32], weights: &[f32], s
     (smoothed * shares).sum().neg()
 }
 
-/// `embedding.weight`, `recurrent.…`, `pool.…`, `dense.…`, `output.weight`, `output.bias`.
-impl NamedParameters for Classifier {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = self.reader.parameters();
-        all.extend(prefixed("pool", self.pool.parameters()));
-        if let Some(dense) = &self.dense {
-            all.extend(prefixed("dense", dense.parameters()));
-        }
-        all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
-        all.push(("output.bias".to_owned(), Parameter::Vector(&self.output.bias)));
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = self.reader.parameters_mut();
-        all.extend(prefixed("pool", self.pool.parameters_mut()));
-        if let Some(dense) = &mut self.dense {
-            all.extend(prefixed("dense", dense.parameters_mut()));
-        }
-        all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
-        all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
-        all
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        let mut all = self.reader.buffers();
-        if let Some(dense) = &self.dense {
-            all.extend(prefixed("dense", dense.buffers()));
-        }
-        all
-    }
+parts! {
+    /// `embedding.weight`, `recurrent.…`, `pool.…`, `dense.…`, `output.weight`, `output.bias`.
+    Classifier { "": reader, "pool": pool, "dense": dense, "output": output }
 }

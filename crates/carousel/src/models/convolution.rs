@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, activation};
 
 use crate::config_error::ConfigError;
 use crate::init::Initializer;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{parameter, parts};
 
 /// Height and width of a kernel.
 const KERNEL: usize = 3;
@@ -110,30 +110,17 @@ impl Convolution {
     }
 }
 
-/// `0.weight`, `0.bias`, `1.weight`, …
-impl NamedParameters for Convolution {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            all.push((format!("{index}.weight"), Parameter::Kernel(&layer.weight)));
-            all.push((format!("{index}.bias"), Parameter::Vector(&layer.bias)));
-        }
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = Vec::new();
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            all.push((format!("{index}.weight"), ParameterMut::Kernel(&mut layer.weight)));
-            all.push((format!("{index}.bias"), ParameterMut::Vector(&mut layer.bias)));
-        }
-        all
-    }
+parts! {
+    /// `0.weight`, `0.bias`, `1.weight`, …
+    Convolution { "": layers }
 }
+
+parts! { Layer { "weight": weight, "bias": bias } }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parameters::NamedParameters;
     use crate::slices::with_slice;
 
     /// Against the sums of the definition; halves are rounded up.

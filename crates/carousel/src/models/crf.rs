@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::loss::IGNORE;
 
 use crate::init::Initializer;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{parameter, parts};
 use crate::ragged::Batch;
 use crate::slices::with_slice;
 
@@ -280,29 +280,16 @@ fn gathered(scores: &[f32], targets: &[u32], frames: &[usize], tags: usize) -> (
     (chosen, wanted)
 }
 
-/// `transitions`, `start` and `end`.
-impl NamedParameters for Crf {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        vec![
-            ("transitions".to_owned(), Parameter::Matrix(&self.transitions)),
-            ("start".to_owned(), Parameter::Vector(&self.start)),
-            ("end".to_owned(), Parameter::Vector(&self.end)),
-        ]
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        vec![
-            ("transitions".to_owned(), ParameterMut::Matrix(&mut self.transitions)),
-            ("start".to_owned(), ParameterMut::Vector(&mut self.start)),
-            ("end".to_owned(), ParameterMut::Vector(&mut self.end)),
-        ]
-    }
+parts! {
+    /// `transitions`, `start` and `end`.
+    Crf { "transitions": transitions, "start": start, "end": end }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::pack;
+    use crate::parameters::NamedParameters;
 
     const TAGS: usize = 3;
 

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use crate::config_error::ConfigError;
 use crate::init::Initializer;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{parameter, parts};
 use crate::regularize::{Noise, Purpose};
 use crate::statistics::{By, Running};
 
@@ -283,53 +283,19 @@ impl Affine {
     }
 }
 
-/// `0.weight`, `0.bias`, `0.scale`, `0.shift`, `0.slope`, `1.weight`, …; `0.running_mean`, …
-impl NamedParameters for Dense {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = Vec::new();
-        for (index, layer) in self.layers.iter().enumerate() {
-            all.push((format!("{index}.weight"), Parameter::Matrix(&layer.weight)));
-            all.push((format!("{index}.bias"), Parameter::Vector(&layer.bias)));
-            if let Some(affine) = &layer.norm {
-                all.push((format!("{index}.scale"), Parameter::Vector(&affine.scale)));
-                all.push((format!("{index}.shift"), Parameter::Vector(&affine.shift)));
-            }
-            if let Some(slope) = &layer.slope {
-                all.push((format!("{index}.slope"), Parameter::Vector(slope)));
-            }
-        }
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = Vec::new();
-        for (index, layer) in self.layers.iter_mut().enumerate() {
-            all.push((format!("{index}.weight"), ParameterMut::Matrix(&mut layer.weight)));
-            all.push((format!("{index}.bias"), ParameterMut::Vector(&mut layer.bias)));
-            if let Some(affine) = &mut layer.norm {
-                all.push((format!("{index}.scale"), ParameterMut::Vector(&mut affine.scale)));
-                all.push((format!("{index}.shift"), ParameterMut::Vector(&mut affine.shift)));
-            }
-            if let Some(slope) = &mut layer.slope {
-                all.push((format!("{index}.slope"), ParameterMut::Vector(slope)));
-            }
-        }
-        all
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        let layers = self.layers.iter().enumerate();
-        let own = layers.filter_map(|(index, layer)| Some((index, layer.norm.as_ref()?.running.as_ref()?)));
-        own.flat_map(|(index, running)| {
-            running.named().map(|(name, buffer)| (format!("{index}.{name}"), buffer))
-        })
-        .collect()
-    }
+parts! {
+    /// `0.weight`, `0.bias`, `0.scale`, `0.shift`, `0.slope`, `1.weight`, …; `0.running_mean`, …
+    Dense { "": layers }
 }
+
+parts! { Layer { "weight": weight, "bias": bias, "": norm, "slope": slope } }
+
+parts! { Affine { "scale": scale, "shift": shift, "": running } }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parameters::NamedParameters;
     use crate::slices::with_slice;
 
     fn device() -> Device {

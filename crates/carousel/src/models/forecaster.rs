@@ -8,12 +8,11 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use crate::config_error::ConfigError;
 use crate::init::Initializer;
-use crate::models::classifier::Body;
 use crate::models::dense::{Dense, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Learned, Reader, StepKind, Steps};
+use crate::models::reader::{Body, Learned, Reader, StepKind, Steps};
 use crate::output::Output;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::parts;
 use crate::ragged::Batch;
 use crate::regularize::{Noise, Purpose, Sharing, masked};
 
@@ -61,12 +60,8 @@ impl ForecasterConfig {
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Forecaster, ConfigError> {
         let random = &mut Initializer::new(self.seed);
-        let recurrence = match self.body {
-            Body::Recurrent(recurrence) => Some(recurrence),
-            Body::Dense(_) => None,
-        };
         let steps = StepKind::Numbers(self.input);
-        let reader = Reader::init(steps, recurrence, self.input_dropout, random, device)?;
+        let reader = Reader::init(steps, self.body.recurrence(), self.input_dropout, random, device)?;
         let (dense, hidden) = match self.body {
             Body::Recurrent(_) => (None, reader.output_width()),
             Body::Dense(config) => {
@@ -195,35 +190,9 @@ impl Forecaster {
     }
 }
 
-/// `recurrent.…`, `dense.…`, `output.weight`, `output.bias`.
-impl NamedParameters for Forecaster {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = self.reader.parameters();
-        if let Some(dense) = &self.dense {
-            all.extend(prefixed("dense", dense.parameters()));
-        }
-        all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
-        all.push(("output.bias".to_owned(), Parameter::Vector(&self.output.bias)));
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = self.reader.parameters_mut();
-        if let Some(dense) = &mut self.dense {
-            all.extend(prefixed("dense", dense.parameters_mut()));
-        }
-        all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
-        all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
-        all
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        let mut all = self.reader.buffers();
-        if let Some(dense) = &self.dense {
-            all.extend(prefixed("dense", dense.buffers()));
-        }
-        all
-    }
+parts! {
+    /// `recurrent.…`, `dense.…`, `output.weight`, `output.bias`.
+    Forecaster { "": reader, "dense": dense, "output": output }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::embedding::Embedding;
 use crate::init::{Init, Initializer, WeightInit};
 use crate::output::{Loss, Output};
 use crate::own_cell::AnyCell;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, parameter, prefixed};
+use crate::parameters::{parameter, parts};
 use crate::path::Path;
 use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
@@ -65,6 +65,18 @@ pub struct Regularize {
     pub label_smoothing: f64,
 }
 
+impl Regularize {
+    /// Whether all that does not concern the recurrent layers are probabilities.
+    ///
+    /// # Errors
+    /// [`ConfigError::Drop`].
+    pub(super) fn check(self) -> Result<(), ConfigError> {
+        check_drop("of words", self.words)?;
+        check_drop("of inputs", self.input)?;
+        check_drop("of outputs", self.output)
+    }
+}
+
 impl LanguageModelConfig {
     /// Makes the model. On an [autodiff device](Device::autodiff) its parameters ask for gradients.
     ///
@@ -72,9 +84,7 @@ impl LanguageModelConfig {
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<LanguageModel, ConfigError> {
         let (regularize, tied) = (self.regularize, self.tied);
-        check_drop("of words", regularize.words)?;
-        check_drop("of inputs", regularize.input)?;
-        check_drop("of outputs", regularize.output)?;
+        regularize.check()?;
         // What the output layer reads.
         let values = self.options.projection.unwrap_or(self.hidden);
         if tied && self.embedding != values {
@@ -96,12 +106,7 @@ impl LanguageModelConfig {
             regularize,
         };
         if tied {
-            // Scores from vectors of length √H would be huge: one matrix takes the output layer's range.
-            let (range, count) = (1.0 / (values as f64).sqrt(), self.vocabulary * values);
-            let drawn = random.uniform(count, range);
-            with_slice_mut(&mut model.embedding.weight, |weight| weight.copy_from_slice(&drawn));
-            // The layer's own is not used, and is no parameter.
-            model.output.weight = parameter(Vec::new(), [0, values], device);
+            model.output.tie(&mut model.embedding.weight, random);
         }
         if let WeightInit::Uniform { range } = self.init.input {
             let mut draw = |values: &mut [f32]| values.copy_from_slice(&random.uniform(values.len(), range));
@@ -362,31 +367,9 @@ impl LanguageModel {
     }
 }
 
-/// `embedding.weight`, `recurrent.weight_ih_l0`, …, `output.weight` unless it is tied, `output.bias`.
-impl NamedParameters for LanguageModel {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = vec![("embedding.weight".to_owned(), Parameter::Matrix(&self.embedding.weight))];
-        all.extend(prefixed("recurrent", self.recurrent.parameters()));
-        if !self.tied {
-            all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
-        }
-        all.push(("output.bias".to_owned(), Parameter::Vector(&self.output.bias)));
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = vec![("embedding.weight".to_owned(), ParameterMut::Matrix(&mut self.embedding.weight))];
-        all.extend(prefixed("recurrent", self.recurrent.parameters_mut()));
-        if !self.tied {
-            all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
-        }
-        all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
-        all
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        prefixed("recurrent", self.recurrent.buffers())
-    }
+parts! {
+    /// `embedding.weight`, `recurrent.weight_ih_l0`, …, `output.weight` unless it is tied, `output.bias`.
+    LanguageModel { "embedding": embedding, "recurrent": recurrent, "output": output }
 }
 
 /// Runs a language model on the CPU one token at a time and keeps its state.

@@ -5,7 +5,7 @@ pub mod captioner;
 pub mod classifier;
 pub mod convolution;
 pub mod crf;
-mod decoder;
+pub mod decoder;
 pub mod dense;
 pub mod forecaster;
 pub mod language_model;

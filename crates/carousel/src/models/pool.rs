@@ -7,7 +7,7 @@ use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use carousel_kernels::Direction;
 
 use crate::init::Initializer;
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter};
+use crate::parameters::{parameter, parts};
 use crate::ragged::Batch;
 use crate::slices::with_slice;
 use crate::state::index_tensor;
@@ -162,25 +162,9 @@ fn largest(y: Tensor<2>, batch: &Batch) -> Tensor<2> {
     Tensor::cat(vec![y, Tensor::zeros([1, width], &device)], 0).gather(0, rows)
 }
 
-/// `weight`, `bias` and `context` of attention; nothing otherwise.
-impl NamedParameters for Pool {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        self.attention.as_ref().map_or(Vec::new(), |attention| {
-            vec![
-                ("weight".to_owned(), Parameter::Matrix(&attention.weight)),
-                ("bias".to_owned(), Parameter::Vector(&attention.bias)),
-                ("context".to_owned(), Parameter::Matrix(&attention.context)),
-            ]
-        })
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        self.attention.as_mut().map_or(Vec::new(), |attention| {
-            vec![
-                ("weight".to_owned(), ParameterMut::Matrix(&mut attention.weight)),
-                ("bias".to_owned(), ParameterMut::Vector(&mut attention.bias)),
-                ("context".to_owned(), ParameterMut::Matrix(&mut attention.context)),
-            ]
-        })
-    }
+parts! {
+    /// `weight`, `bias` and `context` of attention; nothing otherwise.
+    Pool { "": attention }
 }
+
+parts! { Attention { "weight": weight, "bias": bias, "context": context } }

@@ -9,8 +9,9 @@ use crate::cell::CellOptions;
 use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
+use crate::models::dense::DenseConfig;
 use crate::own_cell::AnyCell;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::parts;
 use crate::ragged::{Batch, Ragged, SharedRows};
 use crate::recurrent::{Direction, Merge, NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, check_drop, masked};
@@ -29,6 +30,31 @@ pub enum StepKind {
     },
     /// So many numbers.
     Numbers(usize),
+}
+
+/// What stands between input and output layer.
+#[derive(Clone, Copy, Debug)]
+pub enum Body {
+    /// A recurrent stack.
+    Recurrent(RecurrenceConfig),
+    /// Feed-forward layers; their input width follows from what they read.
+    Dense(DenseConfig),
+}
+
+impl From<RecurrenceConfig> for Body {
+    fn from(recurrence: RecurrenceConfig) -> Body {
+        Body::Recurrent(recurrence)
+    }
+}
+
+impl Body {
+    /// The recurrent stack, where it is one.
+    pub(super) fn recurrence(self) -> Option<RecurrenceConfig> {
+        match self {
+            Body::Recurrent(recurrence) => Some(recurrence),
+            Body::Dense(_) => None,
+        }
+    }
 }
 
 /// The recurrent part of a model.
@@ -336,31 +362,7 @@ fn names(batch: &Batch) -> Vec<u32> {
     (0..batch.sequences() as u32).collect()
 }
 
-/// `embedding.weight`, `recurrent.weight_ih_l0`, …
-impl NamedParameters for Reader {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = Vec::new();
-        if let Some(embedding) = &self.embedding {
-            all.push(("embedding.weight".to_owned(), Parameter::Matrix(&embedding.weight)));
-        }
-        if let Some(recurrent) = &self.recurrent {
-            all.extend(prefixed("recurrent", recurrent.parameters()));
-        }
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = Vec::new();
-        if let Some(embedding) = &mut self.embedding {
-            all.push(("embedding.weight".to_owned(), ParameterMut::Matrix(&mut embedding.weight)));
-        }
-        if let Some(recurrent) = &mut self.recurrent {
-            all.extend(prefixed("recurrent", recurrent.parameters_mut()));
-        }
-        all
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        self.recurrent.as_ref().map_or_else(Vec::new, |stack| prefixed("recurrent", stack.buffers()))
-    }
+parts! {
+    /// `embedding.weight`, `recurrent.…`, as far as there are.
+    Reader { "embedding": embedding, "recurrent": recurrent }
 }

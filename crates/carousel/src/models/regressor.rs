@@ -8,7 +8,7 @@ use crate::config_error::ConfigError;
 use crate::init::{Init, Initializer};
 use crate::output::Output;
 use crate::own_cell::AnyCell;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::parts;
 use crate::recurrent::{Recurrent, RecurrentConfig};
 
 /// Sizes of a [`Regressor`].
@@ -72,23 +72,7 @@ impl Regressor {
     }
 }
 
-/// `recurrent.weight_ih_l0`, …, `output.weight`, `output.bias`.
-impl NamedParameters for Regressor {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        let mut all = prefixed("recurrent", self.recurrent.parameters());
-        all.push(("output.weight".to_owned(), Parameter::Matrix(&self.output.weight)));
-        all.push(("output.bias".to_owned(), Parameter::Vector(&self.output.bias)));
-        all
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        let mut all = prefixed("recurrent", self.recurrent.parameters_mut());
-        all.push(("output.weight".to_owned(), ParameterMut::Matrix(&mut self.output.weight)));
-        all.push(("output.bias".to_owned(), ParameterMut::Vector(&mut self.output.bias)));
-        all
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        prefixed("recurrent", self.recurrent.buffers())
-    }
+parts! {
+    /// `recurrent.weight_ih_l0`, …, `output.weight`, `output.bias`.
+    Regressor { "recurrent": recurrent, "output": output }
 }

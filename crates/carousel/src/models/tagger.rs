@@ -10,14 +10,13 @@ use crate::cell::Cell;
 use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
-use crate::models::classifier::Body;
 use crate::models::convolution::{Convolution, ConvolutionConfig};
 use crate::models::crf::Crf;
 use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
 use crate::models::pool::{Pool, Pooling};
-use crate::models::reader::{Learned, Reader, Reading, Steps};
+use crate::models::reader::{Body, Learned, Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
+use crate::parameters::parts;
 use crate::ragged::{Batch, SharedRows};
 use crate::recurrent::{Direction, Recurrent, RecurrentConfig};
 use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
@@ -135,11 +134,7 @@ impl TaggerConfig {
                 embedding + letters.as_ref().map_or(0, |letters| letters.recurrent.output_width())
             }
         };
-        let recurrence = match self.body {
-            Body::Recurrent(recurrence) => Some(recurrence),
-            Body::Dense(_) => None,
-        };
-        let reader = Reader::over(None, width, recurrence, self.input_dropout, random, device)?;
+        let reader = Reader::over(None, width, self.body.recurrence(), self.input_dropout, random, device)?;
         let (dense, hidden) = match self.body {
             Body::Dense(config) => {
                 (Some(DenseConfig { input: width, ..config }.init(random, device)?), config.hidden)
@@ -501,52 +496,12 @@ impl TagStepper {
     }
 }
 
-macro_rules! listed {
-    ($self:ident, $parameters:ident, $kind:ident, $($borrow:tt)+) => {{
-        let mut all = Vec::new();
-        if let Some(words) = $($borrow)+ $self.words {
-            all.push(("words.weight".to_owned(), $kind::Matrix($($borrow)+ words.weight)));
-        }
-        if let Some(letters) = $($borrow)+ $self.letters {
-            all.push(("letters.embedding.weight".to_owned(), $kind::Matrix($($borrow)+ letters.embedding.weight)));
-            all.extend(prefixed("letters.recurrent", letters.recurrent.$parameters()));
-        }
-        if let Some(images) = $($borrow)+ $self.images {
-            all.extend(prefixed("images", images.convolution.$parameters()));
-            all.extend(prefixed("images.dense", images.dense.$parameters()));
-        }
-        all.extend($self.reader.$parameters());
-        if let Some(dense) = $($borrow)+ $self.dense {
-            all.extend(prefixed("dense", dense.$parameters()));
-        }
-        all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
-        all.push(("output.bias".to_owned(), $kind::Vector($($borrow)+ $self.output.bias)));
-        if let Some(crf) = $($borrow)+ $self.crf {
-            all.extend(prefixed("crf", crf.$parameters()));
-        }
-        if let Some(intent) = $($borrow)+ $self.intent {
-            all.push(("intent.weight".to_owned(), $kind::Matrix($($borrow)+ intent.weight)));
-            all.push(("intent.bias".to_owned(), $kind::Vector($($borrow)+ intent.bias)));
-        }
-        all
-    }};
+parts! {
+    /// `words.weight`, `letters.…`, `images.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there
+    /// are.
+    Tagger { "words": words, "letters": letters, "images": images, "": reader, "dense": dense, "output": output, "crf": crf, "intent": intent }
 }
 
-/// `words.weight`, `letters.…`, `images.…`, `recurrent.…`, `dense.…`, `output.…`, `crf.…`, `intent.…`, as far as there are.
-impl NamedParameters for Tagger {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        listed!(self, parameters, Parameter, &)
-    }
+parts! { Letters { "embedding": embedding, "recurrent": recurrent } }
 
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        listed!(self, parameters_mut, ParameterMut, &mut)
-    }
-
-    fn buffers(&self) -> Vec<(String, &Buffer)> {
-        let mut all = self.reader.buffers();
-        if let Some(dense) = &self.dense {
-            all.extend(prefixed("dense", dense.buffers()));
-        }
-        all
-    }
-}
+parts! { Images { "": convolution, "dense": dense } }

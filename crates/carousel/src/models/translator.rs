@@ -8,25 +8,23 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use carousel_kernels::dropout::Mask;
 
 use crate::cell::{Cell, CellOptions};
 use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::init::{Init, Initializer, WeightInit};
-use crate::models::attention::{Attention, Memory, Score};
-use crate::models::decoder::Decoder;
-use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
+use crate::init::{Init, Initializer};
+use crate::models::attention::Score;
+use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden, tanh_layer};
+use crate::models::dense::Dense;
 use crate::models::language_model::Regularize;
 use crate::models::reader::Reader;
 use crate::models::writer::Writer;
 use crate::output::{Loss, Output};
-use crate::parameters::{NamedParameters, Parameter, ParameterMut, parameter, prefixed};
+use crate::parameters::parts;
 use crate::ragged::{Batch, Ragged};
 use crate::recurrent::{Direction, Merge, Precision, RecurrentConfig};
-use crate::regularize::{Noise, Purpose, Sharing, check_drop, masked};
-use crate::slices::with_slice_mut;
-use crate::state::{LayerState, State, index_tensor};
+use crate::regularize::Noise;
+use crate::state::{LayerState, State};
 
 /// How the decoder's first state comes from the encoder's last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,21 +113,13 @@ impl TranslatorConfig {
     /// the hidden values, or attention needs states of another width.
     pub fn init(&self, device: &Device) -> Result<Translator, ConfigError> {
         let regularize = self.regularize;
-        check_drop("of words", regularize.words)?;
-        check_drop("of inputs", regularize.input)?;
-        check_drop("of outputs", regularize.output)?;
-        if self.tied && self.embedding != self.hidden {
-            return Err(ConfigError::Tied { embedding: self.embedding, hidden: self.hidden });
-        }
+        regularize.check()?;
         let random = &mut Initializer::new(self.seed);
         if self.options.projection.is_some() {
             return Err(ConfigError::NotOf { what: "a projection", cell: "one of a decoder" });
         }
         let equal = self.attention.is_some_and(Score::needs_equal_widths);
         let merge = self.merge.unwrap_or(if equal { Merge::Sum } else { Merge::Concat });
-        if equal && self.direction == Direction::Both && merge == Merge::Concat {
-            return Err(ConfigError::Attended { places: 2 * self.hidden, hidden: self.hidden });
-        }
         let stack = |input| {
             RecurrentConfig::new(self.cell, input, self.hidden)
                 .with_layers(self.layers)
@@ -153,53 +143,31 @@ impl TranslatorConfig {
         // It begins from what the encoder ends with.
         let decoder = stack(reads).with_learned_state(false).init_with(random, device)?;
         let decoder = reader(decoder, reads, 1);
-        let dense = |input: usize, random: &mut Initializer| {
-            let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
-            DenseConfig { input, hidden: self.hidden, layers, activation, norm }.init(random, device)
-        };
         let bridges = match self.bridge {
             Bridge::Dense => self.layers * (1 + usize::from(self.cell.has_cell_state())),
             Bridge::Copy | Bridge::Zero => 0,
         };
-        let bridges =
-            (0..bridges).map(|_| dense(directions * self.hidden, random)).collect::<Result<Vec<_>, _>>()?;
-        let states = encoder.output_width();
-        let attention =
-            self.attention.map(|score| Attention::init(score, self.hidden, states, random, device));
-        let combine = attention.as_ref().map(|_| dense(states + self.hidden, random)).transpose()?;
-        let mut model = Translator {
-            source,
-            target,
-            encoder,
-            decoder,
-            bridges,
-            attention,
-            combine,
-            output: Output::init(self.hidden, self.target_vocabulary, random, device)?
-                .with_label_smoothing(regularize.label_smoothing),
-            bridge: self.bridge,
-            has_cells: self.cell.has_cell_state(),
-            layers: self.layers,
+        let bridges = (0..bridges)
+            .map(|_| tanh_layer(directions * self.hidden, self.hidden, random, device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let config = DecoderConfig {
+            attention: self.attention,
+            states: encoder.output_width(),
             hidden: self.hidden,
             feeds: self.feeds,
             tied: self.tied,
             regularize,
         };
-        if self.tied {
-            // Scores from vectors of length √H would be huge: one matrix takes the output layer's range.
-            let (range, count) = (1.0 / (self.hidden as f64).sqrt(), self.target_vocabulary * self.hidden);
-            let values = random.uniform(count, range);
-            with_slice_mut(&mut model.target.weight, |weight| weight.copy_from_slice(&values));
-            // The layer's own is not used, and is no parameter.
-            model.output.weight = parameter(Vec::new(), [0, self.hidden], device);
-        }
-        if let WeightInit::Uniform { range } = self.init.input {
-            for (_, mut parameter) in model.parameters_mut() {
-                parameter.with_slice_mut(|values| {
-                    values.copy_from_slice(&random.uniform(values.len(), range));
-                });
-            }
-        }
+        let mut model = Translator {
+            source,
+            encoder,
+            bridges,
+            decoder: Decoder::around(target, decoder, &config, random, device)?,
+            bridge: self.bridge,
+            has_cells: self.cell.has_cell_state(),
+            layers: self.layers,
+        };
+        self.init.redraw(&mut model, random);
         Ok(model)
     }
 }
@@ -225,53 +193,21 @@ impl Sentences {
     }
 }
 
-/// What the decoder is given of the sources of a batch.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    /// The encoder's states, which it attends to.
-    pub states: Ragged,
-    /// What it starts from.
-    pub state: State,
-}
-
-/// What the decoder makes of the steps of its targets.
-#[derive(Clone, Debug)]
-pub struct Hidden {
-    /// The last recurrent layer's outputs, `[F, H]`.
-    pub recurrent: Tensor<2>,
-    /// What the output layer reads, `[F, H]`: those after a look at the source and after dropout.
-    pub read: Tensor<2>,
-}
-
 /// An encoder and a decoder.
 #[derive(Module, Debug)]
 pub struct Translator {
     /// `None`: the target's serves both.
     source: Option<Embedding>,
-    target: Embedding,
     encoder: Reader,
-    decoder: Reader,
     /// Hidden values and, for an LSTM, cells of layer 0, then of layer 1, …
     bridges: Vec<Dense>,
-    attention: Option<Attention>,
-    /// From what attention read and the decoder's step, `[E + H]`, to what the output layer reads, `[H]`.
-    combine: Option<Dense>,
-    output: Output,
+    decoder: Decoder,
     #[module(skip)]
     bridge: Bridge,
     #[module(skip)]
     has_cells: bool,
     #[module(skip)]
     layers: usize,
-    #[module(skip)]
-    hidden: usize,
-    /// Whether a step also reads what the output layer read at the one before.
-    #[module(skip)]
-    feeds: bool,
-    #[module(skip)]
-    tied: bool,
-    #[module(skip)]
-    regularize: Regularize,
 }
 
 impl Translator {
@@ -316,65 +252,8 @@ impl Translator {
         noise: Option<Noise>,
     ) -> Hidden {
         assert_eq!(sources.batch.sequences(), batch.sequences(), "a source for every target");
-        let Encoded { states, state } = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
-        let noise = noise.map(|noise| noise.part(1));
-        let words = self.words(noise);
-        let (rows, index) = self.target.distinct_noisy(inputs, words);
-        let (recurrent, y) = if self.feeds {
-            let memory = self.attention.as_ref().map(|attention| attention.memory(&states));
-            self.walk(&rows, &index, batch, (state, memory), noise)
-        } else {
-            let y = self.decoder.forward_rows(rows, index, batch, Some(state), noise).frames;
-            (y.clone(), self.parts().attend(y, batch, &states))
-        };
-        let locked = self.regularize.recurrent.locked;
-        let names: Vec<u32> = (0..batch.sequences() as u32).collect();
-        let mask = noise.and_then(|noise| noise.mask(Purpose::Output, 0, self.regularize.output));
-        Hidden { recurrent, read: masked(y, mask, Sharing::of(locked, batch, &names)) }
-    }
-
-    /// Step by step, for a step reads what came of the one before: the decoder's outputs, and those after a look at
-    /// the source, `[F, H]` each.
-    fn walk(
-        &self,
-        rows: &Tensor<2>,
-        index: &[u32],
-        batch: &Batch,
-        (state, memory): (State, Option<Memory>),
-        noise: Option<Noise>,
-    ) -> (Tensor<2>, Tensor<2>) {
-        let device = rows.device();
-        // Longest first: those that go on are the first ones.
-        let mut state = state.select(batch.order());
-        let mut memory = memory.map(|memory| memory.select(batch.order()));
-        let mut read = Tensor::zeros([batch.sequences(), self.hidden], &device);
-        let (mut outputs, mut reads) = (Vec::new(), Vec::new());
-        for step in 0..batch.steps() {
-            let (frames, alive) = (batch.starts()[step], batch.alive(step));
-            if alive < state.sequences() {
-                let first: Vec<usize> = (0..alive).collect();
-                state = state.select(&first);
-                memory = memory.map(|memory| memory.select(&first));
-                read = read.slice([0..alive, 0..self.hidden]);
-            }
-            let words = index[frames..frames + alive].iter().map(|&row| i64::from(row)).collect();
-            let words = rows.clone().select(0, index_tensor(words, &device));
-            let now = Arc::new(Batch::full(alive, 1));
-            let noise = noise.map(|noise| noise.part(step as u64));
-            let reading =
-                self.decoder.forward_frames(Tensor::cat(vec![words, read], 1), &now, Some(state), noise);
-            state = reading.state.expect("a decoder has a recurrence");
-            let y = reading.frames.clone();
-            read = match (&self.attention, &self.combine, &memory) {
-                (Some(attention), Some(combine), Some(memory)) => {
-                    attention.join_memory(combine, y, &now, memory)
-                }
-                _ => y,
-            };
-            outputs.push(reading.frames);
-            reads.push(read.clone());
-        }
-        (Tensor::cat(outputs, 0), Tensor::cat(reads, 0))
+        let encoded = self.encode_noisy(sources, noise.map(|noise| noise.part(0)));
+        self.decoder.forward(inputs, batch, encoded, noise.map(|noise| noise.part(1)))
     }
 
     /// Chooses what the recurrent layers of both sides multiply; see
@@ -384,10 +263,6 @@ impl Translator {
         let (encoder, decoder) =
             (self.encoder.with_precision(precision), self.decoder.with_precision(precision));
         Translator { encoder, decoder, ..self }
-    }
-
-    fn words(&self, noise: Option<Noise>) -> Option<Mask> {
-        noise.and_then(|noise| noise.mask(Purpose::Words, 0, self.regularize.words))
     }
 
     /// Reads sources.
@@ -401,8 +276,8 @@ impl Translator {
 
     fn encode_noisy(&self, sources: &Sentences, noise: Option<Noise>) -> Encoded {
         let Sentences { ids, batch } = sources;
-        let table = self.source.as_ref().unwrap_or(&self.target);
-        let (rows, index) = table.distinct_noisy(ids, self.words(noise));
+        let table = self.source.as_ref().unwrap_or(&self.decoder.target);
+        let (rows, index) = table.distinct_noisy(ids, self.decoder.word_mask(noise));
         let reading = self.encoder.forward_rows(rows, index, batch, None, noise);
         let state = reading.state.expect("an encoder has a recurrence, and sentences are not empty");
         let states = Ragged::new(reading.frames, batch.clone()).expect("one row a frame");
@@ -421,7 +296,10 @@ impl Translator {
                     bridge.forward(Tensor::cat(entries.collect(), 1), None)
                 }
                 Bridge::Copy => entries.reduce(|sum, entry| sum + entry).expect("a direction"),
-                Bridge::Zero => Tensor::zeros([last.sequences(), self.hidden], &self.target.weight.device()),
+                Bridge::Zero => {
+                    let device = self.decoder.target.weight.device();
+                    Tensor::zeros([last.sequences(), self.decoder.hidden], &device)
+                }
             }
         };
         let layers = (0..self.layers).map(|layer| {
@@ -437,19 +315,7 @@ impl Translator {
     /// gradients.
     #[must_use]
     pub fn writer(&self, encoded: &Encoded) -> Writer<'_> {
-        Writer::new(self.parts(), encoded)
-    }
-
-    fn parts(&self) -> Decoder<'_> {
-        Decoder {
-            target: &self.target,
-            recurrent: &self.decoder,
-            attention: self.attention.as_ref(),
-            combine: self.combine.as_ref(),
-            output: self.output(),
-            hidden: self.hidden,
-            feeds: self.feeds,
-        }
+        Writer::new(&self.decoder, encoded)
     }
 
     /// How the decoder goes when some of what it reads is its own: for every frame of `batch` the token that is read.
@@ -497,44 +363,12 @@ impl Translator {
     /// The output layer, with the embedding's weight where that is tied.
     #[must_use]
     pub fn output(&self) -> Output {
-        if self.tied { self.output.sharing(&self.target.weight) } else { self.output.clone() }
+        self.decoder.output()
     }
 }
 
-macro_rules! listed {
-    ($self:ident, $parameters:ident, $kind:ident, $($borrow:tt)+) => {{
-        let mut all = Vec::new();
-        if let Some(source) = $($borrow)+ $self.source {
-            all.push(("source.weight".to_owned(), $kind::Matrix($($borrow)+ source.weight)));
-        }
-        all.push(("target.weight".to_owned(), $kind::Matrix($($borrow)+ $self.target.weight)));
-        all.extend(prefixed("encoder", $self.encoder.$parameters()));
-        all.extend(prefixed("decoder", $self.decoder.$parameters()));
-        for (index, bridge) in ($($borrow)+ $self.bridges).into_iter().enumerate() {
-            all.extend(prefixed(&format!("bridge.{index}"), bridge.$parameters()));
-        }
-        if let Some(attention) = $($borrow)+ $self.attention {
-            all.extend(prefixed("attention", attention.$parameters()));
-        }
-        if let Some(combine) = $($borrow)+ $self.combine {
-            all.extend(prefixed("combine", combine.$parameters()));
-        }
-        if !$self.tied {
-            all.push(("output.weight".to_owned(), $kind::Matrix($($borrow)+ $self.output.weight)));
-        }
-        all.push(("output.bias".to_owned(), $kind::Vector($($borrow)+ $self.output.bias)));
-        all
-    }};
-}
-
-/// `source.weight`, `target.weight`, `encoder.recurrent.…`, `decoder.recurrent.…`, `bridge.0.…`, `attention.…`,
-/// `combine.…`, `output.…`, as far as there are.
-impl NamedParameters for Translator {
-    fn parameters(&self) -> Vec<(String, Parameter<'_>)> {
-        listed!(self, parameters, Parameter, &)
-    }
-
-    fn parameters_mut(&mut self) -> Vec<(String, ParameterMut<'_>)> {
-        listed!(self, parameters_mut, ParameterMut, &mut)
-    }
+parts! {
+    /// `source.weight`, `target.weight`, `encoder.recurrent.…`, `decoder.recurrent.…`, `bridge.0.…`, `attention.…`,
+    /// `combine.…`, `output.…`, as far as there are.
+    Translator { "source": source, "target": decoder.target, "encoder": encoder, "decoder": decoder.recurrent, "bridge": bridges, "attention": decoder.attention, "combine": decoder.combine, "output": decoder.output }
 }

@@ -11,8 +11,7 @@ use carousel_kernels::attention::Memory;
 use carousel_kernels::loss::{TOGETHER, totals};
 use carousel_kernels::{Linear, threads};
 
-use crate::models::decoder::Decoder;
-use crate::models::translator::Encoded;
+use crate::models::decoder::{Decoder, Encoded};
 use crate::slices::{plain, slice};
 use crate::stepper::Stepper;
 
@@ -23,7 +22,7 @@ const WORK_PER_THREAD: usize = 1 << 17;
 /// [`Translator::writer`](crate::models::translator::Translator::writer) and
 /// [`Captioner::writer`](crate::models::captioner::Captioner::writer).
 pub struct Writer<'a> {
-    model: Decoder<'a>,
+    model: &'a Decoder,
     stepper: Stepper,
     /// The source of each row.
     sources: Vec<usize>,
@@ -56,13 +55,10 @@ pub(crate) struct Scores<'a> {
 
 impl<'a> Writer<'a> {
     /// A row for every source.
-    pub(super) fn new(model: Decoder<'a>, encoded: &Encoded) -> Writer<'a> {
+    pub(super) fn new(model: &'a Decoder, encoded: &Encoded) -> Writer<'a> {
         let count = encoded.state.sequences();
-        let memory = match (model.attention, model.combine) {
-            (Some(attention), Some(combine)) => Some(attention.kept(combine, &encoded.states)),
-            _ => None,
-        };
-        let output = &model.output;
+        let memory = model.kept(&encoded.states);
+        let output = model.output();
         let [vocabulary, hidden] = output.weight.dims();
         let (weight, bias) = (plain(output.weight.val()), plain(output.bias.val()));
         let output = Linear::new(slice(&weight), Some(slice(&bias)), hidden).expect("the layer's own sizes");

@@ -1,7 +1,7 @@
 //! The names of a stack's parameters.
 
 use super::Recurrent;
-use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut};
+use crate::parameters::{Buffer, NamedParameters, Parameter, ParameterMut, prefixed};
 
 impl Recurrent {
     /// PyTorch's ending of the names of each entry: `_l0`, `_l0_reverse`, `_l1`, …
@@ -81,9 +81,6 @@ impl NamedParameters for Recurrent {
         let own = layers.flat_map(|(ending, weights)| {
             weights.statistics().iter().map(move |(name, running)| (format!("{name}{ending}"), running))
         });
-        own.flat_map(|(name, running)| {
-            running.named().map(|(ending, buffer)| (format!("{name}.{ending}"), buffer))
-        })
-        .collect()
+        own.flat_map(|(name, running)| prefixed(&name, running.buffers())).collect()
     }
 }

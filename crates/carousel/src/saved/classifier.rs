@@ -12,10 +12,10 @@ use crate::data::{
     Classes, DataError, Document, NumberColumns, NumberExample, Packed, Passes, Scaling, Sequence, Tokenizer,
     pack_sequences, read_numbers,
 };
-use crate::models::classifier::{Body, Classifier, ClassifierConfig};
+use crate::models::classifier::{Classifier, ClassifierConfig};
 use crate::models::dense::DenseConfig;
 use crate::models::pool::Pooling;
-use crate::models::reader::{RecurrenceConfig, StepKind, Steps};
+use crate::models::reader::{Body, RecurrenceConfig, StepKind, Steps};
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
 use crate::slices::with_slice;

@@ -14,8 +14,8 @@ use crate::data::{
 use crate::decode::beam::{Search, greedy_from};
 use crate::metrics::{BleuTokens, bleu, exact_matches, rouge_l};
 use crate::models::captioner::Captioner;
+use crate::models::decoder::Hidden;
 use crate::models::reader::Learned;
-use crate::models::translator::Hidden;
 use crate::ragged::Batch;
 use crate::recipe::{InputName, MetricName, Recipe};
 use crate::regularize::Noise;
@@ -25,7 +25,8 @@ use crate::saved::{
     caption_text, captioner_config, read_json, sentence, subject_kind, write_all,
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, shifted};
-use crate::train::trainer::{Facts, Measured, Objective, train};
+use crate::train::job::{Facts, Measured, Objective};
+use crate::train::trainer::train;
 use crate::train::{
     Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, precision, write_json,
 };

@@ -20,7 +20,8 @@ use crate::saved::{
     Encoder, LABELS, Labels, SavedClassifier, classifier_config, highest, probabilities, read_json, steps,
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
-use crate::train::trainer::{Facts, Measured, Objective, train};
+use crate::train::job::{Facts, Measured, Objective};
+use crate::train::trainer::train;
 use crate::train::{
     Control, Event, LargeSources, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json,
 };

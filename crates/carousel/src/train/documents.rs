@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 
 use crate::data::{Counts, Document, Documents, Lengths, Limits, Tokenizer, Vocab, read_lines, split};
-use crate::decode::sampling::{Extent, Sampling, write};
+use crate::decode::sampling::{Extent, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
 use crate::models::reader::Learned;
 use crate::recipe::Recipe;
@@ -14,9 +14,11 @@ use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::config;
 use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, shifted};
-use crate::train::language_model::{SAMPLE_TEMPERATURE, read_noisy};
-use crate::train::trainer::{Facts, Measured, Objective, train};
-use crate::train::{Control, Event, PartStatistics, Sources, Start, Summary, TrainError, precision, shares};
+use crate::train::job::{Facts, Measured, Objective};
+use crate::train::trainer::train;
+use crate::train::{
+    Control, Event, PartStatistics, Sources, Start, Summary, TrainError, precision, sampling, shares,
+};
 
 /// Documents written after a validation.
 const SAMPLES: u64 = 5;
@@ -101,7 +103,7 @@ impl ExampleTask for DocumentTask<'_> {
         let (inputs, targets, batch) = shifted(batch.iter().map(|ids| ids.as_slice()));
         let names: Vec<u32> = (0..batch.sequences() as u32).collect();
         let noisy = NoisySequences { noise, names: &names };
-        let NoisyOutputs { raw, dropped, .. } = read_noisy(model, &inputs, &batch, None, noisy);
+        let NoisyOutputs { raw, dropped, .. } = model.hidden_noisy(&inputs, &batch, None, noisy);
         let learned = Learned { loss: model.loss(dropped.clone(), &targets), raw, dropped };
         Objective::priced(learned, &self.recipe.train, &batch)
     }
@@ -126,8 +128,7 @@ impl ExampleTask for DocumentTask<'_> {
     fn sample(&self, model: &LanguageModel, _: &[Vec<u32>]) -> Option<String> {
         let most = self.recipe.train.sample_length;
         let one = |number: u64| {
-            let seed = self.recipe.seed.wrapping_add(number);
-            let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, top_k: None, top_p: None, seed };
+            let sampling = sampling(self.recipe.seed.wrapping_add(number));
             let extent = Extent { documents: Documents::Lines, tokens: most };
             write(model, &self.tokenizer, "", extent, &sampling, &mut |_| {}) + "\n"
         };

@@ -15,8 +15,8 @@ use crate::recipe::Recipe;
 use crate::regularize::Noise;
 use crate::state::State;
 use crate::train::TrainError;
+use crate::train::job::{Job, Measured, Objective, Pass, Work};
 use crate::train::tbptt::{StateShape, load_state, state_tensors};
-use crate::train::trainer::{Job, Measured, Objective, Pass, Work};
 
 /// What a task does with its examples.
 pub(super) trait ExampleTask {

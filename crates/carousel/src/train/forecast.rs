@@ -23,7 +23,8 @@ use crate::saved::{
 };
 use crate::slices::with_slice;
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
-use crate::train::trainer::{Facts, Measured, Objective, train};
+use crate::train::job::{Facts, Measured, Objective};
+use crate::train::trainer::train;
 use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};
 
 /// Windows that are measured at once.

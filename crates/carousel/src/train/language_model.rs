@@ -12,28 +12,25 @@ use crate::data::{
     Corpus, Document, Documents, Limits, Segment, StoredCorpus, Stretch, TokenRow, Tokenizer, Vocab, Window,
     list_files, sampled_vocab,
 };
-use crate::decode::sampling::{Extent, Sampling, write};
+use crate::decode::sampling::{Extent, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
 use crate::output::Loss;
 use crate::own_cell::Sizes;
 use crate::parameters::NamedTensor;
-use crate::ragged::Batch;
 use crate::recipe::{Recipe, TrainRecipe};
 use crate::recurrent::NoisySequences;
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::config;
 use crate::state::State;
-use crate::train::breakage::look_into;
-use crate::train::diagnose::{BrokenBatch, Circumstances, Diagnosis, diagnose, save};
+use crate::train::divergence::diagnosis::{Circumstances, Diagnosis};
+use crate::train::divergence::language_model::{BrokenBatch, diagnose, save};
 use crate::train::documents::documents;
 use crate::train::evaluate::measure;
+use crate::train::job::{Facts, Job, Measured, Objective, Pass, Work, prices};
 use crate::train::tbptt::{Place, StateShape, Tbptt};
-use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, prices, train};
-use crate::train::{Control, Event, Sources, Start, Summary, TrainError, precision, shares};
-
-/// How the samples during training are drawn: a little safer than the model's own probabilities.
-pub(super) const SAMPLE_TEMPERATURE: f64 = 0.8;
+use crate::train::trainer::train;
+use crate::train::{Control, Event, Sources, Start, Summary, TrainError, precision, sampling, shares};
 
 /// Trains the model of a recipe in a run's folder, and tells what happens through `on_event`.
 ///
@@ -82,21 +79,6 @@ pub fn language_model(
     };
     let job = LanguageModelJob { recipe, tokenizer, corpus: &*corpus, tbptt, model, valid, test, last: None };
     train(run, recipe, job, facts, start, on_event)
-}
-
-/// What the last layer gives of a batch while the model learns, before and after dropout.
-pub(super) fn read_noisy(
-    model: &LanguageModel,
-    inputs: &[u32],
-    batch: &Arc<Batch>,
-    state: Option<State>,
-    noisy: NoisySequences<'_>,
-) -> NoisyOutputs {
-    if model.is_noisy() {
-        return model.hidden_noisy(inputs, batch, state, noisy);
-    }
-    let (y, state) = model.hidden(inputs, batch, state);
-    NoisyOutputs { raw: y.clone(), dropped: y, state }
 }
 
 /// The corpora of a run; parts that have nothing to predict count as not there.
@@ -221,7 +203,7 @@ impl Job for LanguageModelJob<'_> {
             let names: Vec<u32> = window.segments.iter().map(name).collect();
             let noisy = NoisySequences { noise, names: &names };
             let NoisyOutputs { raw, dropped, state } =
-                read_noisy(model, &window.inputs, &packed, state, noisy);
+                model.hidden_noisy(&window.inputs, &packed, state, noisy);
             let share = window.inputs.len() as f64 / frames;
             penalties.extend(prices(train, share, raw, dropped.clone(), &packed));
             outputs.push(dropped);
@@ -234,22 +216,20 @@ impl Job for LanguageModelJob<'_> {
     /// The last batch, back through time too.
     fn diagnose(
         &mut self,
-        batches: &[Self::Batch],
+        _: &[Self::Batch],
         path: &Path,
         step: u64,
-        told: Circumstances<'_>,
-    ) -> Diagnosis {
-        let walks = self.model.recurrent().walks_by_units();
+        told: &Circumstances<'_>,
+    ) -> Option<Diagnosis> {
         // It walks through time with the kernels, which know no cell of one's own.
-        let Some((window, state)) = self.last.clone().filter(|_| walks) else {
-            return look_into(self, batches, path, step, told);
-        };
+        let walks = self.model.recurrent().walks_by_units();
+        let (window, state) = self.last.clone().filter(|_| walks)?;
         let Window { inputs, targets, batch, .. } = window;
         let broken = BrokenBatch { step, inputs, targets, batch, state };
         let mut diagnosis = diagnose(&self.model, &broken, told);
         // A disk that is full must not hide what went wrong.
         diagnosis.replay = save(path, &self.model, &broken).is_ok().then(|| path.to_owned());
-        diagnosis
+        Some(diagnosis)
     }
 
     fn pass(&self) -> Option<Pass> {
@@ -273,9 +253,8 @@ impl Job for LanguageModelJob<'_> {
 
     fn sample(&self, model: &LanguageModel, seed: u64) -> Option<String> {
         let length = self.recipe.train.sample_length;
-        let sampling = Sampling { temperature: SAMPLE_TEMPERATURE, top_k: None, top_p: None, seed };
         let extent = Extent { documents: Documents::Files, tokens: length };
-        (length > 0).then(|| write(model, &self.tokenizer, "", extent, &sampling, &mut |_| {}))
+        (length > 0).then(|| write(model, &self.tokenizer, "", extent, &sampling(seed), &mut |_| {}))
     }
 
     fn place(&self) -> Result<Value, serde_json::Error> {

@@ -4,15 +4,15 @@
 //! for a stop.
 
 mod average;
-mod breakage;
 mod caption;
 pub mod checkpoint;
 mod classify;
-mod diagnose;
+mod divergence;
 mod documents;
 mod evaluate;
 mod examples;
 mod forecast;
+mod job;
 mod language_model;
 mod optimizer;
 mod prepare;
@@ -32,7 +32,7 @@ pub use caption::{CAPTIONS, CaptionEvaluation, CaptionedExample, caption, evalua
 pub use classify::{
     ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier, evaluate_large_classifier,
 };
-pub use diagnose::{BrokenBatch, Diagnosis, Origin, Way, replay};
+pub use divergence::{Diagnosis, Origin, Way, replay};
 pub use evaluate::{Evaluation, evaluate, evaluate_large, evaluate_stepwise};
 pub use forecast::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, evaluate_forecaster, forecast};
 pub use language_model::language_model;
@@ -47,6 +47,7 @@ pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evalu
 
 use crate::config_error::ConfigError;
 use crate::data::{Counts, DataError, Document, Lengths, PairCounts};
+use crate::decode::sampling::Sampling;
 use crate::parameters::LoadError;
 use crate::recipe::{Named, Recipe, Task};
 use crate::recurrent::Precision;
@@ -266,6 +267,11 @@ fn precision(recipe: &Recipe) -> Result<Precision, TrainError> {
         true => Ok(precision),
         false => Err(TrainError::Precision { name: precision.name() }),
     }
+}
+
+/// How a language model writes while it learns: a little safer than its own probabilities.
+fn sampling(seed: u64) -> Sampling {
+    Sampling { temperature: 0.8, top_k: None, top_p: None, seed }
 }
 
 /// What one part of the data holds.

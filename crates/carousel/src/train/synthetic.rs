@@ -17,7 +17,8 @@ use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
 use crate::saved;
 use crate::slices::with_slice;
-use crate::train::trainer::{Facts, Job, Measured, Objective, Pass, Work, train};
+use crate::train::job::{Facts, Job, Measured, Objective, Pass, Work};
+use crate::train::trainer::train;
 use crate::train::{Control, Event, Start, Summary, TrainError};
 
 /// Sequences that a model is validated and tested on.

@@ -27,7 +27,8 @@ use crate::saved::{
 use crate::state::State;
 use crate::train::classify::{EVALUATION, WrongExample};
 use crate::train::examples::{ExampleJob, ExampleTask, Parts};
-use crate::train::trainer::{Facts, Measured, Objective, train};
+use crate::train::job::{Facts, Measured, Objective};
+use crate::train::trainer::train;
 use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};
 
 /// Sequences that an evaluation keeps.

@@ -11,8 +11,9 @@ use crate::data::{DataError, Document, EncodedPair, MaxLen, Side, TooLong};
 use crate::decode::beam::{Hypothesis, Search, greedy, likeliest};
 use crate::init::Initializer;
 use crate::metrics::{BleuCounts, Interval, chrf, exact_matches, token_errors};
+use crate::models::decoder::Hidden;
 use crate::models::reader::Learned;
-use crate::models::translator::{Hidden, Sentences, Translator};
+use crate::models::translator::{Sentences, Translator};
 use crate::recipe::{MetricName, Recipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
@@ -20,8 +21,9 @@ use crate::saved::{
     Known, SavedTranslator, TRANSLATOR, search_all, sentence, side_by_side, translator_config,
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts, shifted};
+use crate::train::job::{Facts, Measured, Objective};
 use crate::train::prepare::{places, prepare, prepare_with, read_sides};
-use crate::train::trainer::{Facts, Measured, Objective, train};
+use crate::train::trainer::train;
 use crate::train::{Control, Event, Score, Sources, Start, Summary, TrainError, precision, write_json};
 
 /// What a run's best checkpoint made of the test part, in its folder.

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{CellName, MeasureArgs, Measured, check_memory, counted, multiply_adds, size, timed};
-use crate::BadUsage;
+use crate::usage::BadUsage;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -12,8 +12,9 @@ use carousel_kernels::Level;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use crate::machine::MachineArgs;
 use crate::output::{self, Form};
-use crate::{BadUsage, MachineArgs};
+use crate::usage::BadUsage;
 use timing::{Timing, timed};
 
 const EXAMPLES: &str = "\

@@ -18,7 +18,7 @@ use carousel::train::Optimizer;
 use clap::Args;
 use serde_json::json;
 
-use crate::BadUsage;
+use crate::usage::BadUsage;
 
 use super::{MeasureArgs, Measured, check_memory, counted, multiply_adds, timed};
 

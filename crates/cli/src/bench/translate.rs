@@ -18,7 +18,7 @@ use carousel::train::Optimizer;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::BadUsage;
+use crate::usage::BadUsage;
 
 use super::model::random_tokens;
 use super::{MeasureArgs, Measured, check_memory, counted, multiply_adds, timed};

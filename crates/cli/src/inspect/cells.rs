@@ -18,8 +18,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
-use crate::BadUsage;
 use crate::output::{self, Form, message, shortened};
+use crate::usage::BadUsage;
 
 /// Memory for activations, one byte each.
 const ROOM: usize = 5 << 28;

@@ -8,8 +8,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
-use crate::BadUsage;
 use crate::output::{self, Form};
+use crate::usage::BadUsage;
 
 const EXAMPLES: &str = "\
 Examples:

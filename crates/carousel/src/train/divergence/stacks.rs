@@ -1,13 +1,14 @@
-//! When a step of any task breaks: looks into the recurrent stacks that its model called, one after the other, then
-//! at what reads them, then at the gradients; and keeps the calls so that they can be looked at again.
+//! The broken step of any task: looks into the recurrent stacks that its model called, one after the other, then at what
+//! reads them, then at the gradients; and keeps the calls so that they can be looked at again.
 //!
-//! A language model's step is followed more closely, back through time too, see [`diagnose`](super::diagnose).
+//! A language model's step is followed more closely, back through time too, see
+//! [`language_model`](super::language_model).
 
 use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use carousel_kernels::{Batch, Layout};
+use carousel_kernels::Layout;
 
 use crate::calls::{Call, taken_down};
 use crate::cell::{Activation, Cell, CellOptions, GateActivation, Reset};
@@ -19,30 +20,31 @@ use crate::slices::with_slice;
 use crate::state::State;
 use crate::train::TrainError;
 use crate::train::checkpoint::{CheckpointError, write_tensors};
-use crate::train::diagnose::{
-    Circumstances, Damage, Diagnosis, Measured, Origin, Saved, Way, bad, conclude, flat, in_order,
+use crate::train::divergence::diagnosis::{
+    Circumstances, Damage, Diagnosis, Origin, Seen, Way, bad, conclude, in_order,
 };
-use crate::train::trainer::Job;
+use crate::train::divergence::file::{Saved, flat};
+use crate::train::job::Job;
 
 /// Where the calls of a step are found in a saved file.
 pub(super) const CALLS: &str = "calls";
 
 /// Looks for what made a step break, and saves what it began with.
-pub(super) fn look_into<J: Job>(
+pub(in crate::train) fn look_into<J: Job>(
     job: &mut J,
     batches: &[J::Batch],
     path: &Path,
     step: u64,
-    told: Circumstances<'_>,
+    told: &Circumstances<'_>,
 ) -> Diagnosis {
-    let mut measured = Measured::default();
+    let mut seen = Seen::default();
     let Damage { largest, origin: damaged } = Damage::of(job.model());
     let mut origin = None;
     let mut kept = Vec::new();
     for batch in batches {
         let (objective, calls) = taken_down(|| job.objective(batch));
         kept = named(job.model(), calls);
-        origin = damaged.clone().or_else(|| first_of(&kept, &mut measured));
+        origin = damaged.clone().or_else(|| first_of(&kept, &mut seen));
         if origin.is_none() && !objective.mean.is_finite() {
             origin = Some(Origin::Behind);
         }
@@ -56,7 +58,7 @@ pub(super) fn look_into<J: Job>(
     }
     let origin = origin.unwrap_or(Origin::Sum);
     let cell = kept.first().map(|(_, call)| call.stack.cell());
-    let mut diagnosis = conclude(origin, largest, &measured, cell, told);
+    let mut diagnosis = conclude(origin, largest, &seen, cell, told);
     // A disk that is full must not hide what went wrong.
     let saved = save(path, job.model(), step, &kept, &diagnosis.origin);
     diagnosis.replay = saved.is_ok().then(|| path.to_owned());
@@ -78,7 +80,7 @@ fn named(model: &impl NamedParameters, calls: Vec<Call>) -> Vec<(String, Call)> 
 
 /// The first number of the calls that is not finite, in the order of computation: the stack's input, then layer
 /// after layer, each from the step at which it begins, gates before states.
-fn first_of(calls: &[(String, Call)], measured: &mut Measured) -> Option<Origin> {
+fn first_of(calls: &[(String, Call)], seen: &mut Seen) -> Option<Origin> {
     let several = calls.iter().any(|(name, _)| *name != calls[0].0);
     calls.iter().find_map(|(name, call)| {
         let stack = if several { name.as_str() } else { "" };
@@ -92,12 +94,12 @@ fn first_of(calls: &[(String, Call)], measured: &mut Measured) -> Option<Origin>
         }
         let record = call.record();
         let layer = |a: &Series, b: &Series| (a.layer, a.direction) == (b.layer, b.direction);
-        record.series.chunk_by(layer).find_map(|series| first_of_layer(stack, call, series, measured))
+        record.series.chunk_by(layer).find_map(|series| first_of_layer(stack, call, series, seen))
     })
 }
 
 /// The same of all signals of a layer in one direction.
-fn first_of_layer(stack: &str, call: &Call, series: &[Series], measured: &mut Measured) -> Option<Origin> {
+fn first_of_layer(stack: &str, call: &Call, series: &[Series], seen: &mut Seen) -> Option<Origin> {
     let (batch, cell) = (&call.batch, call.stack.cell());
     for walked in 0..batch.steps() {
         let mut largest = 0f64;
@@ -118,13 +120,13 @@ fn first_of_layer(stack: &str, call: &Call, series: &[Series], measured: &mut Me
                         unit,
                     });
                 }
-                largest = largest.max(measured.see(cell, name, values));
+                largest = largest.max(seen.see(cell, name, values));
             }
         }
-        if walked == 0 && measured.hidden[0] == 0.0 {
-            measured.hidden[0] = largest;
+        if walked == 0 && seen.hidden[0] == 0.0 {
+            seen.hidden[0] = largest;
         }
-        measured.hidden[1] = largest;
+        seen.hidden[1] = largest;
     }
     None
 }
@@ -190,8 +192,7 @@ fn save(
 pub(super) fn look_again(
     saved: &Saved,
     weights: &[NamedTensor],
-    recipe: &Recipe,
-    told: Circumstances<'_>,
+    told: &Circumstances<'_>,
 ) -> Result<Diagnosis, TrainError> {
     let damaged = |reason: &str| saved.damaged(reason.to_owned());
     let text = |values: &[f32]| -> String { values.iter().map(|&value| char::from(value as u8)).collect() };
@@ -206,19 +207,18 @@ pub(super) fn look_again(
                 Some(NamedTensor { name: short.to_owned(), ..tensor.clone() })
             })
             .collect();
-        let stack = stack(&own, of("wiring")?, recipe)
+        let stack = stack(&own, of("wiring")?, told.recipe)
             .ok_or_else(|| damaged(&format!("its weights of {name} are those of no stack")))?;
-        let lengths: Vec<usize> = of("lengths")?.iter().map(|&length| length as usize).collect();
-        let time = lengths.iter().copied().max().unwrap_or_default();
-        let batch = Batch::ragged(&lengths, time).map_err(|error| damaged(&error.to_string()))?;
         let x = of("x")?.to_vec();
-        if x.len() != batch.frames() * stack.weights()[0].weight_ih.dims()[1] {
-            return Err(damaged("its inputs do not fit its lengths").into());
+        let width = stack.input_width();
+        if x.len() % width != 0 {
+            return Err(damaged("its inputs do not fit its weights").into());
         }
+        let batch = saved.batch(&format!("{index}.lengths"), x.len() / width)?;
         let (of_h, of_c) = stack.state_widths(0);
         let state = |signal: &str| -> Result<Tensor<3>, TrainError> {
             let width = if signal == "c" { of_c.unwrap_or_default() } else { of_h };
-            let shape = [stack.weights().len(), lengths.len(), width];
+            let shape = [stack.weights().len(), batch.sequences(), width];
             let mut values = Vec::new();
             for place in 0..shape[0] {
                 values.extend_from_slice(of(&format!("{signal}{place}"))?);
@@ -238,16 +238,16 @@ pub(super) fn look_again(
         Ok((name, Call { stack, x, batch: Arc::new(batch), state }))
     });
     let calls = calls.collect::<Result<Vec<_>, _>>()?;
-    let mut measured = Measured::default();
+    let mut seen = Seen::default();
     let mut damage = Damage::default();
     weights.iter().for_each(|tensor| damage.see(&tensor.name, &tensor.values));
-    let origin = match damage.origin.or_else(|| first_of(&calls, &mut measured)) {
+    let origin = match damage.origin.or_else(|| first_of(&calls, &mut seen)) {
         Some(origin) => origin,
         None => serde_json::from_str(&text(saved.values("origin")?))
             .map_err(|error| damaged(&error.to_string()))?,
     };
     let cell = calls.first().map(|(_, call)| call.stack.cell());
-    Ok(conclude(origin, damage.largest, &measured, cell, told))
+    Ok(conclude(origin, damage.largest, &seen, cell, told))
 }
 
 /// The stack that has these weights.
@@ -297,6 +297,8 @@ fn stack(weights: &[NamedTensor], wiring: &[f32], recipe: &Recipe) -> Option<Rec
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use carousel_kernels::Batch;
+
     use super::*;
     use crate::models::classifier::{Classifier, ClassifierConfig};
     use crate::models::reader::{RecurrenceConfig, StepKind, Steps};
@@ -333,7 +335,7 @@ mod tests {
             });
             assert_eq!(calls[0].0, "recurrent");
             let expected = Origin::Values { stack: String::new(), value: 1, step: 2, sequence: 2 };
-            assert_eq!(first_of(&calls, &mut Measured::default()), Some(expected), "{direction:?}");
+            assert_eq!(first_of(&calls, &mut Seen::default()), Some(expected), "{direction:?}");
         }
     }
 
@@ -347,7 +349,7 @@ mod tests {
             change(&mut model, name, |values| values.fill(1.0));
         }
         let calls = calls(&model, |_, _| {});
-        let origin = first_of(&calls, &mut Measured::default()).unwrap();
+        let origin = first_of(&calls, &mut Seen::default()).unwrap();
         // Backward through the longest sequence: about 1 at step 3, 1e20 at 2, too large at 1.
         let Origin::Layer { way: Way::Forward, layer: 1, signal, step, sequence: Some(sequence), .. } =
             origin
@@ -377,7 +379,7 @@ mod tests {
             gate: Some(("f".to_owned(), 1)),
         };
         assert_eq!(in_gradients(&model, &calls, &gradients), Some(expected));
-        assert_eq!(first_of(&calls, &mut Measured::default()), None, "all values are finite");
+        assert_eq!(first_of(&calls, &mut Seen::default()), None, "all values are finite");
     }
 
     #[test]
@@ -385,11 +387,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("diverged-7.safetensors");
         let recipe = Recipe::default_for(Task::Classify);
-        let told = || Circumstances { recipe: &recipe, gradient_norm: 0.5, checkpoint: None };
+        let told = Circumstances { recipe: &recipe, gradient_norm: 0.5, checkpoint: None };
         let model = model(Cell::Gru(Reset::After), Direction::Both);
         for (place, bad) in [(5, f32::NAN), (0, 1.0)] {
             let calls = calls(&model, |x, _| x[place] = bad);
-            let found = first_of(&calls, &mut Measured::default());
+            let found = first_of(&calls, &mut Seen::default());
             let origin = found.unwrap_or(Origin::Behind);
             save(&path, &model, 7, &calls, &origin).unwrap();
             let (tensors, weights) = crate::train::checkpoint::read_tensors(&path)
@@ -397,7 +399,30 @@ mod tests {
                 .into_iter()
                 .partition(|tensor| tensor.name.starts_with("batch."));
             let saved = Saved { path: path.clone(), tensors };
-            assert_eq!(look_again(&saved, &weights, &recipe, told()).unwrap().origin, origin);
+            assert_eq!(look_again(&saved, &weights, &told).unwrap().origin, origin);
+        }
+    }
+
+    /// Lengths of a damaged file, beyond all memory among them, are refused before anything is made of them.
+    #[test]
+    fn lengths_that_are_not_those_of_the_inputs_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("diverged-7.safetensors");
+        let recipe = Recipe::default_for(Task::Classify);
+        let told = Circumstances { recipe: &recipe, gradient_norm: 0.5, checkpoint: None };
+        let model = model(Cell::Lstm, Direction::Forward);
+        save(&path, &model, 7, &calls(&model, |_, _| {}), &Origin::Behind).unwrap();
+        for lengths in [vec![1e15], vec![2.0, 4.0, 4.0], vec![f32::NAN, 5.0]] {
+            let (mut tensors, weights): (Vec<NamedTensor>, Vec<NamedTensor>) =
+                crate::train::checkpoint::read_tensors(&path)
+                    .unwrap()
+                    .into_iter()
+                    .partition(|tensor| tensor.name.starts_with("batch."));
+            let own = tensors.iter_mut().find(|tensor| tensor.name == "batch.0.lengths").unwrap();
+            own.values = lengths.clone();
+            let saved = Saved { path: path.clone(), tensors };
+            let error = look_again(&saved, &weights, &told).unwrap_err().to_string();
+            assert!(error.contains("batch.0.lengths is not that of its 9 inputs"), "{lengths:?}: {error}");
         }
     }
 }

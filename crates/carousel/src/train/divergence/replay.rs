@@ -1,0 +1,38 @@
+//! Looks again at a step that broke, from the file that it left.
+
+use std::path::Path;
+
+use crate::parameters::NamedTensor;
+use crate::run::RunFolder;
+use crate::train::TrainError;
+use crate::train::checkpoint::read_tensors;
+use crate::train::divergence::diagnosis::{Circumstances, Diagnosis};
+use crate::train::divergence::file::Saved;
+use crate::train::divergence::{language_model, stacks};
+
+/// Reads a saved batch and its weights, and looks again for what broke the step. The run's folder is the one that
+/// the file lies in.
+///
+/// # Errors
+/// [`TrainError`] when the file or its run does not do.
+pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let run = RunFolder::open(folder)?;
+    let recipe = run.read_recipe()?;
+    let (tensors, weights): (Vec<NamedTensor>, Vec<NamedTensor>) =
+        read_tensors(path)?.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
+    let saved = Saved { path: path.to_owned(), tensors };
+    let step = saved.numbers("step")?.first().copied().map_or(0, u64::from);
+    let gradient_norm = last_norm(&run.read_metrics()?);
+    let told = Circumstances { recipe: &recipe, gradient_norm, checkpoint: run.latest_path() };
+    if saved.values(stacks::CALLS).is_ok() {
+        return Ok((step, stacks::look_again(&saved, &weights, &told)?));
+    }
+    Ok((step, language_model::look_again(&saved, &weights, &run, step, &told)?))
+}
+
+/// The gradient norm in the last line about training.
+fn last_norm(metrics: &[serde_json::Value]) -> f64 {
+    let lines = metrics.iter().rev().filter_map(|line| line["gradient_norm"].as_f64());
+    lines.into_iter().next().unwrap_or_default()
+}

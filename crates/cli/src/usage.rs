@@ -1,0 +1,19 @@
+//! The error of a command line that cannot be meant.
+
+/// What was asked for cannot be meant: exit status 2 instead of 1.
+#[derive(Debug)]
+pub(crate) struct BadUsage(pub(crate) String);
+
+impl std::fmt::Display for BadUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadUsage {}
+
+impl BadUsage {
+    pub(crate) fn from(error: impl std::fmt::Display) -> BadUsage {
+        BadUsage(error.to_string())
+    }
+}
