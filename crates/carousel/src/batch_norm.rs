@@ -24,6 +24,8 @@ const MOMENTUM: f32 = 0.1;
 /// What the gains of recurrent sums start from (Cooijmans et al. 2016, section 4): tanh of a variance of 1 would let
 /// no gradient through.
 const RECURRENT_GAIN: f32 = 0.1;
+/// Names of running means and variances among a model's buffers.
+pub(crate) const STATISTICS: [&str; 2] = ["running_mean", "running_var"];
 
 /// Whose statistics normalise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +58,7 @@ impl Running {
 
     /// Under PyTorch's names.
     pub(crate) fn named(&self) -> [(&'static str, &Buffer); 3] {
-        [
-            ("running_mean", &self.mean),
-            ("running_var", &self.variance),
-            ("num_batches_tracked", &self.batches),
-        ]
+        [(STATISTICS[0], &self.mean), (STATISTICS[1], &self.variance), ("num_batches_tracked", &self.batches)]
     }
 
     /// `(x - mean) / √(variance + ε)` of rows `[N, W]` at a step. Steps beyond the last one are taken for it.

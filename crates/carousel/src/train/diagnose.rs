@@ -563,11 +563,13 @@ pub(super) fn save(path: &Path, model: &LanguageModel, broken: &BrokenBatch) -> 
 pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
     use burn::tensor::{Device, Tensor, TensorData};
 
+    // The file first: where it is none, nothing is said of its folder.
+    let read = read_tensors(path)?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let run = crate::run::RunFolder::open(folder)?;
     let recipe = run.read_recipe()?;
     let (tensors, weights): (Vec<NamedTensor>, Vec<NamedTensor>) =
-        read_tensors(path)?.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
+        read.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
     let saved = Saved { path: path.to_owned(), tensors };
     let step = saved.numbers("step")?.first().copied().map_or(0, u64::from);
     let gradient_norm = last_norm(&run.read_metrics()?);
