@@ -231,7 +231,7 @@ impl Recurrent {
     }
 
     /// Layers, times directions.
-    fn entries(&self) -> usize {
+    pub(crate) fn entries(&self) -> usize {
         self.layers * self.directions()
     }
 

@@ -272,7 +272,8 @@ impl RunFolder {
                 Err(error) => problems.push(error.to_string()),
             }
         }
-        let reason = if problems.is_empty() { "none was saved".to_owned() } else { problems.join("; ") };
+        let none = "none was saved; if nothing trains it any more, remove the folder and train anew";
+        let reason = if problems.is_empty() { none.to_owned() } else { problems.join("; ") };
         Err(RunError::NoCheckpoint { path: self.path.clone(), reason })
     }
 
@@ -462,7 +463,10 @@ mod tests {
     fn without_a_best_the_latest_is_used() {
         let (_folder, run) = run();
         let message = run.load_latest().unwrap_err().to_string();
-        assert!(message.ends_with("runs/first has no usable checkpoint: none was saved"), "{message}");
+        assert!(
+            message.contains("runs/first has no usable checkpoint: none was saved; if nothing trains it"),
+            "{message}"
+        );
         save(&run, 5, false);
         assert_eq!(run.load_best().unwrap(), Loaded { checkpoint: checkpoint(5), note: None });
         assert!(!run.path().join(MODEL).exists());

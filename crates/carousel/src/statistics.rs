@@ -12,6 +12,9 @@ const EPSILON: f64 = 1e-5;
 /// The share of a running mean that each batch replaces, once there were as many as make it up.
 const MOMENTUM: f32 = 0.1;
 
+/// Names of running means and variances among a model's buffers.
+pub(crate) const STATISTICS: [&str; 2] = ["running_mean", "running_var"];
+
 /// Whose statistics normalise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {

@@ -28,7 +28,8 @@ Examples:
   carousel eval runs/classify-001 --data new.tsv
   carousel eval runs/translate-001 --data test.de test.en --beam 10
 
-The run's best checkpoint is measured: over every token of a text, or over
+The run's best checkpoint is measured: over every token of a text, with how
+many of them the run's vocabulary does not have, where there are any; or over
 every example of a table, or every image of one, written about with a beam, or
 every pair of texts, translated so, or every place of a series from which it
 can be forecast.";
@@ -107,6 +108,7 @@ fn text(args: &EvalArgs, measured: &Evaluation) -> anyhow::Result<()> {
             "run": args.run,
             "precision": args.precision.name(),
             "tokens": measured.tokens,
+            "unknown": measured.unknown,
             "loss": measured.loss,
             "perplexity": measured.perplexity,
             "bits_per_char": measured.bits_per_char,
@@ -115,8 +117,13 @@ fn text(args: &EvalArgs, measured: &Evaluation) -> anyhow::Result<()> {
         Form::Text => {
             let bits =
                 measured.bits_per_char.map(|bits| format!("bits/char   {bits:.4}\n")).unwrap_or_default();
+            let share = measured.unknown as f64 / measured.tokens.max(1) as f64;
+            let unknown = match measured.unknown {
+                0 => String::new(),
+                count => format!("unknown     {} ({:.2} %)\n", thousands(count as u64), share * 100.0),
+            };
             output::result(&format!(
-                "tokens      {}\nloss        {:.4} nats/token\nperplexity  {:.4}\n{bits}accuracy    {:.2} %\n",
+                "tokens      {}\n{unknown}loss        {:.4} nats/token\nperplexity  {:.4}\n{bits}accuracy    {:.2} %\n",
                 thousands(measured.tokens as u64),
                 measured.loss,
                 measured.perplexity,

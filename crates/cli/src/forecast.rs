@@ -107,7 +107,7 @@ fn table(measured: &ForecastEvaluation) -> String {
     COLUMNS.iter().for_each(|name| text.push_str(&format!("{name:>13}")));
     text.push('\n');
     for (name, values) in rows(measured) {
-        text.push_str(&format!("{:<22}", output::shortened(&name, 21)));
+        text.push_str(&output::padded(&output::shortened(&name, 21), 22));
         values.iter().for_each(|value| text.push_str(&format!("{value:>13}")));
         text.push('\n');
     }

@@ -7,6 +7,7 @@ mod gates;
 mod gradients;
 mod record;
 
+use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,7 +103,7 @@ impl SubjectArgs {
         let saved = SavedLanguageModel::open(&self.run)?;
         let limit = self.tokens.min(most(&saved));
         let all: usize = documents.iter().map(|document| document.bytes.len()).sum();
-        let text = Text::new(&saved.tokenizer, &documents, limit)?;
+        let text = Text::new(&saved.tokenizer, &documents, saved.recipe.data.documents, limit)?;
         if text.len() == limit && limit < all {
             message(format_args!("reading the first {} tokens", thousands(limit as u64)));
         }
@@ -110,9 +111,21 @@ impl SubjectArgs {
     }
 }
 
+/// Refuses a page that cannot be written, before there is work for it.
+fn check_page(path: Option<&PathBuf>) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let existed = path.exists();
+    let failed = || format!("could not write {}", path.display());
+    OpenOptions::new().create(true).append(true).open(path).with_context(failed)?;
+    if !existed {
+        fs::remove_file(path).with_context(failed)?;
+    }
+    Ok(())
+}
+
 /// Writes a page and says where it is.
 fn write_page(path: &Path, html: &str) -> anyhow::Result<()> {
-    std::fs::write(path, html).with_context(|| format!("could not write {}", path.display()))?;
+    fs::write(path, html).with_context(|| format!("could not write {}", path.display()))?;
     message(format_args!("page: {}", path.display()));
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fmt::Arguments;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::Context;
+use unicode_width::UnicodeWidthChar;
 
 /// Whether a verb prints for people or for programs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,10 +54,68 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars().map(mark).collect()
 }
 
-/// The text in at most `width` characters; where some are left out, the last one says so.
+/// Columns that a text takes on a terminal: two for a character of Chinese or Korean, none for an accent.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(columns_of).sum()
+}
+
+/// Columns that a character takes.
+pub(crate) fn columns_of(character: char) -> usize {
+    character.width().unwrap_or(0)
+}
+
+/// The text in at most `width` columns; where some of it is left out, the last character says so.
 pub(crate) fn shortened(text: &str, width: usize) -> String {
-    match text.chars().count() > width {
-        true => text.chars().take(width - 1).chain(['…']).collect(),
-        false => text.to_owned(),
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let mut room = width.saturating_sub(1);
+    let fits = |character: &char| {
+        let columns = columns_of(*character);
+        let fits = columns <= room;
+        room -= columns.min(room);
+        fits
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
+}
+
+/// The end of a text in at most `width` columns.
+pub(crate) fn tail(text: &str, width: usize) -> &str {
+    let mut room = width;
+    let kept = text.char_indices().rev().take_while(|(_, character)| {
+        let columns = columns_of(*character);
+        let fits = columns <= room;
+        room -= columns.min(room);
+        fits
+    });
+    kept.last().map_or("", |(at, _)| &text[at..])
+}
+
+/// The text and blanks behind it, `width` columns together.
+pub(crate) fn padded(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(columns(text))))
+}
+
+/// Blanks and the text behind them, `width` columns together.
+pub(crate) fn aligned_right(text: &str, width: usize) -> String {
+    format!("{}{text}", " ".repeat(width.saturating_sub(columns(text))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_characters_and_accents_take_their_columns() {
+        assert_eq!((columns("abc"), columns("한국"), columns("e\u{301}"), columns("👩")), (3, 4, 1, 2));
+        let check = |text: &str, short: &str, end: &str| {
+            assert_eq!((shortened(text, 4).as_str(), tail(text, 4)), (short, end));
+        };
+        check("abcd", "abcd", "abcd");
+        check("abcde", "abc…", "bcde");
+        check("한국어", "한…", "국어");
+        check("e\u{301}e\u{301}xyz", "e\u{301}e\u{301}x…", "e\u{301}xyz");
+        check("", "", "");
+        assert_eq!((padded("한", 4).as_str(), aligned_right("한", 4).as_str()), ("한  ", "  한"));
     }
 }

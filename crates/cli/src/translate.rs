@@ -18,8 +18,9 @@ Examples:
   carousel translate runs/translate-001 in.txt --json | jq .text
 
 A line in, a line out, in order; an empty line has an empty translation. With
---best a line in gives that many lines: score, tab, translation. A word that
-the model does not know is copied from where it looked when it wrote <unk>.";
+--best a line in gives that many lines: score, tab, translation; an empty one
+gives one. A word that the model does not know is copied from where it looked
+when it wrote <unk>.";
 
 /// Translate lines with a saved run
 #[derive(Args)]

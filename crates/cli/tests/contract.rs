@@ -125,6 +125,42 @@ fn a_sample_continues_its_prompt() {
 }
 
 #[test]
+fn a_word_that_is_written_stands_apart_from_the_prompts_last_one() {
+    let home = Home::new();
+    home.carousel("train tiny.toml --data text.txt --out run --set data.tokens=word").succeeds();
+    let sample = |prompt: &str| {
+        let binary = env!("CARGO_BIN_EXE_carousel");
+        let line = format!("{binary} sample run --length 1 --temperature 0 --prompt '{prompt}'");
+        home.shell(&line).succeeds().stdout
+    };
+    assert_eq!(sample("the wheel"), "the wheel goes\n");
+    assert_eq!(sample("the wheel "), "the wheel goes\n");
+}
+
+#[test]
+fn what_the_run_does_not_know_is_counted() {
+    let home = Home::with_run();
+    home.write("foreign.txt", "\u{feff}the wheel 바퀴 고\n");
+    let measured = home.carousel("eval run --data foreign.txt --json").succeeds().json();
+    // The mark of the encoding is no character, and the first character is not predicted.
+    assert_eq!((&measured["tokens"], &measured["unknown"]), (&14.into(), &3.into()));
+    let shown = home.carousel("eval run --data foreign.txt").succeeds().stdout;
+    assert!(shown.contains("unknown     3 (21.43 %)"), "{shown}");
+    assert!(!home.carousel("eval run --data text.txt").succeeds().stdout.contains("unknown"));
+}
+
+#[test]
+fn data_may_come_from_a_pipe() {
+    let home = Home::with_run();
+    let binary = env!("CARGO_BIN_EXE_carousel");
+    let piped =
+        home.shell(&format!("cat text.txt | {binary} eval run --data /dev/stdin --json")).succeeds().json();
+    let read = home.carousel("eval run --data text.txt --json").succeeds().json();
+    assert_eq!(piped, read);
+    home.shell(&format!(": | {binary} eval run --data /dev/stdin")).fails(1, &["/dev/stdin is empty"]);
+}
+
+#[test]
 fn a_reader_may_go_away() {
     let home = Home::with_run();
     let mut child = Command::new(env!("CARGO_BIN_EXE_carousel"))

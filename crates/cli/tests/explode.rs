@@ -61,6 +61,11 @@ fn every_task_names_the_place_and_looks_again() {
     check("adding", "--set data.length=10");
     check("copy", "--set data.length=10");
     check("lm", "--data text.txt");
+    // Cells that the kernels do not know.
+    let decay = "--set train.weight_decay=1000";
+    check("lm", &format!("--data text.txt --set model.cell=min-gru {decay}"));
+    check("lm", &format!("--data text.txt --set model.cell=lstm --set model.norm=batch-recurrent {decay}"));
+    check("classify", &format!("--data reviews.tsv --set model.cell=min-lstm {decay}"));
     // Without recurrent layers there is no step of time to name.
     let origin = check("classify", "--data reviews.tsv --set model.cell=none --set model.layers=9");
     assert!(!origin.contains("time step"), "{origin}");

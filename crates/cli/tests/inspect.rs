@@ -40,6 +40,14 @@ fn cells_are_found_with_all_that_belongs_to_them() {
         assert!((-1.0..=1.0).contains(&score), "{finding}");
         assert_eq!(finding["probes"].as_array().map(Vec::len), Some(4), "{finding}");
     }
+    for passage in line["passages"].as_array().expect("a list") {
+        let most = passage["most_active"].as_array().expect("a list");
+        assert!((1..=5).contains(&most.len()), "{passage}");
+        assert!(
+            most.iter().all(|one| one["text"].as_str().is_some_and(|text| text.len() == 76)),
+            "{passage}"
+        );
+    }
     let shown = home.carousel("inspect cells run --data quotes.txt --shifts 9").succeeds().stdout;
     for part in ["double-quotes", "line-position", "chance", "last 3", "units that stand out"] {
         assert!(shown.contains(part), "no {part} in\n{shown}");
@@ -72,6 +80,62 @@ fn every_way_to_name_a_property_is_searched() {
     let line = home.carousel(gates).succeeds().json();
     assert_eq!((&line["searched"], &line["findings"][0]["found"]), (&32.into(), &true.into()), "{line}");
     assert_eq!(line["surgery"][0]["effect"]["unit"], line["findings"][0]["units"][0]["unit"]["unit"]);
+}
+
+/// Columns of a terminal: here every Korean character takes two.
+fn columns(line: &str) -> usize {
+    line.chars()
+        .map(|c| {
+            if ('\u{1100}'..='\u{d7a3}').contains(&c) && !"…⏎▁▂▃▄▅▆▇█".contains(c) {
+                2
+            } else {
+                1
+            }
+        })
+        .sum()
+}
+
+#[test]
+fn wide_characters_have_wide_bars() {
+    let home = Home::new();
+    let text: String = words().split(' ').map(|word| format!("{} ", word.replace('a', "말"))).collect();
+    home.write("korean.txt", text.repeat(2));
+    home.carousel("train tiny.toml --data korean.txt --out run").succeeds();
+    let shown = home.carousel("inspect cells run --data korean.txt --find word-start").succeeds().stdout;
+    let lines: Vec<&str> = shown.lines().collect();
+    let pictures = lines.windows(2).filter(|pair| pair[0].contains("말 말"));
+    let mut count = 0;
+    for pair in pictures {
+        assert!(columns(pair[0]) <= 80 && columns(pair[1]) <= columns(pair[0]), "{}\n{}", pair[0], pair[1]);
+        assert!(columns(pair[1]) > 60, "{}", pair[1]);
+        count += 1;
+    }
+    assert!(count > 0, "{shown}");
+    let shown = home.carousel("inspect errors run --data korean.txt").succeeds().stdout;
+    assert!(shown.lines().all(|line| columns(line) <= 80), "{shown}");
+}
+
+#[test]
+fn documents_that_are_lines_are_read_so() {
+    let home = Home::new();
+    let names: String =
+        (1..120).map(|n| format!("{}{}\n", ["ka", "lo", "mi"][n % 3], n * n * 31 % 97)).collect();
+    home.write("names.txt", &names);
+    home.carousel("train lm --data names.txt --out run --set data.documents=lines --set model.hidden=16 --set train.epochs=4")
+        .succeeds();
+    let measured = home.carousel("eval run --data names.txt --json").succeeds().json();
+    let line = home.carousel("inspect errors run --data names.txt --json").succeeds().json();
+    let loss = |value: &Value| value.as_f64().expect("a number");
+    assert_eq!(line["all"]["tokens"], measured["tokens"]);
+    assert!((loss(&line["all"]["loss"]) - loss(&measured["loss"])).abs() < 1e-4, "{line} {measured}");
+    assert_eq!(
+        line["counted"].as_u64().map(|counted| counted < names.len() as u64 + 119),
+        Some(true),
+        "{line}"
+    );
+    // All else reads lines as well.
+    home.carousel("inspect gates run --data names.txt").succeeds();
+    home.carousel("inspect cells run --data names.txt --shifts 4 --html units.html").succeeds();
 }
 
 #[test]
@@ -139,10 +203,18 @@ fn gates_gradients_and_errors_are_shown_and_told() {
     let own = home.carousel("inspect errors run --data quotes.txt --train text.txt --json").succeeds().json();
     assert!(own["all"]["ngrams"][5].as_f64() > all["ngrams"][5].as_f64(), "another text tells less");
     let shown = home.carousel("inspect errors run --data quotes.txt").succeeds().stdout;
-    for part in ["closing bracket", "6-gram", "only the net"] {
+    for part in ["closing bracket", "6-gram", "the net is nowhere ahead of the best n-gram"] {
         assert!(shown.contains(part), "no {part} in\n{shown}");
     }
-    for table in [&shown, &home.carousel("inspect gates run --data quotes.txt").succeeds().stdout] {
+    // N-grams of another text know less, and no place is listed twice.
+    let ahead = home.carousel("inspect errors run --data quotes.txt --train text.txt").succeeds().stdout;
+    let (_, listed) = ahead.split_once("what the net knew better").expect("a heading");
+    let mut lines: Vec<&str> = listed.lines().skip(1).collect();
+    let count = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert!(count > 3 && lines.len() == count, "{ahead}");
+    for table in [&shown, &ahead, &home.carousel("inspect gates run --data quotes.txt").succeeds().stdout] {
         for line in table.lines() {
             assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
         }
@@ -185,8 +257,8 @@ fn every_view_has_a_page() {
         &["Layer 0", "trained c", "rnn relu orthogonal", "Clipped steps", "tokens back"],
     );
     check(
-        "errors run --data quotes.txt",
-        &["closing bracket", "6-grams", "What only the net knew", "<mark>"],
+        "errors run --data quotes.txt --train text.txt",
+        &["closing bracket", "6-grams", "What the net knew better", "<mark>"],
     );
     let said = home.carousel("inspect gates run --data quotes.txt --html no/page.html");
     said.fails(1, &["could not write no/page.html"]);
@@ -229,6 +301,11 @@ fn what_cannot_be_meant_is_refused() {
     check("cells run --data quotes.txt --tokens 50", 1, &["50 tokens", "at least 200"]);
     check("record run --data quotes.txt --out x.npz --layers 1", 2, &["layers 0 to 0"]);
     check("record run --data quotes.txt --out no/x.npz", 1, &["could not write no/x.npz"]);
+    for view in ["cells", "gates", "gradients", "errors"] {
+        let said = format!("{view} run --data quotes.txt --html");
+        check(&format!("{said} no/x.html"), 1, &["could not write no/x.html"]);
+        check(&format!("{said} run"), 1, &["could not write run"]);
+    }
     check("gradients run --data quotes.txt --lags 9000", 1, &["--lags 9000"]);
     check("gradients run --data quotes.txt --init xavier", 2, &["--compare"]);
 }
@@ -248,6 +325,7 @@ fn a_run_that_breaks_says_where_and_can_be_looked_at_again() {
     assert!(said.stderr.contains(origin), "{origin} in\n{}", said.stderr);
     let shown = home.carousel(&format!("train --replay {file}")).succeeds().stdout;
     assert!(shown.contains(origin) && shown.contains("try:"), "{shown}");
-    home.carousel("train --replay text.txt").fails(1, &["is no run"]);
+    home.carousel("train --replay text.txt").fails(1, &["text.txt is damaged or foreign"]);
+    home.carousel("train --replay nowhere").fails(1, &["nowhere", "No such file"]);
     home.carousel(&format!("train --replay {file} --data text.txt")).fails(2, &["--data"]);
 }

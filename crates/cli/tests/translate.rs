@@ -82,6 +82,9 @@ fn a_language_is_learned_measured_and_spoken() {
     assert!(best.lines().next().is_some_and(|line| line.ends_with("\tdark black cat!")), "{best}");
     let forced = home.carousel("translate run in.txt --prefix here").succeeds().stdout;
     assert!(forced.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("here")), "{forced}");
+    // A word of the prefix that the run does not know stands there all the same.
+    let forced = home.carousel("translate run in.txt --prefix Quux --keep-unknown").succeeds().stdout;
+    assert!(forced.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("Quux")), "{forced}");
     let json = home.carousel("translate run in.txt --json").succeeds().stdout;
     let first: Value = serde_json::from_str(json.lines().next().unwrap_or_default()).expect("JSON");
     assert_eq!(first["text"], "dark black cat!");
@@ -209,6 +212,7 @@ fn a_prepared_set_is_shown_and_learned_from() {
     home.carousel("train recipe.toml --data set --out c").fails(1, &["prepared with other data.* keys"]);
     home.carousel(&format!("train recipe.toml --data set --valid some.tsv --out c {keys}"))
         .fails(1, &["holds its own validation and test parts"]);
+    home.carousel("eval a --data set").fails(1, &["set/prepared.json", "a prepared set, expected pairs"]);
     let first = home.read("set/train.jsonl").lines().next().unwrap_or_default().replace("[2,", "[99999,");
     home.write("set/train.jsonl", first);
     home.carousel("prepare --show 1 set")

@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::corpus::share_of;
+use super::tokenizer::unmarked;
 use super::{Corpus, DataError, Document, Limits, Tokenizer, Tokens, Vocab};
 
 /// Tokens of a block, at least.
@@ -120,7 +121,8 @@ pub struct StoredCorpus {
     document_starts: Vec<usize>,
 }
 
-/// The files that paths stand for, in the order of [`read_documents`](super::read_documents), and their bytes in all.
+/// The files that paths stand for, in the order of [`read_documents`](super::read_documents), and their bytes in all,
+/// of which a pipe has none.
 ///
 /// # Errors
 /// As [`read_documents`](super::read_documents).
@@ -131,10 +133,10 @@ pub fn list_files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64), DataError> {
         let inside = if path.is_dir() { super::corpus::files_below(path)? } else { vec![path.clone()] };
         let before = files.len();
         for file in inside {
-            let size =
-                file.metadata().map_err(|source| DataError::Read { path: file.clone(), source })?.len();
-            if size > 0 {
-                total += size;
+            let told = file.metadata().map_err(|source| DataError::Read { path: file.clone(), source })?;
+            // What a pipe holds is known once it has been read.
+            if told.len() > 0 || !told.is_file() {
+                total += told.len();
                 files.push(file);
             }
         }
@@ -304,8 +306,10 @@ impl Walk<'_> {
                 offset: offset as usize + error.valid_up_to(),
                 tokens: kind,
             })?;
+            let marked = if offset == 0 { text.len() - unmarked(text).len() } else { 0 };
+            let text = &text[marked..];
             last = text.bytes().last().or(last);
-            self.text(kind, offset, text);
+            self.text(kind, offset + marked as u64, text);
             Ok(())
         })?;
         if kind == Tokens::Word && last.is_some_and(|last| last != b'\n') {
@@ -475,8 +479,10 @@ mod tests {
     #[test]
     fn what_is_stored_is_what_would_be_held() {
         let folder = tempfile::tempdir().unwrap();
-        // Longer than a chunk, in the last one an open line; a file of one line, and one of a single character.
-        let contents = [text(60_000) + "open", "x".repeat(10_000), "é".to_owned()];
+        // Longer than a chunk, in the last one an open line; a file of one line, one of a single character, and one
+        // with a mark of its encoding in front.
+        let contents =
+            [text(60_000) + "open", "x".repeat(10_000), "é".to_owned(), "\u{feff}the cat\n".to_owned()];
         let files: Vec<PathBuf> =
             (0..contents.len()).map(|n| folder.path().join(format!("{n}.txt"))).collect();
         files.iter().zip(&contents).for_each(|(path, text)| fs::write(path, text).unwrap());

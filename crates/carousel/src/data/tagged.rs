@@ -1,5 +1,6 @@
 //! Sentences with a tag a word: files of columns, CoNLL-U, or lines side by side.
 
+use super::tokenizer::unmarked;
 use super::{DataError, Document};
 
 /// The tag of a step that counts in neither loss nor metrics.
@@ -68,7 +69,7 @@ fn split_name(path: &str) -> (&str, &str) {
 
 pub(super) fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
     let text = match std::str::from_utf8(&document.bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Ok(text) => unmarked(text),
         Err(error) => {
             let before = &document.bytes[..error.valid_up_to()];
             let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();

@@ -62,13 +62,14 @@ impl Tokens {
         Ok(self.pieces(text).chain(open.then_some(END_OF_LINE)))
     }
 
-    /// A document as text.
-    pub(super) fn text(self, document: &Document) -> Result<&str, DataError> {
-        std::str::from_utf8(&document.bytes).map_err(|error| DataError::InvalidUtf8 {
+    /// A document as text, without the mark of its encoding.
+    pub(crate) fn text(self, document: &Document) -> Result<&str, DataError> {
+        let text = std::str::from_utf8(&document.bytes).map_err(|error| DataError::InvalidUtf8 {
             name: document.name.clone(),
             offset: error.valid_up_to(),
             tokens: self,
-        })
+        })?;
+        Ok(unmarked(text))
     }
 }
 
@@ -76,6 +77,11 @@ impl fmt::Display for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// A file's text without the byte order mark that some editors put in front of it.
+pub(super) fn unmarked(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// What a document is, behind which a model starts anew.
@@ -338,6 +344,22 @@ mod tests {
         let corpus = tokenizer.corpus(&documents).unwrap();
         assert_eq!(corpus.tokens, [3, 2, 1, 2, 1, 3, 1]);
         assert_eq!(corpus.document_starts, [0, 5]);
+    }
+
+    #[test]
+    fn the_mark_of_an_encoding_is_no_text() {
+        let marked = document("\u{feff}ab \u{feff}a".as_bytes());
+        let check = |tokens, expected: &str| {
+            let limits = Limits { min_count: 1, size: None, share: 1.0 };
+            let tokenizer =
+                Tokenizer::new(Vocab::build(tokens, std::slice::from_ref(&marked), limits).unwrap());
+            let corpus = tokenizer.corpus(std::slice::from_ref(&marked)).unwrap();
+            assert_eq!(tokenizer.decode(&corpus.tokens), expected, "{tokens}");
+        };
+        check(Tokens::Char, "ab \u{feff}a");
+        check(Tokens::Word, "ab \u{feff}a\n");
+        check(Tokens::Bpe, "ab \u{feff}a");
+        check(Tokens::Byte, "\u{feff}ab \u{feff}a");
     }
 
     #[test]

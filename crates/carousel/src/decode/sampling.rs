@@ -120,12 +120,16 @@ fn write_with(
     let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
     let banned = tokenizer.vocab().unknown();
     let mut read = tokenizer.encode(prompt);
+    let mut decoder = tokenizer.decoder();
+    // Behind a prompt's last word the next one stands apart.
+    if !prompt.ends_with(char::is_whitespace) {
+        read.iter().for_each(|&token| drop(decoder.push(token)));
+    }
     let lines = extent.documents == Documents::Lines;
     if lines || read.is_empty() {
         // Without a prompt it starts a line; where documents are lines, a prompt begins one.
         read.insert(0, tokenizer.line_end());
     }
-    let mut decoder = tokenizer.decoder();
     let mut text = String::new();
     let mut tell = |piece: String, text: &mut String| {
         if !piece.is_empty() {

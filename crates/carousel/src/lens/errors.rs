@@ -1,5 +1,7 @@
 //! Where a language model errs, and what it knows that counting does not.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 
 use super::ngram::{LONGEST, Ngrams};
@@ -7,6 +9,8 @@ use super::text::Text;
 
 /// A token counts as right when it has more than half of the probability: then no other can be likelier.
 const RIGHT: f64 = 0.5;
+/// Tokens before a place that make it another one.
+const SAME: usize = 16;
 /// Brackets that belong together.
 const BRACKETS: [(char, char); 3] = [('(', ')'), ('[', ']'), ('{', '}')];
 
@@ -21,7 +25,8 @@ pub struct ErrorReport {
     pub positions: Vec<Row>,
     /// Closing brackets, by the distance to the opening one in tokens.
     pub brackets: Vec<Row>,
-    /// The places where the model is furthest ahead of every n-gram, the furthest first.
+    /// The places where the model is furthest ahead of every n-gram, the furthest first; of places that follow the
+    /// same tokens one.
     pub ahead: Vec<Ahead>,
 }
 
@@ -104,8 +109,12 @@ pub fn compare_errors(text: &Text, losses: &[f32], ngrams: &Ngrams, list: usize)
         ahead.push(Ahead { token, probability: (-loss).exp(), best_ngram: best });
     }
     let gain = |ahead: &Ahead| ahead.probability.ln() - ahead.best_ngram.ln();
+    ahead.retain(|ahead| gain(ahead) > 0.0);
     ahead.sort_by(|a, b| gain(b).total_cmp(&gain(a)));
-    ahead.truncate(list);
+    let mut listed = HashSet::new();
+    ahead.retain(|ahead| {
+        listed.len() < list && listed.insert(&text.tokens()[ahead.token.saturating_sub(SAME)..=ahead.token])
+    });
     let rows = |sums: Vec<Sum>, name: &dyn Fn(usize) -> String| -> Vec<Row> {
         let rows = sums.into_iter().enumerate().map(|(index, sum)| sum.row(name(index)));
         rows.filter(|row| row.tokens > 0).collect()
@@ -169,8 +178,13 @@ fn line_positions(text: &Text) -> Vec<usize> {
         if text.starts_document(token) {
             position = 0;
         }
-        let here = position;
-        position = if text.characters()[text.span(token)].contains(&'\n') { 0 } else { here + 1 };
+        let (here, span) = (position, text.span(token));
+        // What stands for no character takes no place.
+        position = if text.characters()[span.clone()].contains(&'\n') {
+            0
+        } else {
+            here + usize::from(!span.is_empty())
+        };
         here
     };
     (0..text.len()).map(place).collect()

@@ -69,6 +69,9 @@ pub enum PropertyError {
     },
 }
 
+/// Characters of a label that is none, in a message.
+const LABEL: usize = 30;
+
 /// Which of a token's characters decides.
 #[derive(Clone, Copy)]
 enum At {
@@ -226,7 +229,8 @@ impl Property {
             .enumerate()
             .map(|(place, label)| {
                 let value = label.parse::<f32>().ok().filter(|value| value.is_finite());
-                value.ok_or_else(|| PropertyError::Label { place: place + 1, found: label.to_owned() })
+                let found = || label.chars().take(LABEL).collect();
+                value.ok_or_else(|| PropertyError::Label { place: place + 1, found: found() })
             })
             .collect::<Result<Vec<f32>, _>>()?;
         // The text may have been cut short; its labels are then the first ones.

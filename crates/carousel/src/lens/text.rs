@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use crate::data::{DataError, Document, Tokenizer, Tokens};
+use crate::data::{DataError, Document, Documents, Tokenizer, Tokens, read_lines};
 
 /// Tokens with the characters each of them stands for.
 ///
 /// Characters: one a token. Bytes: the character a byte belongs to; of documents that are not UTF-8 every byte
-/// is a character of its own. Words: the word and the space before it.
+/// is a character of its own. Words: the word and the space before it. Where documents are lines the token that
+/// begins one stands for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Text {
     characters: Vec<char>,
@@ -19,13 +20,24 @@ pub struct Text {
 }
 
 impl Text {
-    /// Reads documents as the tokenizer's model does, up to `limit` tokens.
+    /// Reads files as the tokenizer's model does, whose documents they or their lines are, up to `limit` tokens.
     ///
     /// # Errors
-    /// [`DataError::InvalidUtf8`] for characters and words.
-    pub fn new(tokenizer: &Tokenizer, documents: &[Document], limit: usize) -> Result<Text, DataError> {
+    /// [`DataError::InvalidUtf8`] for characters and words, or [`DataError::Line`] where documents are lines.
+    pub fn new(
+        tokenizer: &Tokenizer,
+        files: &[Document],
+        documents: Documents,
+        limit: usize,
+    ) -> Result<Text, DataError> {
         let mut text = Text::default();
-        for document in documents {
+        if documents == Documents::Lines {
+            for line in read_lines(tokenizer.vocab().tokens(), files)? {
+                text.push_line(tokenizer, line, limit);
+            }
+            return Ok(text);
+        }
+        for document in files {
             let room = limit - text.tokens.len();
             if room == 0 {
                 break;
@@ -37,22 +49,28 @@ impl Text {
             }
             text.document_starts.push(text.tokens.len());
             match tokenizer.vocab().tokens() {
-                Tokens::Char => {
-                    let characters = std::str::from_utf8(&document.bytes).unwrap_or_default().chars();
-                    for (&id, character) in ids.iter().zip(characters) {
-                        text.push(id, [character]);
-                    }
-                }
+                Tokens::Char => text.push_characters(ids, Tokens::Char.text(document)?),
                 Tokens::Byte => text.push_bytes(ids, &document.bytes),
-                Tokens::Word | Tokens::Bpe => {
-                    let mut decoder = tokenizer.decoder();
-                    for &id in ids {
-                        text.push(id, decoder.push(id).chars());
-                    }
-                }
+                Tokens::Word | Tokens::Bpe => text.push_decoded(tokenizer, ids),
             }
         }
         Ok(text)
+    }
+
+    /// Adds a line as far as there is room for it.
+    fn push_line(&mut self, tokenizer: &Tokenizer, mut line: Vec<u8>, limit: usize) {
+        let ids = tokenizer.line(&line);
+        let Some((&begin, ids)) = ids[..ids.len().min(limit - self.tokens.len())].split_first() else {
+            return;
+        };
+        self.document_starts.push(self.tokens.len());
+        self.push(begin, []);
+        line.push(b'\n');
+        match tokenizer.vocab().tokens() {
+            Tokens::Char => self.push_characters(ids, &String::from_utf8_lossy(&line)),
+            Tokens::Byte => self.push_bytes(ids, &line),
+            Tokens::Word | Tokens::Bpe => self.push_decoded(tokenizer, ids),
+        }
     }
 
     /// A text of one character a token, the token's id being the character's own number. For texts without a
@@ -77,6 +95,19 @@ impl Text {
         self.characters.extend(characters);
         self.tokens.push(id);
         self.spans.push(from..self.characters.len());
+    }
+
+    fn push_characters(&mut self, ids: &[u32], content: &str) {
+        for (&id, character) in ids.iter().zip(content.chars()) {
+            self.push(id, [character]);
+        }
+    }
+
+    fn push_decoded(&mut self, tokenizer: &Tokenizer, ids: &[u32]) {
+        let mut decoder = tokenizer.decoder();
+        for &id in ids {
+            self.push(id, decoder.push(id).chars());
+        }
     }
 
     fn push_bytes(&mut self, ids: &[u32], bytes: &[u8]) {
@@ -187,7 +218,7 @@ mod tests {
             contents.iter().map(|bytes| Document { name: "a".to_owned(), bytes: bytes.to_vec() }).collect();
         let limits = Limits { min_count: 1, size: None, share: 1.0 };
         let vocab = Vocab::build(tokens, &documents, limits).unwrap();
-        Text::new(&Tokenizer::new(vocab), &documents, limit).unwrap()
+        Text::new(&Tokenizer::new(vocab), &documents, Documents::Files, limit).unwrap()
     }
 
     #[test]
@@ -198,9 +229,35 @@ mod tests {
             assert_eq!(shown, expected, "{tokens}");
         };
         check(Tokens::Char, "aé\n".as_bytes(), &["a", "é", "\n"]);
+        check(Tokens::Char, "\u{feff}aé".as_bytes(), &["a", "é"]);
         check(Tokens::Byte, "aé\n".as_bytes(), &["a", "é", "é", "\n"]);
         check(Tokens::Byte, b"a\xff", &["a", "\u{ff}"]);
         check(Tokens::Word, b"the cat\nsat", &["the", " cat", "\n", "sat", "\n"]);
+    }
+
+    #[test]
+    fn lines_are_documents_that_begin_with_a_token_of_no_character() {
+        let files = [Document { name: "a".to_owned(), bytes: "ab é\r\n\n b\n".into() }];
+        for tokens in Tokens::ALL {
+            let limits = Limits { min_count: 1, size: None, share: 1.0 };
+            let tokenizer = Tokenizer::new(Vocab::build(tokens, &files, limits).unwrap());
+            let read = |limit| Text::new(&tokenizer, &files, Documents::Lines, limit).unwrap();
+            let text = read(usize::MAX);
+            let corpus = tokenizer.line_corpus(&files).unwrap();
+            assert_eq!(
+                (text.tokens(), text.document_starts()),
+                (&corpus.tokens[..], &corpus.document_starts[..])
+            );
+            let blank = if tokens == Tokens::Word { "" } else { " " };
+            let shown: String = text.characters().iter().collect();
+            assert_eq!(shown, format!("ab é\n{blank}b\n"), "{tokens}");
+            assert!(text.document_starts().iter().all(|&start| text.span(start).is_empty()), "{tokens}");
+            assert_eq!(
+                (read(3).tokens(), read(1).document_starts()),
+                (&corpus.tokens[..3], &[0][..]),
+                "{tokens}"
+            );
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ if (data.likely) unpack(data.likely).then((bytes) => { likely = bytes; draw(); }
 // --- the text in rows of cells ---
 const FONT = 13, ROW = 20, SMALL = 11, TAB = 4;
 const mono = `ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace`;
-const wide = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]/;
+const wide = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}]/u;
 let cell = 8, columns = 80, rows = [], placed = [];
 const layOut = () => {
   const pen = text.getContext("2d");
@@ -48,6 +48,23 @@ const layOut = () => {
     if (first) placed[index] = [rows.length, column];
   });
   if (row.length) close();
+};
+
+// --- where a signal is highest, and lowest ---
+const PASSAGE = 80, PASSAGES = 5;
+const passages = (codes, sign) => {
+  const sums = [];
+  let sum = 0;
+  for (let i = 0; i < codes.length; i++) {
+    sum += codes[i] - (i >= PASSAGE ? codes[i - PASSAGE] : 0);
+    if (i >= PASSAGE - 1) sums.push(sum * sign);
+  }
+  const chosen = [];
+  for (const from of sums.map((_, i) => i).sort((a, b) => sums[b] - sums[a] || a - b)) {
+    if (chosen.length === PASSAGES) break;
+    if (chosen.every((other) => Math.abs(other - from) >= PASSAGE)) chosen.push(from);
+  }
+  return chosen;
 };
 
 // --- what is chosen ---
@@ -132,7 +149,26 @@ const paint = () => {
       pen.globalAlpha = 1;
     });
   paintLine(codes, signal, first, Math.ceil(shown / height));
+  paintPeaks(codes, signal);
   paintHere(signal);
+};
+let peaksOf = null;
+const paintPeaks = (codes, signal) => {
+  if (!codes || peaksOf === signal) return;
+  peaksOf = signal;
+  signal.peaks ??= [["highest at", passages(codes, 1)], ["lowest at", passages(codes, -1)]];
+  at("peaks").replaceChildren(...signal.peaks.flatMap(([label, places]) => {
+    const button = (from) => {
+      const own = document.createElement("button");
+      own.textContent = (from + 1).toLocaleString("en");
+      own.title = data.tokens.slice(from, from + PASSAGE).join("");
+      own.addEventListener("click", () => moveTo(from, true));
+      return own;
+    };
+    const group = document.createElement("span");
+    group.append(`${label} `, ...places.map(button));
+    return places.length ? [group] : [];
+  }));
 };
 // The unit over the whole text: for every pixel the range of its values.
 const paintLine = (codes, signal, first, count) => {
@@ -184,7 +220,8 @@ const paintHere = (signal) => {
     for (let k = 0; k < data.each; k++) {
       const place = (cursor * data.each + k) * 3;
       const token = data.vocabulary[likely[place] + (likely[place + 1] << 8)] ?? "";
-      next.push(`${named(token)} ${Math.round((likely[place + 2] / 255) * 100)} %`);
+      // What is written from the right keeps to itself.
+      next.push(`\u2068${named(token)}\u2069 ${Math.round((likely[place + 2] / 255) * 100)} %`);
     }
     here.appendChild(document.createElement("br"));
     add("next", next.join("   "));

@@ -1,14 +1,14 @@
 //! The page on which units are looked at: hover one, and the text takes its colours.
 //!
 //! Activations are a byte each, stored as differences, gzipped and in base64; the page unpacks a signal when it
-//! is first shown. What is on the screen is drawn on a canvas, so that a hundred thousand characters scroll as
+//! is first shown. They are packed once, so that the stream can end at many places: how many tokens fit is then a
+//! matter of sizes. What is on the screen is drawn on a canvas, so that a hundred thousand characters scroll as
 //! one does.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress};
 use serde_json::json;
 
 use super::{STYLE, escape};
@@ -20,6 +20,8 @@ const CELLS_SCRIPT: &str = include_str!("cells.js");
 const LARGEST: usize = 20_000_000;
 /// The longest text on a page, in tokens.
 const LONGEST: usize = 100_000;
+/// Tokens between two places at which a signal can end.
+const STRIDE: usize = 4096;
 
 /// Everything on the page that `carousel inspect cells --html` writes.
 #[derive(Clone, Debug, Default)]
@@ -76,34 +78,22 @@ impl CellsPage {
     #[must_use]
     pub fn to_html(&self) -> String {
         let tokens = self.tokens.len().min(LONGEST);
-        let whole = self.render(tokens, tokens);
-        if whole.len() <= LARGEST {
-            return whole;
-        }
-        // A little less than what would fit, because less text packs a little worse.
-        let fitting = |length: usize, room: usize, taken: usize| {
-            (length as f64 * room as f64 / taken as f64 * 0.98) as usize
+        let packed = Packed::of(self, tokens);
+        let places: Vec<usize> = (0..tokens).step_by(STRIDE).chain([tokens]).collect();
+        let empty = self.render(&packed, 0, 0).len();
+        let fits = |tokens: usize, others: usize| empty + packed.size(self, tokens, others) <= LARGEST;
+        // Both grow with every place.
+        let most = |fits: &dyn Fn(usize) -> bool| {
+            places[places.partition_point(|&place| fits(place)).saturating_sub(1)]
         };
-        let mut least = self.render(tokens, 0);
-        if least.len() < LARGEST {
-            let mut others = tokens;
-            let mut page = whole;
-            while page.len() > LARGEST && others > 0 {
-                others = fitting(others, LARGEST - least.len(), page.len() - least.len());
-                page = self.render(tokens, others);
-            }
-            return page;
+        match fits(tokens, 0) {
+            true => self.render(&packed, tokens, most(&|others| fits(tokens, others))),
+            false => self.render(&packed, most(&|tokens| fits(tokens, 0)), 0),
         }
-        let mut tokens = tokens;
-        while least.len() > LARGEST && tokens > 0 {
-            tokens = fitting(tokens, LARGEST, least.len());
-            least = self.render(tokens, 0);
-        }
-        least
     }
 
     /// The page with so many tokens, of which signals other than a unit's best keep the first `others`.
-    fn render(&self, tokens: usize, others: usize) -> String {
+    fn render(&self, packed: &Packed, tokens: usize, others: usize) -> String {
         let title = escape(&self.title);
         let mut page = String::with_capacity(1 << 20);
         let _ = write!(
@@ -127,6 +117,7 @@ impl CellsPage {
              <label><input type=\"checkbox\" id=\"expect\"> next characters</label>\
              <button id=\"save\">Save as SVG</button></div>\n\
              <canvas id=\"line\" tabindex=\"0\" role=\"slider\" aria-label=\"place in the text\"></canvas>\n\
+             <div id=\"peaks\"></div>\n\
              <div id=\"scroll\" tabindex=\"0\" aria-label=\"the text\"><div id=\"space\"><canvas id=\"text\"></canvas>\
              </div></div>\n<div id=\"here\"></div>\n</section>\n</main>\n",
         );
@@ -134,13 +125,15 @@ impl CellsPage {
         let units: Vec<serde_json::Value> = self
             .units
             .iter()
-            .map(|unit| {
+            .zip(&packed.signals)
+            .map(|(unit, streams)| {
                 let signals: Vec<serde_json::Value> = unit
                     .signals
                     .iter()
-                    .map(|(name, [low, high], codes)| {
-                        let kept = if *name == unit.best { tokens } else { others }.min(codes.len());
-                        json!({"name": name, "low": low, "high": high, "data": packed(&codes[..kept])})
+                    .zip(streams)
+                    .map(|((name, [low, high], _), stream)| {
+                        let kept = if *name == unit.best { tokens } else { others };
+                        json!({"name": name, "low": low, "high": high, "data": stream.until(kept)})
                     })
                     .collect();
                 json!({
@@ -149,29 +142,26 @@ impl CellsPage {
                 })
             })
             .collect();
-        let likely: Vec<u8> = self
-            .likely
-            .iter()
-            .take(tokens)
-            .flat_map(|likely| {
-                likely.iter().flat_map(|&(token, share)| [token as u8, (token >> 8) as u8, share])
-            })
-            .collect();
         let data = json!({
             "tokens": self.tokens[..tokens],
             "units": units,
-            "likely": if likely.is_empty() { String::new() } else { gzipped(&likely) },
-            "each": self.likely.first().map_or(0, Vec::len),
+            "likely": if self.likely.is_empty() { String::new() } else { packed.likely.until(tokens) },
+            "each": self.likely_each(),
             "vocabulary": self.vocabulary,
         });
-        // In a script element only `<` can do harm.
-        let data = data.to_string().replace('<', "\\u003c");
+        let data = data.to_string();
         let _ = write!(
             page,
-            "<script type=\"application/json\" id=\"data\">{data}</script>\n<script>\n{CELLS_SCRIPT}</script>\n\
-             </body>\n</html>\n"
+            "<script type=\"application/json\" id=\"data\">{}</script>\n<script>\n{CELLS_SCRIPT}</script>\n\
+             </body>\n</html>\n",
+            harmless(&data)
         );
         page
+    }
+
+    /// Likeliest next tokens of each token.
+    fn likely_each(&self) -> usize {
+        self.likely.first().map_or(0, Vec::len)
     }
 
     fn write_findings(&self, page: &mut String) {
@@ -193,24 +183,137 @@ impl CellsPage {
     }
 }
 
-/// Codes as differences, gzipped, in base64.
-fn packed(codes: &[u8]) -> String {
-    let mut before = 0u8;
-    let differences: Vec<u8> = codes
-        .iter()
-        .map(|&code| {
-            let difference = code.wrapping_sub(before);
-            before = code;
-            difference
-        })
-        .collect();
-    gzipped(&differences)
+/// JSON that stays inside a script element, where only `<` can do harm.
+fn harmless(json: &str) -> Cow<'_, str> {
+    match json.contains('<') {
+        true => json.replace('<', "\\u003c").into(),
+        false => json.into(),
+    }
 }
 
-fn gzipped(bytes: &[u8]) -> String {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    base64(&written.expect("memory takes what is written"))
+/// All of a page that grows with its text, packed.
+struct Packed {
+    /// Of each unit.
+    signals: Vec<Vec<Stream>>,
+    likely: Stream,
+    /// Bytes of the first tokens as JSON.
+    texts: Vec<usize>,
+}
+
+impl Packed {
+    fn of(page: &CellsPage, tokens: usize) -> Packed {
+        let of_signal = |codes: &[u8]| {
+            let codes = &codes[..codes.len().min(tokens)];
+            let before = std::iter::once(&0).chain(codes);
+            let differences: Vec<u8> = codes.iter().zip(before).map(|(a, b)| a.wrapping_sub(*b)).collect();
+            Stream::of(&differences, 1)
+        };
+        let of_unit = |unit: &PageUnit| unit.signals.iter().map(|(.., codes)| of_signal(codes)).collect();
+        let mut texts = vec![0];
+        for token in &page.tokens[..tokens] {
+            let json = serde_json::Value::from(token.as_str()).to_string();
+            // With its comma.
+            texts.push(texts[texts.len() - 1] + harmless(&json).len() + 1);
+        }
+        let likely = page.likely.iter().take(tokens);
+        let likely: Vec<u8> = likely
+            .flat_map(|likely| {
+                likely.iter().flat_map(|&(token, share)| [token as u8, (token >> 8) as u8, share])
+            })
+            .collect();
+        let likely = Stream::of(&likely, 3 * page.likely_each().max(1));
+        Packed { signals: page.units.iter().map(of_unit).collect(), likely, texts }
+    }
+
+    /// Bytes that a page of so many tokens has beyond one of none, of which signals that are not a unit's best keep
+    /// the first `others`.
+    fn size(&self, page: &CellsPage, tokens: usize, others: usize) -> usize {
+        let signals: usize = page
+            .units
+            .iter()
+            .zip(&self.signals)
+            .flat_map(|(unit, streams)| {
+                unit.signals.iter().zip(streams).map(move |(own, stream)| (unit, own, stream))
+            })
+            .map(|(unit, (name, ..), stream)| stream.size(if *name == unit.best { tokens } else { others }))
+            .sum();
+        signals + self.likely.size(tokens) + self.texts[tokens]
+    }
+}
+
+/// Bytes, deflated so that the stream can end behind every [`STRIDE`]th token.
+struct Stream {
+    deflated: Vec<u8>,
+    ends: Vec<End>,
+}
+
+/// A place at which a stream can end.
+#[derive(Clone, Copy)]
+struct End {
+    /// Tokens before it.
+    tokens: usize,
+    /// Bytes of the stream.
+    deflated: usize,
+    /// What a gzip stream says at its end: a checksum, and how many bytes it holds.
+    sum: u32,
+    bytes: u32,
+}
+
+impl Stream {
+    /// The header of a gzip stream without a name or a time (RFC 1952).
+    const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    /// A last block that holds nothing (RFC 1951).
+    const LAST: [u8; 5] = [1, 0, 0, 0xff, 0xff];
+
+    /// `bytes` has so many bytes a token.
+    fn of(bytes: &[u8], each: usize) -> Stream {
+        let mut compress = Compress::new(Compression::default(), false);
+        let (mut deflated, mut sum) = (Vec::new(), Crc::new());
+        let mut ends = vec![End { tokens: 0, deflated: 0, sum: 0, bytes: 0 }];
+        for piece in bytes.chunks(STRIDE * each) {
+            let from = compress.total_in();
+            loop {
+                let left = &piece[(compress.total_in() - from) as usize..];
+                deflated.reserve(left.len() + 64);
+                // Until it leaves room, there may be more to come.
+                compress
+                    .compress_vec(left, &mut deflated, FlushCompress::Sync)
+                    .expect("memory takes what is deflated");
+                if compress.total_in() - from == piece.len() as u64 && deflated.len() < deflated.capacity() {
+                    break;
+                }
+            }
+            sum.update(piece);
+            let tokens = ends[ends.len() - 1].tokens + piece.len() / each;
+            ends.push(End { tokens, deflated: deflated.len(), sum: sum.sum(), bytes: sum.amount() });
+        }
+        Stream { deflated, ends }
+    }
+
+    /// The last end at or before a token.
+    fn end(&self, tokens: usize) -> End {
+        self.ends[self.ends.partition_point(|end| end.tokens <= tokens) - 1]
+    }
+
+    /// Bytes of [`until`](Stream::until), less those of one that holds nothing.
+    fn size(&self, tokens: usize) -> usize {
+        let rest = Stream::HEADER.len() + Stream::LAST.len() + 8;
+        let coded = |bytes: usize| (rest + bytes).div_ceil(3) * 4;
+        coded(self.end(tokens).deflated) - coded(0)
+    }
+
+    /// The first tokens, gzipped, in base64.
+    fn until(&self, tokens: usize) -> String {
+        let End { deflated, sum, bytes, .. } = self.end(tokens);
+        let whole = [
+            &Stream::HEADER[..],
+            &self.deflated[..deflated],
+            &Stream::LAST,
+            &sum.to_le_bytes(),
+            &bytes.to_le_bytes(),
+        ];
+        base64(&whole.concat())
+    }
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -285,18 +388,23 @@ mod tests {
 
     /// How many bytes were packed: what the last four of a gzip stream say.
     fn unpacked(base64: &str) -> usize {
+        let bytes = decoded(&base64[base64.len() - 12..]);
+        u32::from_le_bytes(*bytes.last_chunk().expect("four bytes")) as usize
+    }
+
+    /// What base64 stands for.
+    fn decoded(base64: &str) -> Vec<u8> {
         let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let tail = &base64.as_bytes()[base64.len() - 12..];
         let bits = |digit: &u8| digits.iter().position(|other| other == digit).unwrap_or(0) as u32;
-        let bytes: Vec<u8> = tail
+        base64
+            .as_bytes()
             .chunks(4)
             .flat_map(|group| {
                 let word = group.iter().fold(0, |word, digit| word << 6 | bits(digit));
                 let padding = group.iter().filter(|&&digit| digit == b'=').count();
                 word.to_be_bytes()[1..4 - padding].to_vec()
             })
-            .collect();
-        u32::from_le_bytes(*bytes.last_chunk().expect("four bytes")) as usize
+            .collect()
     }
 
     #[test]
@@ -322,6 +430,33 @@ mod tests {
         let html = page(LONGEST, 160).to_html();
         assert!((LARGEST / 10 * 9..=LARGEST).contains(&html.len()), "{}", html.len());
         assert!((LONGEST / 2..LONGEST).contains(&lengths(&html, 0)[0]));
+    }
+
+    /// The bytes behind base64, unpacked.
+    fn gunzipped(base64: &str) -> Vec<u8> {
+        let packed = decoded(base64);
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut bytes)
+            .expect("a whole gzip stream");
+        bytes
+    }
+
+    #[test]
+    fn what_is_packed_once_ends_where_it_is_cut() {
+        // Little to say, and nothing but noise.
+        let noise = page(2 * STRIDE + 100, 1).units[0].signals[0].2.clone();
+        let waves: Vec<u8> = (0..noise.len()).map(|at| (at / 50 % 7) as u8).collect();
+        for (bytes, each) in [(&noise, 1), (&waves, 1), (&waves, 3)] {
+            let whole = bytes.len() / each * each;
+            let stream = Stream::of(&bytes[..whole], each);
+            let tokens = whole / each;
+            for cut in [0, 1, STRIDE - 1, STRIDE, STRIDE + 1, 2 * STRIDE, tokens, tokens + 9] {
+                let kept = if cut >= tokens { tokens } else { cut / STRIDE * STRIDE };
+                let text = stream.until(cut);
+                assert_eq!(gunzipped(&text), bytes[..kept * each], "{each} bytes a token, {cut} tokens");
+                assert_eq!(text.len(), stream.until(0).len() + stream.size(cut), "{cut} tokens");
+            }
+        }
     }
 
     #[test]

@@ -297,7 +297,7 @@ pub struct ErrorsPage {
     pub subtitle: String,
     /// Groups of tokens: a heading, and its rows.
     pub groups: Vec<(String, Vec<ErrorBar>)>,
-    /// What only the net knew.
+    /// What the net knew better than every n-gram.
     pub ahead: Vec<KnownAhead>,
 }
 
@@ -371,7 +371,7 @@ impl ErrorsPage {
         }
         if !self.ahead.is_empty() {
             content.push_str(
-                "<section class=\"classes\">\n<h2>What only the net knew</h2>\n<p>The token marked, and the probability \
+                "<section class=\"classes\">\n<h2>What the net knew better</h2>\n<p>The token marked, and the probability \
                  that the net and the best n-gram gave it.</p>\n<ul class=\"ahead\">\n",
             );
             for known in &self.ahead {

@@ -126,6 +126,7 @@ impl SavedTranslator {
     #[must_use]
     pub fn translate(&self, texts: &[&str], wanted: &Wanted) -> Vec<Translated> {
         let prefix = self.sides[1].encode_open(&wanted.prefix);
+        let forced = self.sides[1].pieces(&wanted.prefix);
         let mut all = vec![Translated::default(); texts.len()];
         let mut sources: Vec<Vec<u32>> = Vec::new();
         let mut places: Vec<usize> = Vec::new();
@@ -151,8 +152,10 @@ impl SavedTranslator {
         let found = search_all(&self.model, &rows, &prefix, &wanted.search);
         for (place, hypotheses) in places.into_iter().zip(found) {
             let source = std::mem::take(&mut all[place].source);
-            all[place].best =
-                hypotheses.into_iter().map(|one| self.told(one, &source, wanted.keep_unknown)).collect();
+            all[place].best = hypotheses
+                .into_iter()
+                .map(|one| self.told(one, &source, &forced, wanted.keep_unknown))
+                .collect();
             all[place].source = source;
         }
         all
@@ -167,9 +170,17 @@ impl SavedTranslator {
         tokens
     }
 
-    fn told(&self, found: Hypothesis, source: &[String], keep_unknown: bool) -> Translation {
+    /// `forced` are the tokens of what it had to begin with, known or not.
+    fn told(
+        &self,
+        found: Hypothesis,
+        source: &[String],
+        forced: &[String],
+        keep_unknown: bool,
+    ) -> Translation {
         let Hypothesis { tokens, log_probabilities, score, attention } = found;
         let replace = |place: usize| match attention.get(place) {
+            _ if place < forced.len() => forced[place].clone(),
             Some(weights) if !keep_unknown => {
                 // The ends of the source are no words.
                 let inner = 1..source.len().saturating_sub(1).max(1);

@@ -4,7 +4,9 @@
 use burn::module::Module;
 use burn::tensor::Device;
 
-use crate::data::{Counts, Document, Documents, Lengths, Limits, Tokenizer, Vocab, read_lines, split};
+use crate::data::{
+    Counts, DataError, Document, Documents, Lengths, Limits, Tokenizer, Vocab, read_lines, split,
+};
 use crate::decode::sampling::{Extent, write};
 use crate::models::language_model::{LanguageModel, NoisyOutputs};
 use crate::models::reader::Learned;
@@ -39,18 +41,12 @@ pub(super) fn documents(
 ) -> Result<Summary, TrainError> {
     debug_assert_eq!(recipe.data.documents, Documents::Lines);
     let tokens = recipe.data.tokens;
-    let read = |documents: &[Document]| read_lines(tokens, documents);
-    let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
-    let places = split(all.len(), shares(recipe, sources), recipe.seed);
-    let parts = deal(all, places, valid, test)?;
+    let parts = line_parts(recipe, sources)?;
     let tokenizer = match start {
         Start::New => {
             let limits =
                 Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
-            // With their ends, which are tokens too.
-            let bytes = parts.train.iter().flat_map(|line| line.iter().copied().chain([b'\n'])).collect();
-            let lines = Document { name: "the training part".to_owned(), bytes };
-            let vocab = Vocab::build(tokens, &[lines], limits)?;
+            let vocab = Vocab::build(tokens, &[with_ends(&parts.train)], limits)?;
             run.write_vocab(&vocab)?;
             Tokenizer::new(vocab)
         }
@@ -79,6 +75,27 @@ pub(super) fn documents(
     };
     let job = ExampleJob::new(DocumentTask { recipe, tokenizer }, recipe, model, parts);
     train(run, recipe, job, facts, start, on_event)
+}
+
+fn line_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Vec<u8>>, DataError> {
+    let read = |documents: &[Document]| read_lines(recipe.data.tokens, documents);
+    let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
+    let places = split(all.len(), shares(recipe, sources), recipe.seed);
+    deal(all, places, valid, test)
+}
+
+/// The lines of the training part of a recipe whose documents are lines, with their ends.
+///
+/// # Errors
+/// [`DataError`] as training has it.
+pub fn learned_lines(recipe: &Recipe, sources: &Sources) -> Result<Document, DataError> {
+    Ok(with_ends(&line_parts(recipe, sources)?.train))
+}
+
+/// Lines with their ends, which are tokens too.
+fn with_ends(lines: &[Vec<u8>]) -> Document {
+    let bytes = lines.iter().flat_map(|line| line.iter().copied().chain([b'\n'])).collect();
+    Document { name: "the training part".to_owned(), bytes }
 }
 
 struct DocumentTask<'a> {

@@ -1,6 +1,7 @@
 //! Measures a language model on text.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ use crate::stepper::StepPrecision;
 use crate::train::TrainError;
 use crate::train::tbptt::Carried;
 
+/// Tokens that are looked through at a time.
+const PIECE: usize = 1 << 20;
+
 /// How well a model predicts a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
@@ -21,6 +25,8 @@ pub struct Evaluation {
     pub loss: f64,
     /// Tokens that were predicted: all but the first of each document.
     pub tokens: usize,
+    /// Of these, characters or words that the run's vocabulary does not have.
+    pub unknown: usize,
     /// `e^loss`.
     pub perplexity: f64,
     /// `loss / ln 2`, for bytes and characters.
@@ -100,11 +106,21 @@ fn evaluate_with(run: &Path, read: Read<'_>, steps: StepsOf) -> Result<Evaluatio
     Ok(Evaluation {
         loss: mean,
         tokens: loss.count,
+        unknown: tokenizer.vocab().unknown().map_or(0, |unknown| predicted(&*corpus, unknown)),
         perplexity: mean.exp(),
         bits_per_char: matches!(recipe.data.tokens, Tokens::Byte | Tokens::Char)
             .then_some(mean / std::f64::consts::LN_2),
         accuracy: loss.correct as f64 / loss.count.max(1) as f64,
     })
+}
+
+/// How often a token is one to predict: anywhere but first in its document.
+fn predicted(corpus: &dyn TokenRow, token: u32) -> usize {
+    let count = |range: Range<usize>| corpus.read(range).iter().filter(|&&own| own == token).count();
+    let pieces = (0..corpus.len()).step_by(PIECE);
+    let all: usize = pieces.map(|from| count(from..corpus.len().min(from + PIECE))).sum();
+    let first: usize = corpus.document_starts().iter().map(|&start| count(start..start + 1)).sum();
+    all - first
 }
 
 /// The loss over a whole corpus, read in `streams` streams and windows of `steps` steps.
@@ -210,6 +226,14 @@ mod tests {
     use crate::cell::{Activation, Cell, Reset};
     use crate::data::Corpus;
     use crate::models::language_model::LanguageModelConfig;
+
+    #[test]
+    fn tokens_are_counted_where_they_are_predicted() {
+        let mut corpus = Corpus::default();
+        corpus.push(&[0, 0, 1]);
+        corpus.push(&[1, 0, 2, 0]);
+        assert_eq!([0, 1, 2, 3].map(|token| predicted(&corpus, token)), [3, 1, 1, 0]);
+    }
 
     #[test]
     fn steps_measure_what_windows_measure() {

@@ -33,6 +33,7 @@ pub use classify::{
     ClassEvaluation, EVALUATION, WrongExample, classify, evaluate_classifier, evaluate_large_classifier,
 };
 pub use divergence::{Diagnosis, Origin, Way, replay};
+pub use documents::learned_lines;
 pub use evaluate::{Evaluation, evaluate, evaluate_large, evaluate_stepwise};
 pub use forecast::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, evaluate_forecaster, forecast};
 pub use language_model::language_model;

@@ -204,6 +204,12 @@ fn side_of(value: &Value, recipe: &Recipe) -> Result<Side, DataError> {
     Ok(Side::new(vocab, uniform(recipe), splitting))
 }
 
+/// The file that tells of a set, where documents are those of a prepared folder.
+pub(super) fn prepared_among(documents: &[Document]) -> Option<&str> {
+    let is_set = |name: &&str| Path::new(name).file_name().is_some_and(|file| file == PREPARED);
+    documents.iter().map(|document| document.name.as_str()).find(is_set)
+}
+
 /// The set among documents, where they are those of a prepared folder.
 fn from_documents(recipe: &Recipe, documents: &[Document]) -> Result<Option<Prepared>, TrainError> {
     let named = |name: &str| {

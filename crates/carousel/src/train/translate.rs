@@ -22,7 +22,7 @@ use crate::saved::{
 };
 use crate::train::examples::{ExampleJob, ExampleTask, Parts, shifted};
 use crate::train::job::{Facts, Measured, Objective};
-use crate::train::prepare::{places, prepare, prepare_with, read_sides};
+use crate::train::prepare::{places, prepare, prepare_with, prepared_among, read_sides};
 use crate::train::trainer::train;
 use crate::train::{Control, Event, Score, Sources, Start, Summary, TrainError, precision, write_json};
 
@@ -100,6 +100,11 @@ pub fn evaluate_translator(
     search: &Search,
 ) -> Result<TranslateEvaluation, TrainError> {
     let saved = SavedTranslator::open(run)?;
+    if let Some(name) = prepared_among(documents) {
+        let reason =
+            "it belongs to a prepared set, expected pairs of texts: the files that the set was made of";
+        return Err(DataError::File { name: name.to_owned(), reason: reason.to_owned() }.into());
+    }
     let mut recipe = saved.recipe.clone();
     // What is measured is cut where it is longer than the model reads, and none is held out.
     recipe.data.too_long = TooLong::Cut;

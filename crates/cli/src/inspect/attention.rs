@@ -10,7 +10,7 @@ use carousel::saved::Wanted;
 use clap::Args;
 use serde_json::json;
 
-use crate::output::{self, message, shortened, visible};
+use crate::output::{self, message, padded, shortened, visible};
 use crate::search::TranslatorArgs;
 
 const EXAMPLES: &str = "\
@@ -53,6 +53,7 @@ pub(crate) struct AttentionArgs {
 
 pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
     let run = &args.translator.run;
+    super::check_page(args.html.as_ref())?;
     let saved = args.translator.open()?;
     if saved.recipe.model.attention.score().is_none() {
         bail!("{} has no attention (model.attention = \"none\")", run.display());
@@ -89,17 +90,18 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.pictures {
         fs::create_dir_all(folder).with_context(|| format!("could not write {}", folder.display()))?;
         for (number, sentence) in (1..).zip(&sentences) {
-            write(&folder.join(format!("{number}.svg")), &sentence.to_svg())?;
+            let path = folder.join(format!("{number}.svg"));
+            fs::write(&path, sentence.to_svg())
+                .with_context(|| format!("could not write {}", path.display()))?;
         }
         message(format_args!("{} pictures in {}", sentences.len(), folder.display()));
     }
     if let Some(path) = &args.html {
-        let title = run.file_name().unwrap_or(run.as_os_str()).to_string_lossy().into_owned();
+        let title = super::run_name(run);
         let subtitle =
             "A row is a token written, a column a token read: the stronger its colour, the more it was looked at."
                 .to_owned();
-        write(path, &AttentionPage { title, subtitle, sentences: sentences.clone() }.to_html())?;
-        message(format_args!("page in {}", path.display()));
+        super::write_page(path, &AttentionPage { title, subtitle, sentences: sentences.clone() }.to_html())?;
     }
     if args.json {
         let all: Vec<_> = sentences
@@ -119,20 +121,16 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
     output::result(&visible(&sentences.iter().map(shown).collect::<String>()))
 }
 
-fn write(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
-    fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
-}
-
 /// A sentence with the place that each token was written from.
 fn shown(sentence: &AttendedSentence) -> String {
     let mut text = format!("{}\n{}\n", sentence.source, sentence.target);
     for ((token, probability), weights) in sentence.target_tokens.iter().zip(&sentence.weights) {
         let most = (0..weights.len()).max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or_default();
         text.push_str(&format!(
-            "  {:<20} {:>5.1} %  from {:<20} {:>5.1} %\n",
-            shortened(token, 20),
+            "  {} {:>5.1} %  from {} {:>5.1} %\n",
+            padded(&shortened(token, 20), 20),
             probability * 100.0,
-            shortened(sentence.source_tokens.get(most).map_or("", String::as_str), 20),
+            padded(&shortened(sentence.source_tokens.get(most).map_or("", String::as_str), 20), 20),
             weights[most] * 100.0
         ));
     }

@@ -15,10 +15,10 @@ use carousel::report::{CellsPage, PageUnit, thousands};
 use carousel::saved::SavedLanguageModel;
 use carousel_kernels::Zoneout;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ReadingArgs, SubjectArgs, Working};
-use crate::output::{self, Form, message, shortened};
+use crate::output::{self, Form, columns, columns_of, message, padded, shortened};
 use crate::usage::BadUsage;
 
 /// Memory for activations, one byte each.
@@ -31,6 +31,8 @@ const RANKED: usize = 3;
 const WIDTH: usize = 76;
 /// Tokens that a page is made of; it keeps as many as fit.
 const LONGEST_PAGE: usize = 100_000;
+/// Passages that the JSON line has of a find.
+const PASSAGES: usize = 5;
 /// Tokens that surgery is measured on.
 const OPERATED: usize = 32_768;
 /// Random units that an operated one is compared with.
@@ -123,6 +125,7 @@ fn held(text: &str) -> Result<Hold, String> {
 }
 
 pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
+    super::check_page(args.html.as_ref())?;
     let mut signals = Vec::new();
     let (saved, text) = args.subject.open(|saved| {
         signals = chosen_signals(args, saved);
@@ -158,6 +161,7 @@ pub(crate) fn run(args: &CellsArgs) -> anyhow::Result<()> {
             "findings": result.findings,
             "absent": result.absent,
             "rankings": first_of(&rankings, RANKED),
+            "passages": told_passages(&result, &activations, &text),
             "surgery": operations
                 .iter()
                 .map(|(name, surgery)| json!({"property": name, "effect": surgery}))
@@ -433,8 +437,8 @@ fn table(result: &CellSearch) -> String {
             };
             let _ = writeln!(
                 shown,
-                "{:<17} {:<12} {:>7} {:>7} {:>7}{mark}  {:>5} {:>5} {:>5} {:>5.2}",
-                shortened(&finding.property, 17),
+                "{} {:<12} {:>7} {:>7} {:>7}{mark}  {:>5} {:>5} {:>5} {:>5.2}",
+                padded(&shortened(&finding.property, 17), 17),
                 best.unit.to_string(),
                 score(best.held_out),
                 score(finding.chance[1]),
@@ -461,8 +465,8 @@ fn table(result: &CellSearch) -> String {
 fn wrapped(heading: &str, words: &str) -> String {
     let mut lines = vec![heading.to_owned()];
     for word in words.split_inclusive(' ') {
-        let line = lines.last().map_or(0, |line| line.chars().count());
-        if line + word.trim_end().chars().count() > 80 {
+        let line = lines.last().map_or(0, |line| columns(line));
+        if line + columns(word.trim_end()) > 80 {
             lines.push("  ".to_owned());
         }
         if let Some(line) = lines.last_mut() {
@@ -486,8 +490,8 @@ fn operations_table(operations: &[(String, Surgery)]) -> String {
         };
         let _ = writeln!(
             shown,
-            "{:<18} {:<10} {:>8.2} {:>+9.4} {:>+9.4}   {:>+9.4} {:>+9.4}",
-            shortened(property, 18),
+            "{} {:<10} {:>8.2} {:>+9.4} {:>+9.4}   {:>+9.4} {:>+9.4}",
+            padded(&shortened(property, 18), 18),
             format!("h_l{}[{}]", surgery.layer, surgery.unit),
             surgery.value,
             surgery.inside.rise(),
@@ -521,6 +525,19 @@ fn rankings_table(rankings: &Rankings, saved: &SavedLanguageModel) -> String {
     });
     line("tied", &rankings.tied, &|ranked| format!("{:.2} to {}", ranked.value, token(ranked.detail)));
     shown
+}
+
+/// Where the best unit of each find is most active: tokens and text.
+fn told_passages(result: &CellSearch, activations: &Activations, text: &Text) -> Vec<Value> {
+    let of_find = |finding: &Finding| {
+        let best = &finding.units[0];
+        let places = passages(activations, activations.index_of(&best.unit)?, best.sign, WIDTH, PASSAGES);
+        let told =
+            |place: Range<usize>| json!({"tokens": [place.start, place.end], "text": text.shown(place)});
+        let all: Vec<Value> = places.into_iter().map(told).collect();
+        Some(json!({"property": finding.property, "unit": best.unit, "most_active": all}))
+    };
+    result.findings.iter().filter(|finding| finding.found).filter_map(of_find).collect()
 }
 
 /// The text under the best units, as in the lecture: a bar under every character.
@@ -573,17 +590,21 @@ fn picture(activations: &Activations, index: usize, sign: f64, text: &Text, toke
         let share = (if sign < 0.0 { 1.0 - share } else { share }).clamp(0.0, 1.0);
         let bar = BARS[((share * 8.0).round() as usize).min(8)];
         for character in text.shown(token..token + 1).chars() {
-            if room == 0 {
-                break;
-            }
-            room -= 1;
-            lines[0].push(match character {
+            let character = match character {
                 '\n' => '⏎',
                 '\t' => '→',
                 _ if character.is_control() => '\u{fffd}',
                 _ => character,
-            });
-            lines[1].push(bar);
+            };
+            // A wide character has a wide bar, an accent none of its own.
+            let columns = columns_of(character);
+            if columns > room {
+                room = 0;
+                break;
+            }
+            room -= columns;
+            lines[0].push(character);
+            lines[1].extend(std::iter::repeat_n(bar, columns));
         }
     }
     format!("{}\n{}\n", lines[0], lines[1].trim_end())

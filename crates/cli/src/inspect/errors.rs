@@ -3,17 +3,19 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use carousel::data::{Document, Documents};
 use carousel::lens::{ErrorReport, Ngrams, Row, Text, compare_errors, losses};
 use carousel::report::{ErrorBar, ErrorsPage, KnownAhead, thousands};
 use carousel::run::RunFolder;
+use carousel::train::learned_lines;
 use clap::Args;
 use serde_json::json;
 
 use super::{ReadingArgs, SubjectArgs, Working};
-use crate::output::{self, Form, message};
+use crate::output::{self, Form, aligned_right, message, shortened, tail};
 use crate::sources::{Held, SourceList};
 
-/// Characters shown before a predicted token.
+/// Columns shown of what stands before a predicted token.
 const CONTEXT: usize = 46;
 
 const EXAMPLES: &str = "\
@@ -46,22 +48,30 @@ pub(crate) struct ErrorsArgs {
 }
 
 pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
+    super::check_page(args.html.as_ref())?;
     let (saved, text) = args.subject.open(|_| usize::MAX)?;
     if text.len() < 2 {
         anyhow::bail!("the text has {} tokens, expected at least 2", text.len());
     }
+    let documents = saved.recipe.data.documents;
+    let read = |files: &[Document]| Text::new(&saved.tokenizer, files, documents, usize::MAX);
     let counted = match args.train.is_empty() {
-        false => Text::new(&saved.tokenizer, &carousel::data::read_documents(&args.train)?, usize::MAX)?,
+        false => read(&carousel::data::read_documents(&args.train)?)?,
         true => {
             let (_, sources) = SourceList::reread(&RunFolder::open(&args.subject.run)?, Held::All)?;
-            let all = Text::new(&saved.tokenizer, &sources.train, usize::MAX)?;
-            // What was held out for validation and test was not learned from.
-            let held_out = |share: f64, given: bool| if given { 0.0 } else { share };
-            let [_, valid, test] = saved.recipe.data.split;
-            let share =
-                1.0 - held_out(valid, !sources.valid.is_empty()) - held_out(test, !sources.test.is_empty());
-            let learned = ((all.len() as f64 * share + 1e-6) as usize).min(all.len());
-            all.part(0..learned)
+            if documents == Documents::Lines {
+                read(&[learned_lines(&saved.recipe, &sources)?])?
+            } else {
+                let all = read(&sources.train)?;
+                // What was held out for validation and test was not learned from.
+                let held_out = |share: f64, given: bool| if given { 0.0 } else { share };
+                let [_, valid, test] = saved.recipe.data.split;
+                let share = 1.0
+                    - held_out(valid, !sources.valid.is_empty())
+                    - held_out(test, !sources.test.is_empty());
+                let learned = ((all.len() as f64 * share + 1e-6) as usize).min(all.len());
+                all.part(0..learned)
+            }
         }
     };
     let mut working = Working::new();
@@ -115,9 +125,7 @@ fn page(args: &ErrorsArgs, report: &ErrorReport, text: &Text) -> ErrorsPage {
 
 /// The end of what stands before a token.
 fn before(text: &Text, token: usize) -> String {
-    let before = one_line(&text.shown(token.saturating_sub(CONTEXT)..token));
-    let count = before.chars().count();
-    before.chars().skip(count.saturating_sub(CONTEXT)).collect()
+    tail(&one_line(&text.shown(token.saturating_sub(CONTEXT)..token)), CONTEXT).to_owned()
 }
 
 fn tables(report: &ErrorReport, text: &Text) -> String {
@@ -151,15 +159,19 @@ fn tables(report: &ErrorReport, text: &Text) -> String {
     table("by what comes", &report.classes);
     table("by place in line", &report.positions);
     table("closing, after", &report.brackets);
-    shown.push_str("what only the net knew                                   net  n-grams  it was\n");
+    if report.ahead.is_empty() {
+        shown.push_str("the net is nowhere ahead of the best n-gram\n");
+        return shown;
+    }
+    shown.push_str("what the net knew better                                 net  n-grams  it was\n");
     for ahead in &report.ahead {
-        let tail = before(text, ahead.token);
         let _ = writeln!(
             shown,
-            "  {tail:>CONTEXT$}    {:>7.1} % {:>6.2} %  {}",
+            "  {}    {:>7.1} % {:>6.2} %  {}",
+            aligned_right(&before(text, ahead.token), CONTEXT),
             ahead.probability * 100.0,
             ahead.best_ngram * 100.0,
-            one_line(&text.shown(ahead.token..ahead.token + 1)).trim_start()
+            shortened(one_line(&text.shown(ahead.token..ahead.token + 1)).trim_start(), 9)
         );
     }
     shown

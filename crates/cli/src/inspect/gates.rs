@@ -36,6 +36,7 @@ pub(crate) struct GatesArgs {
 }
 
 pub(crate) fn run(args: &GatesArgs) -> anyhow::Result<()> {
+    super::check_page(args.html.as_ref())?;
     let (saved, text) = args.subject.open(|_| usize::MAX)?;
     let mut working = Working::new();
     let report = watch_gates(&saved.model, &text, &args.reading.reading(), |share| {

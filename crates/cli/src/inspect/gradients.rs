@@ -99,6 +99,7 @@ enum Nonlinearity {
 }
 
 pub(crate) fn run(args: &GradientsArgs) -> anyhow::Result<()> {
+    super::check_page(args.html.as_ref())?;
     let (saved, text) = args.subject.open(|_| usize::MAX)?;
     let cell = saved.model.recurrent().cell();
     if saved.model.recurrent().options().projection.is_some() {

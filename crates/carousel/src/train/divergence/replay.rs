@@ -16,11 +16,13 @@ use crate::train::divergence::{language_model, stacks};
 /// # Errors
 /// [`TrainError`] when the file or its run does not do.
 pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
+    // The file first: where it is none, nothing is said of its folder.
+    let read = read_tensors(path)?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let run = RunFolder::open(folder)?;
     let recipe = run.read_recipe()?;
     let (tensors, weights): (Vec<NamedTensor>, Vec<NamedTensor>) =
-        read_tensors(path)?.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
+        read.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
     let saved = Saved { path: path.to_owned(), tensors };
     let step = saved.numbers("step")?.first().copied().map_or(0, u64::from);
     let gradient_norm = last_norm(&run.read_metrics()?);

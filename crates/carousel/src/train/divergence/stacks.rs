@@ -18,6 +18,7 @@ use crate::record::Series;
 use crate::recurrent::{Direction, Merge, Recurrent, RecurrentConfig};
 use crate::slices::with_slice;
 use crate::state::State;
+use crate::statistics::STATISTICS;
 use crate::train::TrainError;
 use crate::train::checkpoint::{CheckpointError, write_tensors};
 use crate::train::divergence::diagnosis::{
@@ -67,13 +68,15 @@ pub(in crate::train) fn look_into<J: Job>(
 
 /// The calls with their stacks' names, `recurrent` or `encoder.recurrent`.
 fn named(model: &impl NamedParameters, calls: Vec<Call>) -> Vec<(String, Call)> {
+    let matrix = |parameter: Parameter<'_>| match parameter {
+        Parameter::Matrix(matrix) => Some(matrix.id),
+        _ => None,
+    };
     let name = |stack: &Recurrent| {
-        let own = stack.weights().first()?.weight_ih.id;
-        let found = model.parameters().into_iter().find_map(|(name, parameter)| match parameter {
-            Parameter::Matrix(matrix) if matrix.id == own => Some(name),
-            _ => None,
-        });
-        found.and_then(|name| name.split_once(".weight_ih").map(|(stack, _)| stack.to_owned()))
+        let (short, first) = stack.parameters().into_iter().next()?;
+        let id = matrix(first)?;
+        let found = model.parameters().into_iter().find(|(_, parameter)| matrix(*parameter) == Some(id));
+        found.and_then(|(name, _)| Some(name.strip_suffix(&short)?.strip_suffix('.')?.to_owned()))
     };
     calls.into_iter().map(|call| (name(&call.stack).unwrap_or_default(), call)).collect()
 }
@@ -141,8 +144,12 @@ fn in_gradients(
         let at = with_slice(gradient, bad)?;
         let place = calls.iter().find(|(stack, _)| name.starts_with(&format!("{stack}.")));
         let gate = place.and_then(|(_, call)| {
-            let hidden = call.stack.weights().first()?.weight_hh.dims()[1];
-            let row = at / parameter.shape().get(1).copied().unwrap_or(1);
+            let cell = call.stack.cell().fused()?;
+            let hidden = call.stack.weights().first()?.bias_ih.dims()[0] / cell.gates();
+            let short = name.rsplit('.').next()?;
+            // Other weights have rows of their own.
+            let by_gates = ["weight_ih", "weight_hh", "bias"].iter().any(|own| short.starts_with(own));
+            let row = by_gates.then(|| at / parameter.shape().get(1).copied().unwrap_or(1))?;
             let gates = call.stack.cell().signals().into_iter().map(|signal| signal.name);
             let gate = gates.filter(|name| !["h", "c"].contains(name)).nth(row / hidden);
             Some((gate.unwrap_or("h").to_owned(), row % hidden))
@@ -207,9 +214,12 @@ pub(super) fn look_again(
                 Some(NamedTensor { name: short.to_owned(), ..tensor.clone() })
             })
             .collect();
-        let stack = stack(&own, of("wiring")?, told.recipe)
-            .ok_or_else(|| damaged(&format!("its weights of {name} are those of no stack")))?;
         let x = of("x")?.to_vec();
+        let wiring = of("wiring")?;
+        let frames: f32 = of("lengths")?.iter().sum();
+        let stack = own_stack(&own, wiring, x.len() / (frames as usize).max(1), told.recipe)
+            .or_else(|| stack(&own, wiring, told.recipe))
+            .ok_or_else(|| damaged(&format!("its weights of {name} are those of no stack")))?;
         let width = stack.input_width();
         if x.len() % width != 0 {
             return Err(damaged("its inputs do not fit its weights").into());
@@ -218,7 +228,7 @@ pub(super) fn look_again(
         let (of_h, of_c) = stack.state_widths(0);
         let state = |signal: &str| -> Result<Tensor<3>, TrainError> {
             let width = if signal == "c" { of_c.unwrap_or_default() } else { of_h };
-            let shape = [stack.weights().len(), batch.sequences(), width];
+            let shape = [stack.entries(), batch.sequences(), width];
             let mut values = Vec::new();
             for place in 0..shape[0] {
                 values.extend_from_slice(of(&format!("{signal}{place}"))?);
@@ -240,7 +250,9 @@ pub(super) fn look_again(
     let calls = calls.collect::<Result<Vec<_>, _>>()?;
     let mut seen = Seen::default();
     let mut damage = Damage::default();
-    weights.iter().for_each(|tensor| damage.see(&tensor.name, &tensor.values));
+    // Running statistics have seen the step that broke; it was not they that broke it.
+    let drawn = weights.iter().filter(|tensor| !STATISTICS.iter().any(|own| tensor.name.ends_with(own)));
+    drawn.for_each(|tensor| damage.see(&tensor.name, &tensor.values));
     let origin = match damage.origin.or_else(|| first_of(&calls, &mut seen)) {
         Some(origin) => origin,
         None => serde_json::from_str(&text(saved.values("origin")?))
@@ -248,6 +260,29 @@ pub(super) fn look_again(
     };
     let cell = calls.first().map(|(_, call)| call.stack.cell());
     Ok(conclude(origin, damage.largest, &seen, cell, told))
+}
+
+/// How a stack is put together beside its sizes, from three numbers.
+fn wired(config: RecurrentConfig, wiring: &[f32]) -> Option<RecurrentConfig> {
+    let &[direction, sum, residual] = wiring else { return None };
+    let direction = match direction as u8 {
+        0 => Direction::Forward,
+        1 => Direction::Reverse,
+        _ => Direction::Both,
+    };
+    let merge = if sum == 0.0 { Merge::Concat } else { Merge::Sum };
+    Some(config.with_direction(direction).with_merge(merge).with_residual(residual != 0.0))
+}
+
+/// The stack of the recipe's cell that has these weights, where the kernels do not know that cell.
+fn own_stack(weights: &[NamedTensor], wiring: &[f32], input: usize, recipe: &Recipe) -> Option<Recurrent> {
+    let model = &recipe.model;
+    let cell = model.recurrence_if_any().filter(|cell| cell.fused().is_none())?;
+    let learned = weights.iter().any(|tensor| tensor.name == "h0_l0");
+    let config = RecurrentConfig::new(cell, input, model.hidden).with_layers(model.layers);
+    let mut stack = wired(config, wiring)?.with_learned_state(learned).init(&Device::default()).ok()?;
+    stack.load(weights).ok()?;
+    Some(stack)
 }
 
 /// The stack that has these weights.
@@ -259,37 +294,26 @@ fn stack(weights: &[NamedTensor], wiring: &[f32], recipe: &Recipe) -> Option<Rec
     };
     let projection = shape("weight_hr_l0");
     let hidden = projection.map_or(values, |shape| shape[shape.len() - 1]);
-    let told = recipe.model.recurrence().fused()?;
+    let told = recipe.model.recurrence_if_any().and_then(|cell| cell.fused());
     let cell = match (rows.checked_div(hidden)?, told) {
-        (1, Cell::Rnn(_)) | (3, Cell::Gru(_)) | (4, Cell::Lstm) => told,
+        (1, Some(told @ Cell::Rnn(_))) | (3, Some(told @ Cell::Gru(_))) | (4, Some(told @ Cell::Lstm)) => {
+            told
+        }
         (1, _) => Cell::Rnn(Activation::Tanh),
         (3, _) => Cell::Gru(Reset::After),
         (4, _) => Cell::Lstm,
         _ => return None,
     };
-    let &[direction, sum, residual] = wiring else { return None };
     let layers = (0..).take_while(|layer| shape(&format!("weight_hh_l{layer}")).is_some()).count();
-    let direction = match direction as u8 {
-        0 => Direction::Forward,
-        1 => Direction::Reverse,
-        _ => Direction::Both,
-    };
-    let merge = if sum == 0.0 { Merge::Concat } else { Merge::Sum };
     let options = CellOptions {
         norm: shape("norm_l0").is_some(),
         peephole: shape("peephole_l0").is_some(),
-        gate: if cell == told { recipe.model.options().gate } else { GateActivation::Sigmoid },
+        gate: if Some(cell) == told { recipe.model.options().gate } else { GateActivation::Sigmoid },
         projection: projection.map(|_| values),
     };
-    let mut stack = RecurrentConfig::new(cell, input, hidden)
-        .with_options(options)
-        .with_layers(layers)
-        .with_direction(direction)
-        .with_merge(merge)
-        .with_residual(residual != 0.0)
-        .with_learned_state(shape("h0_l0").is_some())
-        .init(&Device::default())
-        .ok()?;
+    let config = RecurrentConfig::new(cell, input, hidden).with_options(options).with_layers(layers);
+    let learned = shape("h0_l0").is_some();
+    let mut stack = wired(config, wiring)?.with_learned_state(learned).init(&Device::default()).ok()?;
     stack.load(weights).ok()?;
     Some(stack)
 }
