@@ -69,9 +69,11 @@ pub struct DataRecipe {
     pub label: String,
     /// The column whose equal values stay in one part when data is split.
     pub group: Option<String>,
+    /// What of a file's name stays in one part when data is split, a pattern with a group.
+    pub file_group: Option<String>,
     /// The column that tells sequences of numbers in one table apart; unset: each file is one.
     pub id: Option<String>,
-    /// The column that the steps of a sequence are ordered by; unset: as they stand. [`Task::Tag`] of numbers.
+    /// The column that the steps of a sequence are ordered by; unset: as they stand.
     pub step: Option<String>,
     /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
     pub file_label: Option<String>,
@@ -509,6 +511,7 @@ impl Recipe {
                 text: "text".to_owned(),
                 label: "label".to_owned(),
                 group: None,
+                file_group: None,
                 id: None,
                 step: None,
                 file_label: None,

@@ -22,8 +22,7 @@ pub use classifier::{Prediction, SavedClassifier};
 pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};
 pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing, point, series_columns};
 pub(crate) use tagger::{
-    Found, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, image_shape, tag_all, tagger_config,
-    within,
+    Found, TagBatch, TagEncoder, TagLabels, TagSequence, image_shape, tag_all, tagger_config, within,
 };
 pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, search_all, sentence, side_by_side};

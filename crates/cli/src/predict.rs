@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use carousel::data::{Document, NumberExample, list_files};
 use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
@@ -134,11 +134,17 @@ fn search(args: &PredictArgs) -> Search {
 /// Sentences about files, or about those whose paths come from stdin, a line each.
 fn captions(args: &PredictArgs, saved: &SavedCaptioner) -> anyhow::Result<()> {
     if args.files.is_empty() {
+        let mut number = 0;
         return each_lines(&[], |lines| {
-            let paths: Vec<&Path> = lines.iter().map(|line| Path::new(line.trim())).collect();
             // What comes before a file that does not do is answered all the same.
-            for path in paths {
-                output::result(&described(args, saved, &[path], false)?)?;
+            for line in lines {
+                number += 1;
+                let path = line.trim();
+                if path.is_empty() {
+                    bail!("stdin:{number}: the line is empty, expected the path of an image or array");
+                }
+                let told = described(args, saved, &[Path::new(path)], false);
+                output::result(&told.with_context(|| format!("stdin:{number}"))?)?;
             }
             Ok(())
         });
@@ -313,7 +319,7 @@ impl Sequence<'_> {
 
 /// Steps as they come from stdin.
 fn example(values: Vec<f32>, width: usize, line: usize) -> NumberExample {
-    NumberExample { values, width, label: String::new(), file: "stdin".to_owned(), line, rate: 0 }
+    NumberExample { values, width, file: "stdin".to_owned(), line, ..NumberExample::default() }
 }
 
 fn tagged(args: &PredictArgs, found: &TaggedSentence, words: &[String]) -> String {

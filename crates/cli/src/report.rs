@@ -271,6 +271,12 @@ fn classes(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<ClassesS
     Ok(Some(section))
 }
 
+/// An image as pages show it. Features are none, and a file may be gone by now.
+pub(crate) fn picture(path: &Path) -> Option<Picture> {
+    let (mime, bytes, [width, height]) = thumbnail(path, PICTURE).ok()?;
+    Some(Picture { mime, bytes, width, height })
+}
+
 /// What the best checkpoint wrote about images, where the run has told.
 fn captions(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<CaptionsSection>> {
     let path = run.path().join(CAPTIONS);
@@ -288,18 +294,14 @@ fn captions(run: &RunFolder, summary: &Summary) -> anyhow::Result<Option<Caption
         ("exact match", percent(measured.exact_match)),
         ("teacher-forced perplexity", format!("{:.4}", measured.perplexity)),
     ];
-    let example = |example: CaptionedExample| {
-        // Features are no picture, and a file may be gone by now.
-        let picture = thumbnail(Path::new(&example.path), PICTURE).ok();
-        CaptionedPicture {
-            picture: picture.map(|(mime, bytes, [width, height])| Picture { mime, bytes, width, height }),
-            path: example.path,
-            text: example.text,
-            tokens: example.tokens,
-            references: example.references,
-            grid,
-            weights: example.attention,
-        }
+    let example = |example: CaptionedExample| CaptionedPicture {
+        picture: picture(Path::new(&example.path)),
+        path: example.path,
+        text: example.text,
+        tokens: example.tokens,
+        references: example.references,
+        grid,
+        weights: example.attention,
     };
     Ok(Some(CaptionsSection {
         part: if summary.test_loss.is_some() { "test" } else { "validation" },

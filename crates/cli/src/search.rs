@@ -15,7 +15,7 @@ const ALPHA: f64 = 0.6;
 #[derive(Args)]
 pub(crate) struct TranslatorArgs {
     /// Folder of the run, as `train translate` made it
-    pub(crate) run: PathBuf,
+    run: PathBuf,
 
     #[command(flatten)]
     search: SearchArgs,

@@ -115,6 +115,23 @@ fn pictures_are_learned_from_measured_and_written_about() {
     assert_eq!(Some(looked.len()), tokens);
     assert!(looked.iter().all(|row| row.len() == 16 && (row.iter().sum::<f64>() - 1.0).abs() < 1e-4));
 
+    let shown = "inspect attention run --data data/pictures.tsv data/p/00.png data/p/03.png";
+    let said = home.carousel(&format!("{shown} --html page.html --pictures drawn")).succeeds();
+    assert!(said.stdout.contains("data/p/00.png\n") && said.stdout.contains("██"), "{}", said.stdout);
+    assert!(said.stdout.lines().all(|line| line.chars().count() <= 80), "{}", said.stdout);
+    let page = home.read("page.html");
+    // An image stands in the page once; its veils are one for each token.
+    assert_eq!(page.matches("--picture:url(").count(), 2);
+    assert!(page.matches("<img").count() >= 8 && !page.contains("wanted:") && !page.contains("src=\"http"));
+    assert_eq!(home.files("drawn"), ["drawn/1.svg", "drawn/2.svg"]);
+    let told = home.carousel(&format!("{shown} --sentences 1 --beam 1 --json")).succeeds().json();
+    assert_eq!(
+        (told["captions"].as_array().map(Vec::len), &told["captions"][0]["attention"]),
+        (Some(1), &json["attention"])
+    );
+    home.carousel("inspect attention run --data data/pictures.tsv")
+        .fails(1, &["no image or array", "expected .png"]);
+
     let report = home.read("run/report.html");
     assert!(report.contains("Its captions") && report.contains("An image is bright where"));
     assert!(report.matches("data:image/png").count() > 20 && !report.contains("src=\"http"));
@@ -164,6 +181,11 @@ fn every_kind_of_model_is_learned_from() {
     assert!(summary["test_bleu_1"].as_f64() > Some(80.0), "{summary}");
     assert_eq!(home.carousel("predict numbers f/1.npy").succeeds().stdout, "f/1.npy\tmany of 2\n");
     assert!(home.read("numbers/report.html").contains("Its captions"));
+    // Features have no grid: their places stand in a row.
+    let told = home.carousel("inspect attention numbers --data f --sentences 2 --pictures none").succeeds();
+    assert!(told.stdout.contains("f/0.npy\nfew of 1\n") && told.stdout.contains("██"), "{}", told.stdout);
+    assert!(told.stderr.contains("0 pictures in none"), "{}", told.stderr);
+    home.carousel("inspect attention input --data data/p").fails(1, &["input has no attention"]);
 }
 
 #[test]

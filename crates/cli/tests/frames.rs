@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use support::Home;
+use support::{Array, Home, npz, parts};
 
 const RECIPE: &str = "\
 task = \"tag\"
@@ -91,6 +91,53 @@ fn labels_that_hang_on_other_steps_are_learned() {
     check("late", "--set model.lookahead=2", 0.95, 1.0);
     check("both", "--set model.direction=both --set model.crf=true", 0.95, 1.0);
     check("alone", "--set model.cell=none", 0.0, 0.75);
+}
+
+#[test]
+fn archives_have_labels_a_step_and_groups_stay_together() {
+    let home = home();
+    let (mut x, mut y, mut lengths, mut who) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut table = "id,t,a,b,label,who\n".to_owned();
+    for number in 0..120 {
+        let steps = sequence(number, 12 + number % 3, -1);
+        lengths.push(steps.len() as i64);
+        who.push(number as i64 / 40);
+        for step in 0..14 {
+            let (a, b, label) = steps.get(step).copied().unwrap_or((0.0, 0.0, "low"));
+            x.extend([a, b]);
+            y.push(i64::from(label == "high"));
+        }
+        for (step, (a, b, label)) in steps.iter().enumerate() {
+            table.push_str(&format!("s{number},{step},{a},{b},{label},p{}\n", number / 40));
+        }
+    }
+    home.write("who.csv", table);
+    let (x, y) = (Array::Floats("x", &[120, 14, 2], x), Array::Whole("y", &[120, 14], y));
+    home.write(
+        "all.npz",
+        npz(&[x, y, Array::Whole("lengths", &[120], lengths), Array::Whole("who", &[120], who)]),
+    );
+    let said = home.carousel("train recipe.toml --data all.npz --out run --json").succeeds();
+    assert!(said.json()["accuracy"].as_f64() > Some(0.97), "{}", said.stdout);
+    let measured = home.carousel("eval run --data all.npz --json").succeeds().json();
+    // What stands behind the end of a sequence is no step.
+    let steps: usize = (0..120).map(|number| 12 + number % 3).sum();
+    assert_eq!((&measured["sequences"], &measured["steps"]), (&120.into(), &steps.into()), "{measured}");
+    let told = home.carousel("predict run all.npz").succeeds().stdout;
+    let first = told.lines().next().unwrap_or_default();
+    assert!(first.starts_with("all.npz:1\t") && first.split_whitespace().count() == 13, "{first}");
+
+    let check = |name: &str, more: &str, expected: [usize; 3]| {
+        let said = home.carousel(&format!("train recipe.toml --out {name} --set train.steps=2 {more}"));
+        assert_eq!(parts(&said.succeeds()), expected, "{more}");
+    };
+    check("each", "--data all.npz", [84, 24, 12]);
+    check("archive", "--data all.npz --set data.group=who", [80, 40, 0]);
+    check("column", &format!("--data who.csv {LONG} --set data.group=who"), [80, 40, 0]);
+    check("file", &format!("--data next.csv before.csv {LONG} --set data.file_group=(.*)"), [120, 120, 0]);
+    home.carousel("eval column --data before.csv").succeeds();
+    home.carousel(&format!("train recipe.toml --out no --data before.csv {LONG} --set data.group=who"))
+        .fails(1, &["before.csv: no column is named \"who\""]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use support::Home;
+use support::{Home, parts};
 
 const RECIPE: &str = "\
 task = \"tag\"
@@ -86,6 +86,43 @@ fn tags_and_intents_are_learned_measured_and_told() {
     let object: Value = serde_json::from_str(told.lines().next().unwrap_or_default()).expect("JSON");
     assert_eq!(object["tags"], serde_json::json!(["O", "B-song", "I-song", "O"]));
     assert_eq!(object["intent"], "play");
+}
+
+#[test]
+fn smoothed_intents_are_less_sure_and_as_right() {
+    let home = home();
+    // Of two intents each takes half of what is spread: the likeliest cannot be surer than 1 - 0.4 / 2.
+    let sure = |name: &str, more: &str| {
+        let said =
+            home.carousel(&format!("train recipe.toml --data all --out {name} --json {more}")).succeeds();
+        assert!(said.json()["intent_accuracy"].as_f64() > Some(0.95), "{more}: {}", said.stdout);
+        home.write("new.txt", "play blue moon now\n");
+        let told = home.carousel(&format!("predict {name} new.txt --json")).succeeds().json();
+        assert_eq!(told["intent"], "play", "{told}");
+        told["intent_probability"].as_f64().unwrap_or_default()
+    };
+    let (plain, smooth) = (sure("plain", ""), sure("smooth", "--set train.label_smoothing=0.4"));
+    assert!(plain > 0.97 && (0.7..0.9).contains(&smooth), "{plain} without, {smooth} with");
+}
+
+#[test]
+fn sentences_of_a_file_stay_together() {
+    let home = home();
+    let rows = requests(240);
+    for (name, part) in [("one", 0..100), ("two", 100..180), ("three", 180..240)] {
+        home.write(&format!("news/{name}.conll"), columns(&rows[part]));
+    }
+    let train = |more: &str| {
+        let out = home.path("news-run");
+        let _ = std::fs::remove_dir_all(out);
+        home.carousel(&format!("train recipe.toml --data news --out news-run --set train.epochs=1 {more}"))
+    };
+    assert_eq!(parts(&train("").succeeds()), [168, 48, 24]);
+    let mut found = parts(&train("--set data.file_group=(.*)").succeeds());
+    assert!(found[0] >= 100, "{found:?}");
+    found.sort_unstable();
+    assert!([[60, 80, 100], [0, 60, 180], [0, 80, 160], [0, 100, 140]].contains(&found), "{found:?}");
+    train("--set data.group=file").fails(2, &["data.group has no effect on words", "data.file_group"]);
 }
 
 #[test]

@@ -11,6 +11,20 @@ fn fails(document: &Document, reason: impl Into<String>) -> DataError {
     DataError::File { name: document.name.clone(), reason: reason.into() }
 }
 
+const NOT_FINITE: &str = "a value that is not a number, or too large for 32 bits";
+
+/// Gives back the values of an array, made by `$made`, if they are of one of some kinds; otherwise the file.
+macro_rules! of_kinds {
+    ($file:expr, $made:expr, $($kind:ty),+) => {{
+        let file = $file;
+        $(let file = match file.try_data::<$kind>() {
+            Ok(data) => return data.map($made).collect(),
+            Err(file) => file,
+        };)+
+        file
+    }};
+}
+
 /// The shape of a `.npy` file and its numbers, all of them finite, row after row.
 pub(super) fn array(document: &Document) -> Result<(Vec<usize>, Vec<f32>), DataError> {
     let file = NpyFile::new(Cursor::new(&document.bytes))
@@ -18,10 +32,7 @@ pub(super) fn array(document: &Document) -> Result<(Vec<usize>, Vec<f32>), DataE
     let (shape, values) = numbers(document, "it", file)?;
     if let Some(place) = values.iter().position(|value| !value.is_finite()) {
         let width: usize = shape.iter().skip(1).product();
-        return Err(fails(
-            document,
-            format!("step {} has a value that is not a number", place / width.max(1)),
-        ));
+        return Err(fails(document, format!("step {} has {}", place / width.max(1), NOT_FINITE)));
     }
     Ok((shape, values))
 }
@@ -33,43 +44,63 @@ fn numbers<R: Read>(
     file: NpyFile<R>,
 ) -> Result<(Vec<usize>, Vec<f32>), DataError> {
     let shape: Vec<usize> = file.shape().iter().map(|&size| size as usize).collect();
-    if file.order() != npyz::Order::C && shape.len() > 1 {
-        return Err(fails(document, format!("{what} stands column after column, expected row after row")));
-    }
-    let values: Result<Vec<f32>, _> = match file.try_data::<f32>() {
-        Ok(data) => data.collect(),
-        Err(file) => match file.try_data::<f64>() {
-            Ok(data) => data.map(|value| value.map(|value| value as f32)).collect(),
-            Err(file) => {
-                let kind = file.dtype().descr();
-                let reason = format!("{what} has numbers of kind {kind}, expected float32 or float64");
-                return Err(fails(document, reason));
-            }
-        },
-    };
-    let values = values.map_err(|error| fails(document, format!("{what} cannot be read: {error}")))?;
+    let by_column = file.order() != npyz::Order::C && shape.len() > 1;
+    let values = floats(document, what, file)?;
+    let values = if by_column { by_rows(&shape, &values) } else { values };
     Ok((shape, values))
 }
 
-/// The names in an array of whole numbers or of text.
-fn names<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<Vec<String>, DataError> {
+/// The numbers of an array, in the order of the file.
+fn floats<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<Vec<f32>, DataError> {
     let unread = |error: std::io::Error| fails(document, format!("{what} cannot be read: {error}"));
-    let text = |value: Result<i64, std::io::Error>| value.map(|value| value.to_string()).map_err(unread);
-    let file = match file.try_data::<String>() {
-        Ok(data) => return data.map(|name| name.map_err(unread)).collect(),
-        Err(file) => file,
-    };
+    // A whole number of many digits is rounded.
     macro_rules! whole {
         ($file:expr, $($kind:ty),+) => {{
             let file = $file;
-            $(let file = match file.try_data::<$kind>() {
-                Ok(data) => return data.map(|value| text(value.map(|value| value as i64))).collect(),
-                Err(file) => file,
-            };)+
+            $(let file = of_kinds!(file, |value| value.map(|value| value as f32).map_err(unread), $kind);)+
             file
         }};
     }
-    let file = whole!(file, i64, i32, u8, i16, u16, u32, i8, u64);
+    let file = whole!(file, f32, f64, i64, i32, i16, i8, u8, u16, u32, u64);
+    let file = of_kinds!(file, |value| value.map(|value| f32::from(u8::from(value))).map_err(unread), bool);
+    let kind = file.dtype().descr();
+    let wanted = "expected float32, float64, whole numbers or bool";
+    Err(fails(document, format!("{what} has numbers of kind {kind}, {wanted}")))
+}
+
+/// Values that stand column after column, as Fortran has them, row after row: in both the first place changes slowest.
+fn by_rows(shape: &[usize], values: &[f32]) -> Vec<f32> {
+    // How far apart two values are in the file whose place differs by one along each axis.
+    let mut strides = Vec::with_capacity(shape.len());
+    let mut stride = 1;
+    for size in shape {
+        strides.push(stride);
+        stride *= size;
+    }
+    let from = |place: usize| {
+        let mut rest = place;
+        let axes = shape.iter().zip(&strides).rev();
+        axes.map(|(size, stride)| {
+            let along = rest % size;
+            rest /= size;
+            along * stride
+        })
+        .sum::<usize>()
+    };
+    (0..values.len()).map(|place| values[from(place)]).collect()
+}
+
+/// The names in an array of whole numbers, truth values or text.
+fn names<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<Vec<String>, DataError> {
+    let unread = |error: std::io::Error| fails(document, format!("{what} cannot be read: {error}"));
+    macro_rules! named {
+        ($file:expr, $($kind:ty),+) => {{
+            let file = $file;
+            $(let file = of_kinds!(file, |value| value.map(|value| value.to_string()).map_err(unread), $kind);)+
+            file
+        }};
+    }
+    let file = named!(file, String, i64, i32, u8, i16, u16, u32, i8, u64, bool);
     let kind = file.dtype().descr();
     Err(fails(document, format!("{what} has values of kind {kind}, expected whole numbers or text")))
 }
@@ -94,14 +125,21 @@ pub(super) struct Archived {
     pub(super) width: usize,
     /// Its name, or one a step.
     pub(super) names: Vec<String>,
+    /// What it stays together with when parts are drawn.
+    pub(super) group: Option<String>,
 }
 
 /// Reads an archive of N sequences: `x` `[N, T, I]`, or `[N, T]` of one value a step; `y`, what they are, whole numbers
-/// or text; and, where they differ in length, `lengths` `[N]`, the steps behind which a row of `x` counts no more.
+/// or text; where they differ in length, `lengths` `[N]`, the steps behind which a row of `x` counts no more; and the
+/// array of their groups `[N]`, where it is named and there.
 ///
 /// # Errors
 /// [`DataError::File`] that names the array, what was found and what was wanted.
-pub(super) fn read_npz(document: &Document, named: Named) -> Result<Vec<Archived>, DataError> {
+pub(super) fn read_npz(
+    document: &Document,
+    named: Named,
+    group: Option<&str>,
+) -> Result<Vec<Archived>, DataError> {
     let unread = |error: std::io::Error| fails(document, format!("no .npz file that can be read: {error}"));
     let mut archive = NpzArchive::new(Cursor::new(&document.bytes)).map_err(unread)?;
     let mut found: Vec<String> = archive.array_names().map(str::to_owned).collect();
@@ -160,16 +198,28 @@ pub(super) fn read_npz(document: &Document, named: Named) -> Result<Vec<Archived
         );
         return Err(fails(document, reason));
     }
+    let groups = match group {
+        Some(name) => archive.by_name(name).map_err(unread)?.map(|file| names(document, name, file)),
+        None => None,
+    }
+    .transpose()?;
+    if let (Some(groups), Some(name)) = (&groups, group)
+        && groups.len() != count
+    {
+        let reason = format!("{name} has {} names, expected {count}, one a sequence of x", groups.len());
+        return Err(fails(document, reason));
+    }
     let mut sequences = Vec::with_capacity(count);
     for (place, length) in lengths.into_iter().enumerate() {
         let values = values[place * time * width..][..length * width].to_vec();
         if let Some(wrong) = values.iter().position(|value| !value.is_finite()) {
-            let reason = format!("x[{place}, {}] has a value that is not a number", wrong / width);
+            let reason = format!("x[{place}, {}] has {NOT_FINITE}", wrong / width);
             return Err(fails(document, reason));
         }
         let kept = if named == Named::Steps { length } else { per_sequence };
         let names = all[place * per_sequence..][..kept].to_vec();
-        sequences.push(Archived { values, width, names });
+        let group = groups.as_ref().map(|groups| groups[place].clone());
+        sequences.push(Archived { values, width, names, group });
     }
     Ok(sequences)
 }
@@ -206,20 +256,54 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_and_columns_first_are_read_too() {
+        fn check<T: npyz::AutoSerialize + Copy>(values: &[T], order: npyz::Order, expected: &[f32]) {
+            let mut bytes = Vec::new();
+            let writer = npyz::WriteOptions::new().default_dtype().order(order).shape(&[2, 3]);
+            let mut writer = writer.writer(&mut bytes).begin_nd().unwrap();
+            writer.extend(values.iter().copied()).unwrap();
+            writer.finish().unwrap();
+            let found = array(&Document { name: "a.npy".to_owned(), bytes }).unwrap();
+            assert_eq!(found, (vec![2, 3], expected.to_vec()));
+        }
+        let rows = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+        check(&[0_i16, 1, 2, 3, 4, 5], npyz::Order::C, &rows);
+        check(&[0_u8, 3, 1, 4, 2, 5], npyz::Order::Fortran, &rows);
+        check(&[0.0_f64, 3.0, 1.0, 4.0, 2.0, 5.0], npyz::Order::Fortran, &rows);
+        check(&[true, false, true, true, false, false], npyz::Order::C, &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
+        // Of three axes, as x of an archive has.
+        let columns: Vec<f32> =
+            (0..24).map(|place| (place % 2 * 12 + place / 2 % 3 * 4 + place / 6) as f32).collect();
+        assert_eq!(by_rows(&[2, 3, 4], &columns), (0..24).map(|value| value as f32).collect::<Vec<f32>>());
+    }
+
+    #[test]
+    fn groups_stand_in_an_array_of_their_own() {
+        // The classes serve as groups here.
+        let found = read_npz(&archive(Some(&[7, 8]), Some(&[1, 2])), Named::None, Some("y")).unwrap();
+        assert_eq!(found.iter().map(|one| one.group.as_deref()).collect::<Vec<_>>(), [Some("7"), Some("8")]);
+        let found = read_npz(&archive(None, Some(&[1, 2])), Named::None, Some("y")).unwrap();
+        assert!(found.iter().all(|one| one.group.is_none()));
+        let message =
+            read_npz(&archive(Some(&[7]), Some(&[1, 2])), Named::None, Some("y")).unwrap_err().to_string();
+        assert_eq!(message, "a.npz: y has 1 names, expected 2, one a sequence of x");
+    }
+
+    #[test]
     fn rows_are_sequences() {
-        let found = read_npz(&archive(Some(&[7, 8]), Some(&[1, 2])), Named::Sequences).unwrap();
+        let found = read_npz(&archive(Some(&[7, 8]), Some(&[1, 2])), Named::Sequences, None).unwrap();
         let told: Vec<(&[f32], String)> =
             found.iter().map(|one| (one.values.as_slice(), one.names.join(" "))).collect();
         assert_eq!(told, [(&[0.0, 1.0][..], "7".to_owned()), (&[6.0, 7.0, 8.0, 9.0], "8".to_owned())]);
-        let found = read_npz(&archive(Some(&[1, 2, 3, 4, 5, 6]), Some(&[1, 2])), Named::Steps).unwrap();
+        let found = read_npz(&archive(Some(&[1, 2, 3, 4, 5, 6]), Some(&[1, 2])), Named::Steps, None).unwrap();
         assert_eq!((found[0].names.join(" "), found[1].names.join(" ")), ("1".to_owned(), "4 5".to_owned()));
-        assert!(read_npz(&archive(None, Some(&[3, 2])), Named::None).unwrap()[0].names.is_empty());
+        assert!(read_npz(&archive(None, Some(&[3, 2])), Named::None, None).unwrap()[0].names.is_empty());
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let check = |document: Document, expected: &str| {
-            let message = read_npz(&document, Named::Sequences).unwrap_err().to_string();
+            let message = read_npz(&document, Named::Sequences, None).unwrap_err().to_string();
             assert!(message.starts_with("a.npz: ") && message.contains(expected), "{message}");
         };
         check(Document { name: "a.npz".to_owned(), bytes: b"no".to_vec() }, "no .npz file that can be read");

@@ -16,7 +16,7 @@ pub struct CaptionColumns<'a> {
     pub path: &'a str,
     /// The sentence.
     pub text: &'a str,
-    /// What keeps subjects together when parts are drawn; `None`: nothing but the path.
+    /// What keeps subjects together when parts are drawn.
     pub group: Option<&'a str>,
     /// Whether fields may stand in quotes.
     pub quoting: Quoting,
@@ -49,8 +49,8 @@ pub struct CaptionExample {
     pub path: PathBuf,
     /// The sentences, in the order of the table.
     pub texts: Vec<String>,
-    /// What it stays together with when parts are drawn.
-    pub group: String,
+    /// What it stays together with when parts are drawn, where its table says that.
+    pub group: Option<String>,
     /// File and line of the first sentence.
     pub place: String,
 }
@@ -73,7 +73,7 @@ pub fn read_captions(
         let table = read_table(document, columns.quoting)?;
         let path = table.column(columns.path, "data.path")?;
         let text = table.column(columns.text, "data.text")?;
-        let group = columns.group.map(|group| table.column(group, "data.group")).transpose()?;
+        let group = columns.group.and_then(|group| table.place(group));
         let folder = Path::new(&document.name).parent().unwrap_or(Path::new(""));
         for row in &table.rows {
             let wrong = |reason: &str| DataError::Line {
@@ -81,7 +81,7 @@ pub fn read_captions(
                 line: row.line,
                 reason: reason.to_owned(),
             };
-            let (name, text) = (row.fields[path].trim(), row.fields[text].trim());
+            let (name, text) = (table.field(row, path)?.trim(), table.field(row, text)?.trim());
             if name.is_empty() {
                 return Err(wrong("the path is empty, expected that of an image or array"));
             }
@@ -89,20 +89,28 @@ pub fn read_captions(
                 return Err(wrong("the caption is empty, expected a text; leave the row out"));
             }
             let name = folder.join(name);
-            let group = group.map(|group| row.fields[group].clone());
+            let group = group.map(|group| table.field(row, group).map(str::to_owned)).transpose()?;
             let place = *known.entry(name.clone()).or_insert_with(|| {
                 let subject = Subject::Image(Vec::new());
                 let place = format!("{}:{}", table.name, row.line);
-                let group = group.clone().unwrap_or_else(|| name.display().to_string());
-                found.push(CaptionExample { subject, path: name, texts: Vec::new(), group, place });
+                found.push(CaptionExample {
+                    subject,
+                    path: name,
+                    texts: Vec::new(),
+                    group: group.clone(),
+                    place,
+                });
                 lines.push((&document.name, row.line));
                 found.len() - 1
             });
-            if let Some(group) = group.filter(|group| *group != found[place].group) {
-                let (first, path) = (&found[place], found[place].path.display());
+            let first = &found[place];
+            if let (Some(group), Some(known)) = (group, &first.group)
+                && group != *known
+            {
+                let path = first.path.display();
                 return Err(wrong(&format!(
-                    "{path} is of group {group:?}, but {:?} at {}; a subject has one group",
-                    first.group, first.place
+                    "{path} is of group {group:?}, but {known:?} at {}; a subject has one group",
+                    first.place
                 )));
             }
             found[place].texts.push(text.to_owned());
@@ -128,7 +136,8 @@ fn hint(error: &DataError) -> &'static str {
 }
 
 /// Whether a name is that of an image or array.
-fn is_subject(name: &str) -> bool {
+#[must_use]
+pub fn is_subject(name: &str) -> bool {
     is_image(name) || name.to_ascii_lowercase().ends_with(".npy")
 }
 
@@ -151,8 +160,8 @@ pub fn read_subject(path: &Path, kind: SubjectKind) -> Result<Subject, DataError
             if values.is_empty() {
                 return fails("it has no value, expected at least one".to_owned());
             }
-            let (label, file) = (String::new(), document.name);
-            Ok(Subject::Features(NumberExample { values, width, label, file, line: 1, rate: 0 }))
+            let file = document.name;
+            Ok(Subject::Features(NumberExample { values, width, file, line: 1, ..NumberExample::default() }))
         }
     }
 }
@@ -204,10 +213,10 @@ mod tests {
         let image = |shade| Subject::Image(vec![shade; 4]);
         assert_eq!(told, [(vec!["one", "three"], &image(7)), (vec!["two"], &image(9))]);
         assert!(found[0].place.ends_with("t.tsv:2") && found[0].path.ends_with("p/a.png"));
-        assert_ne!(found[0].group, found[1].group);
+        assert_eq!((&found[0].group, &found[1].group), (&None, &None));
         let by = CaptionColumns { group: Some("by"), ..COLUMNS };
         let found = read_captions(&[table(&home, text)], by, SubjectKind::Images(SHAPE)).unwrap();
-        assert_eq!((found[0].group.as_str(), found[1].group.as_str()), ("x", "y"));
+        assert_eq!((found[0].group.as_deref(), found[1].group.as_deref()), (Some("x"), Some("y")));
     }
 
     #[test]

@@ -223,7 +223,7 @@ pub(super) mod tests {
             assert!(message.contains(expected), "{message}");
         };
         check(&["good.txt", "missing.txt"], "could not read missing.txt: No such file");
-        check(&["good.txt", "empty.txt"], "empty.txt is empty, expected text");
+        check(&["good.txt", "empty.txt"], "empty.txt is empty, expected data");
         check(&["bare"], "bare is empty");
         check(&["broken.gz"], "could not read broken.gz: invalid gzip header");
         check(&[], "no data given");

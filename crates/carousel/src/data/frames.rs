@@ -2,27 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::arrays::{Archived, Named, read_npz};
-use super::numbers::{NumberColumns, NumberExample, number, read_numbers};
-use super::sound::{SoundFeatures, frame_middle};
+use super::arrays::Named;
+use super::numbers::{NumberColumns, NumberExample, Told, read_sequences};
+use super::sound::frame_middle;
 use super::tagged::{NO_TAG, lines};
-use super::{DataError, Document, Quoting, Table, read_table};
+use super::{DataError, Document};
 
 /// How the name of a file with the labels of another ends.
 pub(super) const LABELS: &str = ".labels";
-
-/// What the columns of a table are.
-#[derive(Clone, Copy, Debug)]
-pub struct FrameColumns<'a> {
-    /// The column that tells the sequences of a table apart; `None`: each file is one sequence.
-    pub id: Option<&'a str>,
-    /// The column that steps are ordered by; `None`: as they stand.
-    pub step: Option<&'a str>,
-    /// The column of the labels.
-    pub label: &'a str,
-    /// What becomes of sound.
-    pub sound: SoundFeatures,
-}
 
 /// A sequence of numbers with a label a step.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,47 +20,36 @@ pub struct FrameExample {
     pub tags: Vec<String>,
 }
 
-/// Reads sequences with a label a step. A table has a row a step, its label in a column of its own; it is one
-/// sequence, or holds many where `columns.id` tells them apart. Arrays and sound, as [`read_numbers`] takes them,
-/// have their labels in a file beside them, `a.labels` for `a.npy`: a line a step, or for sound stretches of seconds,
-/// `start`, `end` and label apart by tabs, outside of which a step has none. An archive (`.npz`) has them in `y` `[N, T]`.
+/// Reads sequences with a label a step, in files as [`read_numbers`](super::read_numbers) takes them. A table has a row a
+/// step, its label in a column of its own; an archive (`.npz`) has them in `y` `[N, T]`. An array and sound have their
+/// labels in a file beside them, `a.labels` for `a.npy`: a line a step, or for sound stretches of seconds, `start`, `end`
+/// and label apart by tabs, outside of which a step has none.
 ///
 /// # Errors
 /// [`DataError`] with file and line.
 pub fn read_frames(
     documents: &[Document],
-    columns: FrameColumns<'_>,
+    columns: &NumberColumns<'_>,
     labelled: bool,
 ) -> Result<Vec<FrameExample>, DataError> {
     let beside: HashMap<&str, &Document> =
         documents.iter().filter_map(|one| Some((one.name.strip_suffix(LABELS)?, one))).collect();
+    let named = if labelled { Named::Steps } else { Named::None };
     let mut used = 0;
     let mut examples = Vec::new();
-    let own = NumberColumns { id: None, label: columns.label, pattern: None, sound: columns.sound };
     for document in documents.iter().filter(|document| !document.name.ends_with(LABELS)) {
-        if is_table(&document.name) {
-            read_rows(document, columns, labelled, &mut examples)?;
-            continue;
-        }
-        if document.name.to_ascii_lowercase().ends_with(".npz") {
-            let named = if labelled { Named::Steps } else { Named::None };
-            for (place, Archived { values, width, names }) in
-                read_npz(document, named)?.into_iter().enumerate()
-            {
-                let (label, file) = (String::new(), document.name.clone());
-                let numbers = NumberExample { values, width, label, file, line: place + 1, rate: 0 };
-                examples.push(FrameExample { numbers, tags: names });
-            }
-            continue;
-        }
-        let marks = document.name.rsplit_once('.').and_then(|(stem, _)| beside.get(stem));
+        let stem = document.name.rsplit_once('.').map_or(document.name.as_str(), |parts| parts.0);
+        let marks = beside.get(stem);
         used += usize::from(marks.is_some());
-        for numbers in read_numbers(std::slice::from_ref(document), &own, false)? {
-            let tags = match marks {
+        for Told { numbers, names, .. } in read_sequences(document, columns, named)? {
+            let tags = match (names, marks) {
                 _ if !labelled => Vec::new(),
-                Some(marks) => read_labels(marks, &numbers)?,
-                None => {
-                    let stem = document.name.rsplit_once('.').map_or(document.name.as_str(), |parts| parts.0);
+                (Some(names), _) => {
+                    let tag = |(line, name): (usize, String)| label(document, line, &name);
+                    names.into_iter().map(tag).collect::<Result<Vec<_>, _>>()?
+                }
+                (None, Some(marks)) => read_labels(marks, &numbers)?,
+                (None, None) => {
                     let reason = format!("{stem}{LABELS} with a label a step is missing beside it");
                     return Err(DataError::File { name: document.name.clone(), reason });
                 }
@@ -100,12 +76,6 @@ pub fn read_frames(
 /// Whether a file is the one whose labels are called `stem`.
 fn is_beside(name: &str, stem: &str) -> bool {
     !name.ends_with(LABELS) && name.rsplit_once('.').is_some_and(|(own, _)| own == stem)
-}
-
-/// Whether a file holds a table: all that is no array and no sound.
-fn is_table(name: &str) -> bool {
-    let name = name.strip_suffix(".gz").unwrap_or(name).to_ascii_lowercase();
-    ![".npy", ".npz", ".wav"].iter().any(|ending| name.ends_with(ending))
 }
 
 fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
@@ -179,91 +149,22 @@ fn read_stretches(
     Ok(tags)
 }
 
-fn read_rows(
-    document: &Document,
-    columns: FrameColumns<'_>,
-    labelled: bool,
-    examples: &mut Vec<FrameExample>,
-) -> Result<(), DataError> {
-    let table: Table = read_table(document, Quoting::On)?;
-    let id = columns.id.map(|name| table.column(name, "data.id")).transpose()?;
-    let step = columns.step.map(|name| table.column(name, "data.step")).transpose()?;
-    let label_at = if labelled { Some(table.column(columns.label, "data.label")?) } else { None };
-    let apart =
-        |place: usize| Some(place) == id || Some(place) == step || table.columns[place] == columns.label;
-    let values: Vec<usize> = (0..table.columns.len()).filter(|&place| !apart(place)).collect();
-    if values.is_empty() {
-        let reason = "it has no column of values beside those of sequence, step and label".to_owned();
-        return Err(DataError::File { name: document.name.clone(), reason });
-    }
-    // Of each sequence its rows, each with what orders it.
-    let mut order: Vec<Vec<(f64, usize)>> = Vec::new();
-    let mut known: HashMap<&str, usize> = HashMap::new();
-    for (place, row) in table.rows.iter().enumerate() {
-        let name = id.map_or("", |id| row.fields[id].as_str());
-        let sequence = *known.entry(name).or_insert_with(|| {
-            order.push(Vec::new());
-            order.len() - 1
-        });
-        let rank = match step {
-            Some(step) => {
-                let text = &row.fields[step];
-                text.trim().parse::<f64>().ok().filter(|rank| rank.is_finite()).ok_or_else(|| {
-                    let reason = format!("column {:?} is {text:?}, expected a number", table.columns[step]);
-                    at(&table.name, row.line, reason)
-                })?
-            }
-            None => place as f64,
-        };
-        order[sequence].push((rank, place));
-    }
-    for mut rows in order {
-        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some(pair) = rows.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            let [first, second] = [pair[0].1, pair[1].1].map(|place| table.rows[place].line);
-            let reason = format!("step {} of its sequence stands on line {first} already", pair[0].0);
-            return Err(at(&table.name, second, reason));
-        }
-        let first = rows.iter().map(|&(_, place)| table.rows[place].line).min().unwrap_or(1);
-        let mut numbers = NumberExample {
-            values: Vec::with_capacity(rows.len() * values.len()),
-            width: values.len(),
-            label: String::new(),
-            file: table.name.clone(),
-            line: first,
-            rate: 0,
-        };
-        let mut tags = Vec::new();
-        for (_, place) in rows {
-            let row = &table.rows[place];
-            for &column in &values {
-                numbers.values.push(number(
-                    &row.fields[column],
-                    &table.name,
-                    row.line,
-                    &table.columns[column],
-                )? as f32);
-            }
-            if let Some(label_at) = label_at {
-                tags.push(label(document, row.line, &row.fields[label_at])?);
-            }
-        }
-        examples.push(FrameExample { numbers, tags });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::data::SoundFeatures;
 
     fn document(name: &str, bytes: &[u8]) -> Document {
         Document { name: name.to_owned(), bytes: bytes.to_vec() }
     }
 
-    fn columns<'a>(id: Option<&'a str>, step: Option<&'a str>) -> FrameColumns<'a> {
-        FrameColumns { id, step, label: "label", sound: SoundFeatures::LogMel }
+    fn columns<'a>(id: Option<&'a str>, step: Option<&'a str>) -> NumberColumns<'a> {
+        NumberColumns { id, step, label: "label", ..NumberColumns::default() }
+    }
+
+    fn of_sound() -> NumberColumns<'static> {
+        NumberColumns { sound: Some(SoundFeatures::LogMel), ..columns(None, None) }
     }
 
     /// `[3, 2]` in the format of NumPy.
@@ -297,8 +198,8 @@ mod tests {
 
     #[test]
     fn every_form_is_read() {
-        let check = |files: &[Document], columns, expected: &[(&[f32], &str, usize)]| {
-            let found = read_frames(files, columns, true).unwrap();
+        let check = |files: &[Document], columns: NumberColumns<'_>, expected: &[(&[f32], &str, usize)]| {
+            let found = read_frames(files, &columns, true).unwrap();
             let found: Vec<(Vec<f32>, String, usize)> = found
                 .into_iter()
                 .map(|one| (one.numbers.values, one.tags.join(" "), one.numbers.line))
@@ -315,7 +216,7 @@ mod tests {
             columns(Some("id"), Some("t")),
             &[(&[3.0, 1.0], "c a", 2), (&[2.0, 4.0], "b d", 3)],
         );
-        let plain = read_frames(&[long], columns(Some("id"), Some("t")), false).unwrap();
+        let plain = read_frames(&[long], &columns(Some("id"), Some("t")), false).unwrap();
         assert!(plain.iter().all(|one| one.tags.is_empty() && one.numbers.width == 1));
         check(
             &[document("d/a.labels", b"p\nq\np\n"), document("d/a.npy", &npy())],
@@ -327,7 +228,7 @@ mod tests {
     #[test]
     fn stretches_of_seconds_label_the_frames_within() {
         let files = [document("a.wav", &wav()), document("a.labels", b"0.1\t0.5\tone\n0.5\t0.7\ttwo\n")];
-        let found = read_frames(&files, columns(None, None), true).unwrap();
+        let found = read_frames(&files, &of_sound(), true).unwrap();
         let tags = &found[0].tags;
         assert_eq!(tags.len(), 98);
         // The middle of frame 9 lies at 0.1025 seconds, that of frame 48 at 0.4925.
@@ -338,10 +239,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let check = |files: &[Document], columns, expected: &str| {
+        let check = |files: &[Document], columns: &NumberColumns<'_>, expected: &str| {
             assert_eq!(read_frames(files, columns, true).unwrap_err().to_string(), expected);
         };
-        let (plain, long) = (columns(None, None), columns(Some("id"), Some("t")));
+        let (plain, long, sound) = (&columns(None, None), &columns(Some("id"), Some("t")), &of_sound());
         let one = |bytes: &[u8]| [document("a.csv", bytes)];
         check(
             &one(b"x,y\n1,2\n"),
@@ -351,7 +252,7 @@ mod tests {
         check(
             &one(b"label\na\n"),
             plain,
-            "a.csv: it has no column of values beside those of sequence, step and label",
+            "a.csv: it has no column of values beside those of the sequence, its steps, group and label",
         );
         check(&one(b"x,label\n1,\n"), plain, "a.csv:2: the label is empty; write _ for a step without one");
         check(&one(b"x,label\nzero,a\n"), plain, "a.csv:2: column \"x\" is \"zero\", expected a number");
@@ -385,12 +286,12 @@ mod tests {
         check(&with(b"p\n\nq\n"), plain, "a.labels:2: the label is empty; write _ for a step without one");
         check(&with(b"p\n\xff\nq\n"), plain, "a.labels:2: the line is not UTF-8; convert the file to UTF-8");
         let with = |labels: &[u8]| [document("a.wav", &wav()), document("a.labels", labels)];
-        check(&with(b"0\t1\n"), plain, "a.labels:1: 2 columns, expected start, end and label apart by tabs");
-        check(&with(b"0\tx\ta\n"), plain, "a.labels:1: \"x\" is no time, expected seconds from 0 on");
-        check(&with(b"1\t0.5\ta\n"), plain, "a.labels:1: the stretch from 1 to 0.5 ends before it begins");
+        check(&with(b"0\t1\n"), sound, "a.labels:1: 2 columns, expected start, end and label apart by tabs");
+        check(&with(b"0\tx\ta\n"), sound, "a.labels:1: \"x\" is no time, expected seconds from 0 on");
+        check(&with(b"1\t0.5\ta\n"), sound, "a.labels:1: the stretch from 1 to 0.5 ends before it begins");
         check(
             &with(b"0\t1\ta\n0.5\t2\tb\n"),
-            plain,
+            sound,
             "a.labels:2: the stretch from 0.5 to 2 begins before the last one ends, at 1",
         );
         check(&[], plain, "the data has no sequence, expected at least one");

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::ImageFormat;
 use image::imageops::FilterType;
+use image::{DynamicImage, ImageFormat, Rgba};
 
 use super::frames::{LABELS, label};
 use super::tagged::lines;
@@ -47,6 +47,22 @@ pub(super) fn is_image(name: &str) -> bool {
     [".png", ".jpg", ".jpeg"].iter().any(|ending| name.ends_with(ending))
 }
 
+/// What is transparent of an image shows white paper: its own colour there is often black, and never seen.
+fn on_paper(image: DynamicImage) -> DynamicImage {
+    if !image.color().has_alpha() {
+        return image;
+    }
+    let mut image = image.into_rgba8();
+    for Rgba([colours @ .., alpha]) in image.pixels_mut() {
+        let (seen, paper) = (u32::from(*alpha), 255 - u32::from(*alpha));
+        colours.iter_mut().for_each(|colour| {
+            *colour = ((u32::from(*colour) * seen + 255 * paper + 127) / 255) as u8;
+        });
+        *alpha = 255;
+    }
+    image.into()
+}
+
 /// Reads a PNG or JPEG image and scales it, `[channels, height, width]`.
 ///
 /// # Errors
@@ -55,6 +71,7 @@ pub fn read_image(document: &Document, shape: ImageShape) -> Result<Vec<u8>, Dat
     let fails = |reason: String| DataError::File { name: document.name.clone(), reason };
     let image = image::load_from_memory(&document.bytes)
         .map_err(|error| fails(format!("no PNG or JPEG image that can be read: {error}")))?;
+    let image = on_paper(image);
     let (width, height) = (shape.width as u32, shape.height as u32);
     let image = match (image.width(), image.height()) == (width, height) {
         true => image,
@@ -74,7 +91,8 @@ pub fn read_image(document: &Document, shape: ImageShape) -> Result<Vec<u8>, Dat
 pub fn thumbnail(path: &Path, most: u32) -> Result<(&'static str, Vec<u8>, [u32; 2]), DataError> {
     let fails = |reason: String| DataError::File { name: path.display().to_string(), reason };
     let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let image = image::load_from_memory(&bytes).map_err(|error| fails(error.to_string()))?.into_rgb8();
+    let image = image::load_from_memory(&bytes).map_err(|error| fails(error.to_string()))?;
+    let image = on_paper(image).into_rgb8();
     let large = image.width().max(image.height()) > most;
     let image = image::DynamicImage::from(image);
     let image = if large { image.thumbnail(most, most) } else { image };
@@ -197,6 +215,30 @@ mod tests {
         assert!(small[0] > 60 && small[1] < 60, "{small:?}");
         let jpeg = encoded(&image.into(), image::ImageFormat::Jpeg);
         assert_eq!(read_image(&document("a.jpg", &jpeg), shape).unwrap().len(), 24);
+    }
+
+    #[test]
+    fn every_kind_of_png_is_read_and_what_is_transparent_is_white() {
+        let check = |image: image::DynamicImage, expected: [u8; 2]| {
+            let shape = ImageShape { channels: 3, height: 1, width: 2 };
+            let png = encoded(&image, image::ImageFormat::Png);
+            let read = read_image(&document("a.png", &png), shape).unwrap();
+            assert_eq!([read[0], read[1]], expected, "{:?}", image.color());
+            let grey = read_image(&document("a.png", &png), ImageShape { channels: 1, ..shape }).unwrap();
+            assert_eq!(grey, expected, "{:?} as shades of grey", image.color());
+        };
+        let black = |alpha| image::Rgba([0, 0, 0, alpha]);
+        let mut clear = image::RgbaImage::from_pixel(2, 1, black(0));
+        clear.put_pixel(1, 0, black(255));
+        check(clear.clone().into(), [255, 0]);
+        clear.put_pixel(1, 0, black(51));
+        check(clear.into(), [255, 204]);
+        let mut grey = image::GrayAlphaImage::from_pixel(2, 1, image::LumaA([0, 0]));
+        grey.put_pixel(1, 0, image::LumaA([100, 255]));
+        check(grey.into(), [255, 100]);
+        let mut deep = image::ImageBuffer::from_pixel(2, 1, image::Luma([0_u16]));
+        deep.put_pixel(1, 0, image::Luma([100 * 257]));
+        check(image::DynamicImage::ImageLuma16(deep), [0, 100]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod classes;
 mod corpus;
 mod frames;
 mod images;
+mod name_pattern;
 mod numbers;
 mod order;
 mod pack;
@@ -28,11 +29,14 @@ mod windows;
 
 use std::path::PathBuf;
 
-pub use captions::{CaptionColumns, CaptionExample, Subject, SubjectKind, read_captions, read_subject};
+pub use captions::{
+    CaptionColumns, CaptionExample, Subject, SubjectKind, is_subject, read_captions, read_subject,
+};
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, read_documents};
-pub use frames::{FrameColumns, FrameExample, read_frames};
+pub use frames::{FrameExample, read_frames};
 pub use images::{ImageShape, VideoExample, read_image, read_videos, thumbnail};
+pub use name_pattern::NamePattern;
 pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};
@@ -66,7 +70,7 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// A file without a byte, or a folder without a file that has one.
-    #[error("{path} is empty, expected text")]
+    #[error("{path} is empty, expected data")]
     Empty {
         /// Which one.
         path: PathBuf,

@@ -1,29 +1,33 @@
-//! Sequences of numbers with a class each: arrays, tables, sound.
+//! Sequences of numbers, with a class each or a label a step: arrays, tables, sound.
 
 use std::collections::HashMap;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::arrays::{Archived, Named, array, read_npz};
 use super::sound::{SoundFeatures, read_wav};
-use super::{DataError, Document, Quoting, read_table};
+use super::texts::NO_LABEL;
+use super::{DataError, Document, NamePattern, Quoting, Table, read_table};
 
 /// How sequences of numbers are found in files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NumberColumns<'a> {
     /// The column that tells the sequences of a table apart; `None`: each file is one sequence.
     pub id: Option<&'a str>,
-    /// The column of the class, where a table holds many sequences.
+    /// The column that steps are ordered by; `None`: as they stand.
+    pub step: Option<&'a str>,
+    /// The column of the class, or of a step's label.
     pub label: &'a str,
-    /// What of a file's name is its class, by its first group; `None`: the folder it lies in.
-    pub pattern: Option<Regex>,
-    /// What becomes of sound.
-    pub sound: SoundFeatures,
+    /// The column, or the array of an archive, of what keeps sequences together when parts are drawn.
+    pub group: Option<&'a str>,
+    /// What of a file's name is its class; `None`: the folder it lies in.
+    pub pattern: Option<NamePattern>,
+    /// What becomes of sound, where files hold sound; `None`: they hold numbers.
+    pub sound: Option<SoundFeatures>,
 }
 
 /// A sequence of numbers, and where it comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NumberExample {
     /// `[T, I]`.
     pub values: Vec<f32>,
@@ -31,6 +35,8 @@ pub struct NumberExample {
     pub width: usize,
     /// The name of its class; empty where none was wanted.
     pub label: String,
+    /// What it stays together with when parts are drawn, where its file says that.
+    pub group: Option<String>,
     /// The file.
     pub file: String,
     /// The line, or the sequence of an archive, counted from 1; 1 for a file that has neither.
@@ -113,10 +119,11 @@ impl Scaling {
     }
 }
 
-/// Reads sequences of numbers. Names that end in `.wav` hold sound, of which features are made; `.npy` an array
-/// `[T, I]` or `[T]`; `.npz` an archive of sequences: `x` `[N, T, I]` or `[N, T]`, their classes `y` `[N]`, and
-/// `lengths` `[N]` where they differ; others a table whose columns are the values of a step, one sequence a file, or many
-/// where `columns.id` names the column that tells them apart.
+/// Reads sequences of numbers. Where `columns.sound` says what becomes of it, files are WAV files of sound. Otherwise
+/// names that end in `.npy` hold an array `[T, I]` or `[T]`; `.npz` an archive of sequences: `x` `[N, T, I]` or `[N, T]`,
+/// their classes `y` `[N]`, and `lengths` `[N]` where they differ; others a table whose columns are the values of a
+/// step, one sequence a file, or many where `columns.id` names the column that tells them apart. The class of a file is
+/// that of its column, where it has one, or what its name says, or else its folder's.
 ///
 /// # Errors
 /// [`DataError`] with file and line.
@@ -125,63 +132,201 @@ pub fn read_numbers(
     columns: &NumberColumns<'_>,
     labelled: bool,
 ) -> Result<Vec<NumberExample>, DataError> {
-    let mut examples: Vec<NumberExample> = Vec::new();
+    let named = if labelled { Named::Sequences } else { Named::None };
+    let mut examples = Vec::new();
     for document in documents {
-        let name = document.name.strip_suffix(".gz").unwrap_or(&document.name).to_ascii_lowercase();
-        let mut one = |values: Vec<f32>, width: usize, rate: u32| -> Result<(), DataError> {
-            let label = if labelled { label_of(document, columns.pattern.as_ref())? } else { String::new() };
-            let file = document.name.clone();
-            examples.push(NumberExample { values, width, label, file, line: 1, rate });
-            Ok(())
-        };
-        if name.ends_with(".wav") {
-            let (samples, rate) = read_wav(document)?;
-            one(columns.sound.of(&samples, rate), columns.sound.width(), rate)?;
-        } else if name.ends_with(".npy") {
-            let (values, width) = read_npy(document)?;
-            one(values, width, 0)?;
-        } else if name.ends_with(".npz") {
-            let named = if labelled { Named::Sequences } else { Named::None };
-            for (place, Archived { values, width, names }) in
-                read_npz(document, named)?.into_iter().enumerate()
-            {
-                let (label, file) = (names.concat(), document.name.clone());
-                examples.push(NumberExample { values, width, label, file, line: place + 1, rate: 0 });
+        for mut found in read_sequences(document, columns, named)? {
+            if labelled {
+                found.numbers.label = class_of(document, columns, &found)?;
             }
-        } else if columns.id.is_none() {
-            let (values, width) = read_steps(document)?;
-            one(values, width, 0)?;
-        } else {
-            read_long(document, columns, labelled, &mut examples)?;
+            examples.push(found.numbers);
         }
     }
     Ok(examples)
+}
+
+/// A sequence as its file tells it.
+pub(super) struct Told {
+    /// The steps.
+    pub(super) numbers: NumberExample,
+    /// What tells it from others of its file, where a column does.
+    id: Option<String>,
+    /// What the file says of its classes or labels, and on which lines: of a table one a step, of an archive its one or
+    /// one a step. `None`: nothing, for the file holds nothing but numbers.
+    pub(super) names: Option<Vec<(usize, String)>>,
+}
+
+/// The sequences of a file, in the order in which they begin, with the names that are wanted.
+pub(super) fn read_sequences(
+    document: &Document,
+    columns: &NumberColumns<'_>,
+    named: Named,
+) -> Result<Vec<Told>, DataError> {
+    let name = document.name.strip_suffix(".gz").unwrap_or(&document.name).to_ascii_lowercase();
+    let one = |values: Vec<f32>, width: usize, rate: u32| {
+        let file = document.name.clone();
+        let numbers = NumberExample { values, width, file, line: 1, rate, ..NumberExample::default() };
+        Ok(vec![Told { numbers, id: None, names: None }])
+    };
+    match (columns.sound, name.ends_with(".wav")) {
+        (Some(sound), true) => {
+            let (samples, rate) = read_wav(document)?;
+            one(sound.of(&samples, rate), sound.width(), rate)
+        }
+        (Some(_), false) => Err(fails(document, "no name of a sound file, expected .wav")),
+        (None, true) => Err(fails(document, "it holds sound; set data.input=audio")),
+        (None, false) if name.ends_with(".npy") => {
+            let (values, width) = read_npy(document)?;
+            one(values, width, 0)
+        }
+        (None, false) if name.ends_with(".npz") => {
+            let told = |(place, Archived { values, width, names, group }): (usize, Archived)| {
+                let (line, file) = (place + 1, document.name.clone());
+                let numbers = NumberExample { values, width, group, file, line, ..NumberExample::default() };
+                let names = names.into_iter().map(|name| (line, name)).collect();
+                Told { numbers, id: None, names: Some(names) }
+            };
+            Ok(read_npz(document, named, columns.group)?.into_iter().enumerate().map(told).collect())
+        }
+        (None, false) => read_rows(document, columns, named),
+    }
+}
+
+/// A row a step. Of the columns those are values that say nothing else.
+fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> Result<Vec<Told>, DataError> {
+    let table = read_table(document, Quoting::On)?;
+    let id = columns.id.map(|id| table.column(id, "data.id")).transpose()?;
+    let step = columns.step.map(|step| table.column(step, "data.step")).transpose()?;
+    let group = columns.group.and_then(|group| table.place(group));
+    let label = match (named, id) {
+        // What names a file of its own may be its name, or its folder.
+        (Named::None, _) | (Named::Sequences, None) => table.place(columns.label),
+        (Named::Sequences, Some(_)) | (Named::Steps, _) => Some(table.column(columns.label, "data.label")?),
+    };
+    let apart = [id, step, group, label];
+    let own: Vec<usize> = (0..table.columns.len()).filter(|&place| !apart.contains(&Some(place))).collect();
+    if own.is_empty() {
+        let reason = "it has no column of values beside those of the sequence, its steps, group and label";
+        return Err(fails(document, reason));
+    }
+    // Of each sequence its rows, each with what orders it.
+    let mut sequences: Vec<Vec<(f64, usize)>> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for (place, row) in table.rows.iter().enumerate() {
+        let name = id.map_or(Ok(""), |id| table.field(row, id))?;
+        let sequence = *known.entry(name).or_insert_with(|| {
+            sequences.push(Vec::new());
+            sequences.len() - 1
+        });
+        let rank = match step {
+            Some(step) => {
+                let text = table.field(row, step)?;
+                text.trim().parse::<f64>().ok().filter(|rank| rank.is_finite()).ok_or_else(|| {
+                    let reason = format!("column {:?} is {text:?}, expected a number", table.columns[step]);
+                    at(&table.name, row.line, reason)
+                })?
+            }
+            None => place as f64,
+        };
+        sequences[sequence].push((rank, place));
+    }
+    let told = |mut rows: Vec<(f64, usize)>| {
+        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some(pair) = rows.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let [first, second] = [pair[0].1, pair[1].1].map(|place| table.rows[place].line);
+            let reason = format!("step {} of its sequence stands on line {first} already", pair[0].0);
+            return Err(at(&table.name, second, reason));
+        }
+        let first = rows.iter().map(|&(_, place)| place).min().unwrap_or_default();
+        let id = id.map(|id| table.field(&table.rows[first], id).map(str::to_owned)).transpose()?;
+        let mut numbers = NumberExample {
+            values: Vec::with_capacity(rows.len() * own.len()),
+            width: own.len(),
+            file: table.name.clone(),
+            line: table.rows[first].line,
+            group: group.map(|group| one_group(&table, group, &rows)).transpose()?,
+            ..NumberExample::default()
+        };
+        let mut names = Vec::new();
+        for (_, place) in rows {
+            let row = &table.rows[place];
+            for &column in &own {
+                let value = number(table.field(row, column)?, &table.name, row.line, &table.columns[column])?;
+                numbers.values.push(value as f32);
+            }
+            if let (Some(label), Named::Sequences | Named::Steps) = (label, named) {
+                names.push((row.line, table.field(row, label)?.trim().to_owned()));
+            }
+        }
+        Ok(Told { numbers, id, names: label.map(|_| names) })
+    };
+    sequences.into_iter().map(told).collect()
+}
+
+/// The group of a sequence, the same in all its rows.
+fn one_group(table: &Table, group: usize, rows: &[(f64, usize)]) -> Result<String, DataError> {
+    let mut known: Option<(&str, usize)> = None;
+    for &(_, place) in rows {
+        let row = &table.rows[place];
+        let found = table.field(row, group)?;
+        let (first, line) = *known.get_or_insert((found, row.line));
+        if found != first {
+            let reason = format!(
+                "its sequence is of group {found:?}, but {first:?} on line {line}; a sequence has one group"
+            );
+            return Err(at(&table.name, row.line, reason));
+        }
+    }
+    Ok(known.map_or_else(String::new, |(group, _)| group.to_owned()))
 }
 
 fn fails(document: &Document, reason: impl Into<String>) -> DataError {
     DataError::File { name: document.name.clone(), reason: reason.into() }
 }
 
-fn label_of(document: &Document, pattern: Option<&Regex>) -> Result<String, DataError> {
-    let parts: Vec<&str> = document.name.split('/').collect();
-    let (name, folder) = (parts[parts.len() - 1], parts.iter().rev().nth(1).copied());
-    match pattern {
-        Some(pattern) => pattern
-            .captures(name)
-            .and_then(|found| found.get(1))
-            .map(|group| group.as_str().to_owned())
-            .ok_or_else(|| {
-                fails(document, format!("data.file_label {:?} does not match its name", pattern.as_str()))
-            }),
-        None => {
-            folder.filter(|folder| !matches!(*folder, "" | "." | "..")).map(str::to_owned).ok_or_else(|| {
-                fails(
-                    document,
-                    "it lies in no folder that names its class; set data.file_label to take it from its name",
-                )
-            })
-        }
+fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
+    DataError::Line { name: name.to_owned(), line, reason: reason.into() }
+}
+
+/// The class of a sequence: what its file says of it, or its name, or its folder.
+fn class_of(document: &Document, columns: &NumberColumns<'_>, told: &Told) -> Result<String, DataError> {
+    if let Some(pattern) = &columns.pattern
+        && columns.id.is_none()
+        && !is_archive(&document.name)
+    {
+        return pattern.find(&document.name).map(str::to_owned);
     }
+    if let Some(names) = &told.names {
+        let Some((line, class)) = names.first() else { return Ok(String::new()) };
+        for (other, found) in names {
+            if found.is_empty() {
+                return Err(at(&document.name, *other, NO_LABEL));
+            }
+            if found != class {
+                let reason = match &told.id {
+                    Some(id) => {
+                        format!("sequence {id:?} has the class {found:?}, but {class:?} on line {line}")
+                    }
+                    None => format!(
+                        "the class is {found:?}, but {class:?} on line {line} of the same sequence; data.id names the \
+                         column that tells sequences apart"
+                    ),
+                };
+                return Err(at(&document.name, *other, reason));
+            }
+        }
+        return Ok(class.clone());
+    }
+    let folder = document.name.rsplit('/').nth(1).filter(|folder| !matches!(*folder, "" | "." | ".."));
+    folder.map(str::to_owned).ok_or_else(|| {
+        let reason =
+            "it lies in no folder that names its class; set data.file_label to take it from its name";
+        fails(document, reason)
+    })
+}
+
+fn is_archive(name: &str) -> bool {
+    name.strip_suffix(".gz").unwrap_or(name).to_ascii_lowercase().ends_with(".npz")
 }
 
 fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
@@ -196,74 +341,113 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
 
 /// A number of a table, which a model's precision can hold.
 pub(super) fn number(text: &str, name: &str, line: usize, column: &str) -> Result<f64, DataError> {
-    let wrong = |what: &str| DataError::Line {
-        name: name.to_owned(),
-        line,
-        reason: format!("column {column:?} is {text:?}, {what}"),
+    const HOLE: &str = "; fill the hole, or leave the step out";
+    let text = text.trim();
+    let wrong = |what: &str, hint: &str| {
+        Err(at(name, line, format!("column {column:?} is {text:?}, expected a {what}{hint}")))
     };
-    match text.trim().parse::<f64>() {
+    match text.parse::<f64>() {
         Ok(value) if (value as f32).is_finite() => Ok(value),
-        Ok(_) => Err(wrong("expected a finite number; fill the hole, or leave the step out")),
-        Err(_) => Err(wrong("expected a number")),
+        Ok(_) => wrong("finite number", HOLE),
+        Err(_) if ["", "na", "n/a", "null", "none", "-"].contains(&text.to_ascii_lowercase().as_str()) => {
+            wrong("number", HOLE)
+        }
+        Err(_) if text.replace(',', "").parse::<f64>().is_ok() => {
+            wrong("number", "; write a point before decimals, and nothing between thousands")
+        }
+        Err(_) if text.split([' ', ';', '\t', '|']).all(|part| part.trim().parse::<f64>().is_ok()) => {
+            wrong("number", "; columns stand apart by commas, semicolons or tabs")
+        }
+        Err(_) => wrong("number", ""),
     }
 }
 
-fn read_steps(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
-    let table = read_table(document, Quoting::On)?;
-    let mut values = Vec::with_capacity(table.rows.len() * table.columns.len());
-    for row in &table.rows {
-        for (text, column) in row.fields.iter().zip(&table.columns) {
-            values.push(number(text, &table.name, row.line, column)? as f32);
-        }
-    }
-    Ok((values, table.columns.len()))
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
 
-/// A row a step, sequences told apart by a column. Steps are read in the order in which they stand.
-fn read_long(
-    document: &Document,
-    columns: &NumberColumns<'_>,
-    labelled: bool,
-    examples: &mut Vec<NumberExample>,
-) -> Result<(), DataError> {
-    let table = read_table(document, Quoting::On)?;
-    let id = table.column(columns.id.unwrap_or_default(), "data.id")?;
-    let label = if labelled { Some(table.column(columns.label, "data.label")?) } else { None };
-    let own: Vec<usize> = (0..table.columns.len())
-        .filter(|&place| place != id && table.columns[place] != columns.label)
-        .collect();
-    if own.is_empty() {
-        return Err(fails(document, "it has no column of values beside those of the sequence and its class"));
+    fn document(name: &str, text: &str) -> Document {
+        Document { name: name.to_owned(), bytes: text.as_bytes().to_vec() }
     }
-    let mut known: HashMap<String, usize> = HashMap::new();
-    for row in &table.rows {
-        let place = *known.entry(row.fields[id].clone()).or_insert_with(|| {
-            examples.push(NumberExample {
-                values: Vec::new(),
-                width: own.len(),
-                label: label.map(|label| row.fields[label].clone()).unwrap_or_default(),
-                file: table.name.clone(),
-                line: row.line,
-                rate: 0,
-            });
-            examples.len() - 1
-        });
-        if let Some(label) = label
-            && examples[place].label != row.fields[label]
-        {
-            return Err(DataError::Line {
-                name: table.name.clone(),
-                line: row.line,
-                reason: format!(
-                    "sequence {:?} has the class {:?}, but {:?} on line {}",
-                    row.fields[id], row.fields[label], examples[place].label, examples[place].line
-                ),
-            });
-        }
-        for &column in &own {
-            let value = number(&row.fields[column], &table.name, row.line, &table.columns[column])?;
-            examples[place].values.push(value as f32);
-        }
+
+    fn columns<'a>(id: Option<&'a str>, step: Option<&'a str>) -> NumberColumns<'a> {
+        NumberColumns { id, step, label: "label", group: Some("who"), ..NumberColumns::default() }
     }
-    Ok(())
+
+    #[test]
+    fn columns_that_say_something_else_are_no_values() {
+        let check =
+            |name: &str, text: &str, columns: &NumberColumns<'_>, expected: &[(&str, &str, &[f32])]| {
+                let found = read_numbers(&[document(name, text)], columns, true).unwrap();
+                let found: Vec<(&str, &str, &[f32])> = found
+                    .iter()
+                    .map(|one| {
+                        (one.label.as_str(), one.group.as_deref().unwrap_or("none"), one.values.as_slice())
+                    })
+                    .collect();
+                assert_eq!(found, expected, "{name}: {text}");
+            };
+        let one = &columns(None, None);
+        check("up/a.csv", "x,y\n1,2\n3,4\n", one, &[("up", "none", &[1.0, 2.0, 3.0, 4.0])]);
+        check("up/a.csv", "x,label\n1,down\n3,down \n", one, &[("down", "none", &[1.0, 3.0])]);
+        check("a.csv", "x;label;who\n1;2;ann\n3;2;ann\n", one, &[("2", "ann", &[1.0, 3.0])]);
+        let pattern = Some(NamePattern::new("data.file_label", "^(.)").unwrap());
+        check("a.csv", "x,label\n1,2\n", &NumberColumns { pattern, ..one.clone() }, &[("a", "none", &[1.0])]);
+        let long = "id,t,x,label,who\nu,2,1,up,ann\nv,1,5, down,bob\nu,1,3,up ,ann\n";
+        let (ann, bob): (&[f32], &[f32]) = (&[3.0, 1.0], &[5.0]);
+        let ordered = &columns(Some("id"), Some("t"));
+        check("a.csv", long, ordered, &[("up", "ann", ann), ("down", "bob", bob)]);
+        let alone = read_numbers(&[document("a.csv", "t,id,x\n2,u,1\n1,u,3\n")], ordered, false).unwrap();
+        assert_eq!((alone[0].values.as_slice(), alone[0].group.as_deref()), (ann, None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |name: &str, text: &str, columns: &NumberColumns<'_>, expected: &str| {
+            let error = read_numbers(&[document(name, text)], columns, true).unwrap_err().to_string();
+            assert_eq!(error, expected);
+        };
+        let (one, long) = (&columns(None, None), &columns(Some("id"), None));
+        check(
+            "a.csv",
+            "x\n1\n",
+            one,
+            "a.csv: it lies in no folder that names its class; set data.file_label to take it from its name",
+        );
+        check(
+            "a.csv",
+            "id,x,label\nu,1, \n",
+            long,
+            "a.csv:2: the label is empty, expected the name of a class",
+        );
+        check(
+            "a.csv",
+            "id,x,label\nu,1,a\nu,1,b\n",
+            long,
+            "a.csv:3: sequence \"u\" has the class \"b\", but \"a\" on line 2",
+        );
+        check(
+            "a.csv",
+            "x,label\n1,a\n2,b\n",
+            one,
+            "a.csv:3: the class is \"b\", but \"a\" on line 2 of the same sequence; data.id names the column that tells \
+             sequences apart",
+        );
+        check(
+            "a.csv",
+            "id,x,label,who\nu,1,a,ann\nu,1,a,bob\n",
+            long,
+            "a.csv:3: its sequence is of group \"bob\", but \"ann\" on line 2; a sequence has one group",
+        );
+        check(
+            "a/b.csv",
+            "x y\n1 2\n",
+            one,
+            "a/b.csv:2: column \"x y\" is \"1 2\", expected a number; columns stand apart by commas, semicolons or tabs",
+        );
+        check("a/b.wav", "RIFF", one, "a/b.wav: it holds sound; set data.input=audio");
+        let sound = &NumberColumns { sound: Some(SoundFeatures::LogMel), ..one.clone() };
+        check("a/README.txt", "notes", sound, "a/README.txt: no name of a sound file, expected .wav");
+    }
 }

@@ -147,22 +147,39 @@ pub fn read_series(
         let id = columns.id.map(|id| table.column(id, "data.id")).transpose()?;
         let time = columns.time.map(|time| table.column(time, "data.time")).transpose()?;
         for row in &table.rows {
-            let name = id.map_or(&table.name, |id| &row.fields[id]);
+            let name = id.map_or(Ok(table.name.as_str()), |id| table.field(row, id))?;
             let place = by_name.get(name).copied().unwrap_or_else(|| {
-                by_name.insert(name.clone(), set.series.len());
-                let (name, file, line) = (name.clone(), table.name.clone(), row.line);
+                by_name.insert(name.to_owned(), set.series.len());
+                let (name, file, line) = (name.to_owned(), table.name.clone(), row.line);
                 set.series.push(Series { name, file, line, ..Series::default() });
                 times.push(Times::default());
                 set.series.len() - 1
             });
             let series = &mut set.series[place];
             if let Some(time) = time {
-                let text = &row.fields[time];
+                let text = table.field(row, time)?;
                 advance(&mut times[place], series, text, &table.name, row.line)?;
-                series.last = Some(text.clone());
+                series.last = Some(text.to_owned());
             }
             for &column in &places {
-                let value = number(&row.fields[column], &table.name, row.line, &table.columns[column])?;
+                let name = &table.columns[column];
+                let value = table
+                    .field(row, column)
+                    .and_then(|text| number(text, &table.name, row.line, name))
+                    .map_err(|error| {
+                        let unsaid = columns.targets.is_none();
+                        let is_time = table
+                            .field(row, column)
+                            .is_ok_and(|text| moment(text).is_some_and(f64::is_finite));
+                        let hint = match columns.time {
+                            None if unsaid && is_time => format!("; if it is the time, set data.time={name}"),
+                            _ if unsaid && series.length == 0 => {
+                                "; data.targets names the columns to forecast".to_owned()
+                            }
+                            _ => String::new(),
+                        };
+                        with_hint(error, &hint)
+                    })?;
                 series.values.push(value);
             }
             series.length += 1;
@@ -174,6 +191,16 @@ pub fn read_series(
         }
     }
     Ok(set)
+}
+
+/// What to do about a field, where the error does not say that yet.
+fn with_hint(error: DataError, hint: &str) -> DataError {
+    match error {
+        DataError::Line { name, line, reason } if !reason.contains("; ") => {
+            DataError::Line { name, line, reason: format!("{reason}{hint}") }
+        }
+        other => other,
+    }
 }
 
 /// Takes the time of the next row.
@@ -219,10 +246,18 @@ fn refuse_gaps(series: &Series, times: &Times) -> Result<(), DataError> {
     }
 }
 
-/// A time as a number: a number itself, or the seconds since 1970 of `2024-05`, `2024-05-31`, `2024/05/31 13:00`,
-/// `2024-05-31T13:00:00.5Z` or `2024-05-31 13:00:00+02:00`.
+/// A time as a number: a number itself, or the seconds since 1970 of `2024-05`, `2024-05-31`, `20240531`,
+/// `2024/05/31 13:00`, `2024-05-31T13:00:00.5Z` or `2024-05-31 13:00:00+02:00`.
 fn moment(text: &str) -> Option<f64> {
     let text = text.trim();
+    if text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit()) && matches!(&text[..2], "19" | "20")
+    {
+        let (year, month, day) = (&text[..4], &text[4..6], &text[6..]);
+        // What is no date is a number.
+        if let Some(seconds) = moment(&format!("{year}-{month}-{day}")) {
+            return Some(seconds);
+        }
+    }
     if let Ok(number) = text.parse::<f64>() {
         return number.is_finite().then_some(number);
     }
@@ -565,6 +600,8 @@ mod tests {
         check("2024-02-29 12:30+25:00", None);
         check("2024-02-29 12:30+2", None);
         check("1969-12", Some(-31.0 * 86_400.0));
+        check("19700102", Some(86_400.0));
+        check("20241301", Some(20_241_301.0));
         check("17.5", Some(17.5));
         check("nan", None);
         check("2024-13-01", None);
@@ -599,6 +636,22 @@ mod tests {
             "x\n1\nNaN\n",
             false,
             "a.csv:3: column \"x\" is \"NaN\", expected a finite number; fill the hole, or leave the step out",
+        );
+        check(
+            "day,x\n2024-05-31,5\n",
+            false,
+            "a.csv:2: column \"day\" is \"2024-05-31\", expected a number; if it is the time, set data.time=day",
+        );
+        check(
+            "t,x,sky\n1,5,clear\n",
+            true,
+            "a.csv:2: column \"sky\" is \"clear\", expected a number; data.targets names the columns to forecast",
+        );
+        check(
+            "x\n1\n\"1,5\"\n",
+            false,
+            "a.csv:3: column \"x\" is \"1,5\", expected a number; write a point before decimals, and nothing between \
+             thousands",
         );
     }
 

@@ -14,6 +14,8 @@ pub const COEFFICIENTS: usize = 13;
 /// Seconds that a frame looks at, and from one frame to the next.
 const WINDOW: f64 = 0.025;
 const HOP: f64 = 0.010;
+/// What of all that WAV files may hold is read.
+const WANTED: &str = "expected PCM of 8 to 32 bits, or floats of 32 bits";
 /// Energy below this counts as silence.
 const FLOOR: f32 = 1e-6;
 
@@ -24,7 +26,7 @@ const FLOOR: f32 = 1e-6;
 pub fn read_wav(document: &Document) -> Result<(Vec<f32>, u32), DataError> {
     let fails = |reason: String| DataError::File { name: document.name.clone(), reason };
     let mut reader = WavReader::new(Cursor::new(&document.bytes))
-        .map_err(|error| fails(format!("no WAV file that can be read: {error}")))?;
+        .map_err(|error| fails(format!("no WAV file that can be read: {error}; {WANTED}")))?;
     let spec = reader.spec();
     let values: Result<Vec<f32>, hound::Error> = match spec.sample_format {
         SampleFormat::Float => reader.samples::<f32>().collect(),

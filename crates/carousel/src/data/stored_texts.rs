@@ -13,7 +13,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::stored::{SAMPLE, changed};
 use super::table::{
-    BYTE_ORDER_MARK, Form, check_header, column_of, fields_of, no_header, no_rows, object_fields, records,
+    BYTE_ORDER_MARK, Fields, Form, column_of, fields_of, header, no_header, no_rows, object_fields, records,
     uneven,
 };
 use super::{DataError, Document, Quoting, TextColumns, Tokens};
@@ -61,8 +61,10 @@ pub struct IndexedTexts {
     pub rows: Vec<StoredRow>,
     /// The labels that occur, by number.
     pub labels: Vec<String>,
-    /// The group of each row, by number; empty where no column was named.
-    pub groups: Vec<usize>,
+    /// The group of each row, a place in the names, where its table has the column; empty where none was named.
+    pub groups: Vec<Option<u32>>,
+    /// Names of groups.
+    pub group_names: Vec<String>,
     /// For each file the number of rows up to its end.
     pub ends: Vec<usize>,
 }
@@ -112,9 +114,10 @@ impl StoredTexts {
             ends.push(walk.rows.len());
             first += path.metadata().map_err(|source| unreadable(path, source))?.len();
         }
-        let Walk { rows, labels, members, .. } = walk;
+        let Walk { rows, labels, members, groups, .. } = walk;
         let texts = StoredTexts { tables, quoting: columns.quoting, failure: Mutex::default() };
-        Ok(IndexedTexts { texts, rows, labels: labels.into_list(), groups: members, ends })
+        let (labels, group_names) = (labels.into_list(), groups.into_list());
+        Ok(IndexedTexts { texts, rows, labels, groups: members, group_names, ends })
     }
 
     /// The text of a row. Where it cannot be read it is empty, and [`failure`](StoredTexts::failure) says why.
@@ -182,7 +185,7 @@ impl StoredTexts {
             Form::Separated(separator) => {
                 let mut record = csv::ByteRecord::new();
                 let read = records(&mut *file, separator, self.quoting).read_byte_record(&mut record);
-                read.ok().and_then(|_| fields_of(&record).ok())
+                read.ok().and_then(|_| fields_of(&record).ok()).map(Fields::full)
             }
             Form::Json => {
                 let mut line = Vec::new();
@@ -191,8 +194,8 @@ impl StoredTexts {
             }
         };
         match fields {
-            Some(mut fields) if fields.len() == table.columns.len() => {
-                Ok(std::mem::take(&mut fields[table.text]))
+            Some(fields) if fields.count() == table.columns.len() => {
+                fields.get(table.text, &table.columns).map(str::to_owned).map_err(|_| changed(&table.name))
             }
             _ => Err(changed(&table.name)),
         }
@@ -240,7 +243,7 @@ struct Walk<'a> {
     rows: Vec<StoredRow>,
     labels: Names,
     groups: Names,
-    members: Vec<usize>,
+    members: Vec<Option<u32>>,
 }
 
 /// Where the columns of a table are.
@@ -294,16 +297,16 @@ impl Walk<'_> {
             let fields = fields_of(&record).map_err(at)?;
             match &known {
                 None => {
-                    check_header(&fields).map_err(at)?;
-                    let places = self.places(&fields, name)?;
-                    known = Some((fields, places));
+                    let columns = header(fields).map_err(at)?;
+                    let places = self.places(&columns, name)?;
+                    known = Some((columns, places));
                 }
                 Some((columns, _)) if fields.len() != columns.len() => {
                     return Err(at(uneven(&fields, columns.len(), self.columns.quoting)));
                 }
-                Some((_, places)) => {
-                    let places = *places;
-                    self.row(first + place.byte(), &fields, places).map_err(at)?;
+                Some((columns, places)) => {
+                    let row = (&Fields::full(fields), columns.as_slice());
+                    self.row(first + place.byte(), row, *places).map_err(at)?;
                 }
             }
         }
@@ -331,7 +334,7 @@ impl Walk<'_> {
                     Some(places) => places,
                     None => *places.insert(self.places(&columns, name)?),
                 };
-                self.row(place + marked as u64, &fields, found).map_err(at)?;
+                self.row(place + marked as u64, (&fields, columns.as_slice()), found).map_err(at)?;
             }
             place += read as u64;
         }
@@ -343,24 +346,30 @@ impl Walk<'_> {
         Ok(Columns {
             text: column_of(columns, wanted.text, "data.text", name)?,
             label: wanted.label.map(|label| column_of(columns, label, "data.label", name)).transpose()?,
-            group: wanted.group.map(|group| column_of(columns, group, "data.group", name)).transpose()?,
+            group: wanted.group.and_then(|group| columns.iter().position(|column| column == group)),
         })
     }
 
-    fn row(&mut self, place: u64, fields: &[String], columns: Columns) -> Result<(), String> {
-        let label = columns.label.map_or("", |label| fields[label].trim());
+    fn row(
+        &mut self,
+        place: u64,
+        (fields, names): (&Fields, &[String]),
+        columns: Columns,
+    ) -> Result<(), String> {
+        let label = columns.label.map_or(Ok(""), |label| fields.get(label, names))?.trim();
         if columns.label.is_some() && label.is_empty() {
             return Err(super::texts::NO_LABEL.to_owned());
         }
-        let text = &fields[columns.text];
+        let text = fields.get(columns.text, names)?;
         let length = match self.tokens {
             Tokens::Byte => text.len(),
             Tokens::Word => Tokens::Word.pieces(text).count(),
             Tokens::Char | Tokens::Bpe => text.chars().count(),
         };
         self.rows.push(StoredRow { place, length: length as u32, class: self.labels.number(label) });
-        if let Some(group) = columns.group {
-            self.members.push(self.groups.number(&fields[group]) as usize);
+        if self.columns.group.is_some() {
+            let name = columns.group.map(|group| fields.get(group, names)).transpose()?;
+            self.members.push(name.map(|name| self.groups.number(name)));
         }
         Ok(())
     }
@@ -385,12 +394,12 @@ mod tests {
             ("a.csv", "\u{feff}label,author,text\nx,u,\"a, \"\"b\"\"\nc\"\n\n\ny,v,한국 é\nx,u,\n".to_owned()),
             ("b.tsv", "text\tlabel\tauthor\r\nsome words\tz\tv\r\n\r\nmore\tx\tw".to_owned()),
             ("c.jsonl", "\u{feff}{\"label\": 1, \"author\": \"u\", \"text\": \"é a\"}\n\n{\"author\": \"w\", \"text\": \"b\", \"label\": \"x\"}".to_owned()),
-            ("d", "text\tlabel\tauthor\n".to_owned() + &"a row of words\tx\tu\n".repeat(9000)),
+            ("d", "text\tlabel\tby\n".to_owned() + &"a row of words\tx\tu\n".repeat(9000)),
         ];
         let files: Vec<PathBuf> = contents.iter().map(|(name, _)| folder.path().join(name)).collect();
         files.iter().zip(&contents).for_each(|(path, (_, text))| fs::write(path, text).unwrap());
         let held = read_texts(&read_documents(&files).unwrap(), columns(Quoting::On)).unwrap();
-        let IndexedTexts { texts, rows, labels, groups, ends } =
+        let IndexedTexts { texts, rows, labels, groups, group_names, ends } =
             StoredTexts::index(&files, columns(Quoting::On), Tokens::Char).unwrap();
         assert_eq!(labels, ["x", "y", "z", "1"]);
         assert_eq!(rows.len(), held.len());
@@ -401,7 +410,8 @@ mod tests {
             assert_eq!(row.length as usize, held.text.chars().count());
             assert_eq!(labels[row.class as usize], held.label);
             assert_eq!((file, line), (held.file.clone(), held.line));
-            assert_eq!(["u", "v", "w"][group], held.group);
+            let group = group.map(|group| group_names[group as usize].as_str());
+            assert_eq!((group, group.is_some()), (held.group.as_deref(), !held.file.ends_with("d")));
         }
         assert!(texts.failure().is_none());
         // A sample keeps the order, and few rows when little is wanted.
@@ -428,7 +438,7 @@ mod tests {
         check("a.csv", "text,label,author\na,x,u\nb\n", "a.csv:3: 1 fields, expected 3");
         check("b.csv", "text,label,author\na, ,u\n", "b.csv:2: the label is empty");
         check("c.csv", "text,label,author\n", "no row below its header");
-        check("d.csv", "text,label\na,x\n", "no column is named \"author\"");
+        check("d.csv", "text,class\na,x\n", "no column is named \"label\"");
         check(
             "e.jsonl",
             "{\"text\": \"a\", \"label\": \"x\", \"author\": \"u\"}\n[]\n",

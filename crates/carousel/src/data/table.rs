@@ -1,8 +1,8 @@
-//! Tables with named columns: values apart by tabs or commas, or one JSON object a line.
+//! Tables with named columns: values apart by tabs, commas or semicolons, or one JSON object a line.
 
 use std::io::Read;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{DataError, Document};
 
@@ -32,7 +32,48 @@ pub struct Row {
     /// The line of the file that it begins on, counted from 1.
     pub line: usize,
     /// One field a column.
-    pub fields: Vec<String>,
+    pub(super) fields: Fields,
+}
+
+/// The fields of a row. One that cannot be read matters only to those who read it: few tables are full in columns that
+/// nobody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fields {
+    values: Vec<String>,
+    /// Columns without a value, and what was found.
+    lacking: Vec<(usize, Lack)>,
+}
+
+/// What stands in place of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// Nothing, or null.
+    Nothing,
+    /// Many values, or named ones.
+    Composite(&'static str),
+}
+
+impl Fields {
+    pub(super) fn full(values: Vec<String>) -> Fields {
+        Fields { values, lacking: Vec::new() }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// A field, or what is wrong with it. `columns` are their names.
+    pub(super) fn get(&self, place: usize, columns: &[String]) -> Result<&str, String> {
+        let name = &columns[place];
+        match self.lacking.iter().find(|lacking| lacking.0 == place) {
+            None => Ok(&self.values[place]),
+            Some((_, Lack::Nothing)) => Err(format!("{name:?} is missing, expected it as in the first line")),
+            Some((_, Lack::Composite(kind))) => {
+                Err(format!("{name:?} is {kind}, expected text, a number, true or false"))
+            }
+        }
+    }
 }
 
 impl Table {
@@ -42,6 +83,20 @@ impl Table {
     /// [`DataError::File`] with the columns there are.
     pub fn column(&self, name: &str, key: &str) -> Result<usize, DataError> {
         column_of(&self.columns, name, key, &self.name)
+    }
+
+    /// The place of a column, where there is one.
+    #[must_use]
+    pub fn place(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column == name)
+    }
+
+    /// The field of a row in a column.
+    ///
+    /// # Errors
+    /// [`DataError::Line`] where it has none.
+    pub fn field<'a>(&self, row: &'a Row, column: usize) -> Result<&'a str, DataError> {
+        row.fields.get(column, &self.columns).map_err(|reason| at(&self.name, row.line, reason))
     }
 }
 
@@ -59,18 +114,24 @@ impl Form {
     pub(super) fn of(name: &str, first: &[u8]) -> Form {
         let stem = name.strip_suffix(".gz").unwrap_or(name);
         let extension = stem.rsplit_once('.').map_or("", |(_, extension)| extension).to_ascii_lowercase();
+        // What stands in quotes separates nothing: every other part is within them.
+        let parts = || first.split(|&byte| byte == b'"').step_by(2);
+        let has = |separator: &u8| parts().any(|part| part.contains(separator));
+        let one_of = |separators: [u8; 3]| separators.into_iter().find(has).unwrap_or(b',');
         match extension.as_str() {
-            "jsonl" | "ndjson" => Form::Json,
-            "csv" => Form::Separated(b','),
+            "jsonl" | "ndjson" | "json" => Form::Json,
             "tsv" | "tab" => Form::Separated(b'\t'),
-            _ if first.contains(&b'\t') => Form::Separated(b'\t'),
-            _ => Form::Separated(b','),
+            // Where a comma is what others write as a point, programs write semicolons.
+            "csv" => Form::Separated(one_of([b',', b';', b'\t'])),
+            _ => Form::Separated(one_of([b'\t', b',', b';'])),
         }
     }
 }
 
-/// Reads a table. Names that end in `.jsonl` or `.ndjson` hold one JSON object a line, `.csv` commas, `.tsv`
-/// tabs; of others the first line tells: tabs if it has one, otherwise commas. `.gz` after that is ignored.
+/// Reads a table. Names that end in `.jsonl`, `.ndjson` or `.json` hold one JSON object a line, whose inner objects are
+/// columns too: `a.b`. `.tsv` holds tabs, `.csv` what its first line has: commas, or else semicolons, or else tabs; of
+/// others the first line tells too, tabs before commas and semicolons. Blanks around a column's name are no part of it.
+/// `.gz` after that is ignored.
 ///
 /// # Errors
 /// [`DataError`] with file and line.
@@ -152,19 +213,18 @@ fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Resul
         }
         let fields = fields_of(&record).map_err(|reason| at(name, line, reason))?;
         let Some(known) = &columns else {
-            check_header(&fields).map_err(|reason| at(name, line, reason))?;
-            columns = Some(fields);
+            columns = Some(header(fields).map_err(|reason| at(name, line, reason))?);
             continue;
         };
         if fields.len() != known.len() {
             return Err(at(name, line, uneven(&fields, known.len(), quoting)));
         }
-        rows.push(Row { line, fields });
+        rows.push(Row { line, fields: Fields::full(fields) });
     }
     let columns = columns.ok_or_else(|| no_header(name))?;
     if quoting == Quoting::On
         && let Some(row) = rows.last()
-        && row.fields.iter().any(|field| field.lines().count() > 100)
+        && row.fields.values.iter().any(|field| field.lines().count() > 100)
     {
         let reason = "a field of more than 100 lines; a quote mark may be open: set data.quoting=false if \
                       quotes mean nothing";
@@ -192,32 +252,81 @@ impl Lines<'_> {
     }
 }
 
-/// What is wrong with the names of columns.
-pub(super) fn check_header(columns: &[String]) -> Result<(), String> {
+/// The names of columns, or what is wrong with them.
+pub(super) fn header(fields: Vec<String>) -> Result<Vec<String>, String> {
+    let columns: Vec<String> = fields.iter().map(|field| field.trim().to_owned()).collect();
     for (place, column) in columns.iter().enumerate() {
         if columns[..place].contains(column) {
             return Err(format!("column {column:?} stands twice in the header"));
         }
     }
-    Ok(())
+    // Whole numbers may count columns.
+    let is_number = |column: &String| column.parse::<f64>().is_ok();
+    if columns.iter().all(is_number) && columns.iter().any(|column| column.parse::<i64>().is_err()) {
+        let found = columns.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "the first line holds numbers ({found}), expected the names of the columns above them"
+        ));
+    }
+    Ok(columns)
 }
 
-/// The fields of a JSON object in the order of the columns, which are the keys of the first object; values that are no
-/// text are written as JSON.
-pub(super) fn object_fields(text: &[u8], columns: &mut Vec<String>) -> Result<Vec<String>, String> {
-    let value: Value = serde_json::from_slice(text).map_err(|error| format!("no JSON: {error}"))?;
+/// The fields of a JSON object in the order of the columns, which are the keys of the first object; numbers and truth
+/// values are written as JSON.
+pub(super) fn object_fields(text: &[u8], columns: &mut Vec<String>) -> Result<Fields, String> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        let wanted = "expected a JSON object a line, such as {\"text\": \"…\", \"label\": \"…\"}";
+        return Err(format!("{wanted}, found a list; `jq -c '.[]'` writes one so"));
+    }
+    let value: Value = serde_json::from_slice(text).map_err(|error| match error.is_eof() {
+        true => format!("no JSON: {error}; expected a whole object on every line, as `jq -c .` writes them"),
+        false => format!("no JSON: {error}"),
+    })?;
     let Value::Object(object) = value else {
         return Err("expected a JSON object, such as {\"text\": \"…\", \"label\": \"…\"}".to_owned());
     };
     if columns.is_empty() {
-        *columns = object.keys().cloned().collect();
+        name_fields(&object, "", columns);
     }
-    let field = |column: &String| match object.get(column) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Null) | None => Err(format!("{column:?} is missing, expected it as in the first line")),
-        Some(other) => Ok(other.to_string()),
-    };
-    columns.iter().map(field).collect()
+    let mut fields = Fields::full(Vec::with_capacity(columns.len()));
+    for (place, column) in columns.iter().enumerate() {
+        let lack = match value_of(&object, column) {
+            Some(Value::String(text)) => {
+                fields.values.push(text.clone());
+                continue;
+            }
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => {
+                fields.values.push(value.to_string());
+                continue;
+            }
+            Some(Value::Null) | None => Lack::Nothing,
+            Some(Value::Array(_)) => Lack::Composite("a list"),
+            Some(Value::Object(_)) => Lack::Composite("an object"),
+        };
+        fields.values.push(String::new());
+        fields.lacking.push((place, lack));
+    }
+    Ok(fields)
+}
+
+/// The keys of an object; those of an object in it follow its own behind a point.
+fn name_fields(object: &Map<String, Value>, before: &str, columns: &mut Vec<String>) {
+    for (key, value) in object {
+        match value {
+            Value::Object(inner) => name_fields(inner, &format!("{before}{key}."), columns),
+            _ => columns.push(format!("{before}{key}")),
+        }
+    }
+}
+
+/// What an object, or one in it, has under a column's name.
+fn value_of<'a>(object: &'a Map<String, Value>, column: &str) -> Option<&'a Value> {
+    object.get(column).or_else(|| {
+        column.match_indices('.').find_map(|(point, _)| match object.get(&column[..point]) {
+            Some(Value::Object(inner)) => value_of(inner, &column[point + 1..]),
+            _ => None,
+        })
+    })
 }
 
 /// What some programs write before the first character of a file.
@@ -253,7 +362,8 @@ mod tests {
         let check = |name: &str, text: &str, quoting, expected: &[(usize, &[&str])]| {
             let table = read(name, text.as_bytes(), quoting).unwrap();
             let places = ["text", "label"].map(|column| table.column(column, "").unwrap());
-            let fields = |row: &'_ Row| places.map(|place| row.fields[place].clone()).to_vec();
+            let fields =
+                |row: &'_ Row| places.map(|place| table.field(row, place).unwrap().to_owned()).to_vec();
             let rows: Vec<(usize, Vec<String>)> = table.rows.iter().map(|r| (r.line, fields(r))).collect();
             let owned = |fields: &[&str]| fields.iter().map(|&field| field.to_owned()).collect();
             let expected: Vec<(usize, Vec<String>)> =
@@ -265,6 +375,10 @@ mod tests {
         check("a.txt.gz", "text\tlabel\r\na b\tx\r\n\ty\r\n", Quoting::Off, two);
         check("a.csv", "\u{feff}text,label\na b,x\n,y", Quoting::On, two);
         check("a", "text,label\na b,x\n,y\n", Quoting::On, two);
+        check("a.csv", "text;label\na b;x\n;y\n", Quoting::On, two);
+        check("a.csv", "\"text\";\"label\"\na b;x\n;y\n", Quoting::On, two);
+        check("a.csv", "text\tlabel\na b\tx\n\ty\n", Quoting::On, two);
+        check("a.csv", "\"label;,\", text ,label\n1,a b,x\n2,,y\n", Quoting::On, two);
         check(
             "a.jsonl",
             "{\"text\": \"a b\", \"label\": \"x\"}\n\n{\"label\": 3, \"text\": \"\"}\n",
@@ -320,22 +434,40 @@ mod tests {
             "a.csv:2: a field is not UTF-8; convert the file to UTF-8",
         );
         check(
-            "a.jsonl",
-            b"{\"a\": 1}\n{\"b\": 1}\n",
+            "a.csv",
+            b"0.5,1\n0.25,2\n",
             Quoting::On,
-            "a.jsonl:2: \"a\" is missing, expected it as in the first line",
+            "a.csv:1: the first line holds numbers (0.5, 1), expected the names of the columns above them",
         );
         check(
-            "a.jsonl",
+            "a.json",
             b"[1]\n",
             Quoting::On,
-            "a.jsonl:1: expected a JSON object, such as {\"text\": \"…\", \"label\": \"…\"}",
+            "a.json:1: expected a JSON object a line, such as {\"text\": \"…\", \"label\": \"…\"}, found a list; \
+             `jq -c '.[]'` writes one so",
         );
         check(
             "a.jsonl",
             b"{\"a\": 1\n",
             Quoting::On,
-            "a.jsonl:1: no JSON: EOF while parsing an object at line 1 column 7",
+            "a.jsonl:1: no JSON: EOF while parsing an object at line 1 column 7; expected a whole object on every \
+             line, as `jq -c .` writes them",
         );
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_read_matters_to_its_readers_alone() {
+        let text = "{\"a\": {\"b\": \"x\", \"c\": null}, \"d\": [1], \"e\": 1}\n{\"a\": {\"b\": true}}\n";
+        let table = read("a.jsonl", text.as_bytes(), Quoting::On).unwrap();
+        let check = |row: usize, column: &str, expected: Result<&str, &str>| {
+            let place = table.column(column, "").unwrap();
+            let found = table.field(&table.rows[row], place).map_err(|error| error.to_string());
+            assert_eq!(found, expected.map_err(str::to_owned), "{column} of row {row}");
+        };
+        check(0, "a.b", Ok("x"));
+        check(1, "a.b", Ok("true"));
+        check(0, "a.c", Err("a.jsonl:1: \"a.c\" is missing, expected it as in the first line"));
+        check(0, "d", Err("a.jsonl:1: \"d\" is a list, expected text, a number, true or false"));
+        check(1, "e", Err("a.jsonl:2: \"e\" is missing, expected it as in the first line"));
     }
 }

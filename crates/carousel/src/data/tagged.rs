@@ -24,7 +24,8 @@ pub struct Sentence {
 /// Reads sentences. Files named `seq.in` hold one sentence a line; beside each must lie a `seq.out` with its tags,
 /// and a `label` with one class a line may. Names that end in `.conllu` hold CoNLL-U, of which the words and the
 /// universal part-of-speech tags are taken. Other files have a word in the first column and its tag in the last,
-/// columns apart by tabs or blanks, and an empty line between sentences.
+/// columns apart by tabs or blanks, and an empty line between sentences; a first line that names them (`word`, `tag`) is
+/// passed over, and so is a line that begins with `#` ahead of a sentence and has not its columns.
 ///
 /// # Errors
 /// [`DataError`] with file and line.
@@ -48,7 +49,12 @@ pub fn read_sentences(documents: &[Document]) -> Result<Vec<Sentence>, DataError
                 })?;
                 read_parallel(document, tags, beside("label"), &mut sentences)?;
             }
-            _ if name.trim_end_matches(".gz").ends_with(".conllu") => read_conllu(document, &mut sentences)?,
+            _ if name.ends_with(".conllu") => read_conllu(document, &mut sentences)?,
+            _ if [".json", ".jsonl", ".ndjson"].iter().any(|ending| name.ends_with(ending)) => {
+                let reason =
+                    "it holds JSON, expected a word and its tag a line, CoNLL-U, or seq.in and seq.out";
+                return Err(DataError::File { name: document.name.clone(), reason: reason.to_owned() });
+            }
             _ => read_columns(document, &mut sentences)?,
         }
     }
@@ -157,31 +163,53 @@ impl<'a> Open<'a> {
     }
 }
 
+fn columns_of(text: &str) -> Vec<&str> {
+    match text.contains('\t') {
+        true => text.trim_end().split('\t').map(str::trim).collect(),
+        false => text.split_whitespace().collect(),
+    }
+}
+
+/// Whether what stands for a word and its tag names the columns of a file.
+fn is_header(word: &str, tag: &str) -> bool {
+    const WORDS: [&str; 5] = ["word", "words", "token", "tokens", "form"];
+    const TAGS: [&str; 8] = ["tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos"];
+    WORDS.contains(&word.to_lowercase().as_str()) && TAGS.contains(&tag.to_lowercase().as_str())
+}
+
 fn read_columns(document: &Document, sentences: &mut Vec<Sentence>) -> Result<(), DataError> {
     let mut open = Open::new(document);
-    let mut expected = None;
-    for (place, text) in lines(document)?.into_iter().enumerate() {
+    let lines = lines(document)?;
+    let told = || lines.iter().filter(|text| !text.trim().is_empty() && !text.starts_with("-DOCSTART-"));
+    let first = told().find(|text| !text.starts_with('#')).or_else(|| told().next());
+    let wanted = first.map_or(0, |text| columns_of(text).len());
+    let mut is_first = true;
+    for (place, text) in lines.iter().enumerate() {
         let line = place + 1;
         if text.trim().is_empty() {
             open.close(sentences);
             continue;
         }
-        let columns: Vec<&str> = match text.contains('\t') {
-            true => text.trim_end().split('\t').map(str::trim).collect(),
-            false => text.split_whitespace().collect(),
-        };
-        if columns[0] == "-DOCSTART-" {
+        let columns = columns_of(text);
+        let is_comment = text.starts_with('#') && open.words.is_empty() && columns.len() != wanted;
+        if columns[0] == "-DOCSTART-" || is_comment {
             continue;
         }
-        let wanted = *expected.get_or_insert(columns.len());
         if columns.len() < 2 {
-            return Err(at(document, line, "one column, expected a word and its tag"));
+            return Err(at(
+                document,
+                line,
+                "one column, expected a word and its tag, apart by a tab or blanks",
+            ));
         }
         if columns.len() != wanted {
             let reason = format!("{} columns, expected {wanted} as in the lines before", columns.len());
             return Err(at(document, line, reason));
         }
         let (word, tag) = (columns[0], columns[columns.len() - 1]);
+        if std::mem::take(&mut is_first) && is_header(word, tag) {
+            continue;
+        }
         if word.is_empty() || tag.is_empty() {
             return Err(at(document, line, "a word or its tag is empty; write _ for a word without a tag"));
         }
@@ -250,6 +278,11 @@ mod tests {
             &[("EU said", "B-ORG O", None, 3), ("No", "_", None, 7)],
         );
         check(&[("a.tsv", "New York\tB\r\nx\tO\r\n")], &[("New York x", "B O", None, 1)]);
+        check(&[("a.tsv", "Word\tTag\n\nword\ttag\n")], &[("word", "tag", None, 3)]);
+        check(
+            &[("a.txt", "# id 1 domain=en\na O\n# B\n\n#\n# two O\n# O\nb O\n")],
+            &[("a #", "O B", None, 2), ("# b", "O O", None, 7)],
+        );
         check(
             &[(
                 "a.conllu",
@@ -279,13 +312,20 @@ mod tests {
             &[("seq.in", "a\n"), ("seq.out", "O\n"), ("label", " \n")],
             "label:1: the line is empty, expected the name of a class",
         );
-        check(&[("a.txt", "a O\nb\n")], "a.txt:2: one column, expected a word and its tag");
+        check(
+            &[("a.txt", "a O\nb\n")],
+            "a.txt:2: one column, expected a word and its tag, apart by a tab or blanks",
+        );
         check(&[("a.txt", "a O\nb X O\n")], "a.txt:2: 3 columns, expected 2 as in the lines before");
         check(
             &[("a.txt", "a\tO\n\tO\n")],
             "a.txt:2: a word or its tag is empty; write _ for a word without a tag",
         );
         check(&[("a.conllu", "1\ta\n")], "a.conllu:1: 2 columns, expected the 10 of CoNLL-U, apart by tabs");
+        check(
+            &[("a.jsonl", "{}\n")],
+            "a.jsonl: it holds JSON, expected a word and its tag a line, CoNLL-U, or seq.in and seq.out",
+        );
         check(&[("a.txt", "\n\n")], "the data has no sentence, expected at least one");
         let bad = Document { name: "a.txt".to_owned(), bytes: b"a O\nb\xff O\n".to_vec() };
         let message = read_sentences(&[bad]).unwrap_err().to_string();

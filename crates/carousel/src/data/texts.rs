@@ -22,8 +22,8 @@ pub struct TextExample {
     pub text: String,
     /// The name of its class; empty where none was wanted.
     pub label: String,
-    /// Its group; empty where there is none.
-    pub group: String,
+    /// Its group, where the table has the column.
+    pub group: Option<String>,
     /// The file.
     pub file: String,
     /// The line, counted from 1.
@@ -43,23 +43,18 @@ pub fn read_texts(documents: &[Document], columns: TextColumns<'_>) -> Result<Ve
         let table = read_table(document, columns.quoting)?;
         let text = table.column(columns.text, "data.text")?;
         let label = columns.label.map(|label| table.column(label, "data.label")).transpose()?;
-        let group = columns.group.map(|group| table.column(group, "data.group")).transpose()?;
-        for mut row in table.rows {
-            let field = |fields: &[String], place: Option<usize>| {
-                place.map(|place| fields[place].clone()).unwrap_or_default()
-            };
-            let (label_found, group) = (field(&row.fields, label), field(&row.fields, group));
-            if label.is_some() && label_found.trim().is_empty() {
-                return Err(DataError::Line {
-                    name: table.name,
-                    line: row.line,
-                    reason: NO_LABEL.to_owned(),
-                });
+        let group = columns.group.and_then(|group| table.place(group));
+        for row in &table.rows {
+            let field = |place: Option<usize>| place.map_or(Ok(""), |place| table.field(row, place));
+            let label_found = field(label)?.trim();
+            if label.is_some() && label_found.is_empty() {
+                let (name, reason) = (table.name, NO_LABEL.to_owned());
+                return Err(DataError::Line { name, line: row.line, reason });
             }
             examples.push(TextExample {
-                text: std::mem::take(&mut row.fields[text]),
-                label: label_found.trim().to_owned(),
-                group,
+                text: table.field(row, text)?.to_owned(),
+                label: label_found.to_owned(),
+                group: group.map(|group| table.field(row, group).map(str::to_owned)).transpose()?,
                 file: document.name.clone(),
                 line: row.line,
             });

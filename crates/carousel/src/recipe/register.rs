@@ -125,6 +125,8 @@ const STREAMS: &[&str] = &["files"];
 const FORECAST: &[&str] = &["forecast"];
 /// The tasks that read labelled examples.
 const LABELLED: &[&str] = &["classify", "tag"];
+/// The tasks whose examples may stay together in groups when parts are drawn.
+const SPLIT_BY_GROUP: &[&str] = &["classify", "tag", "caption"];
 /// The tasks that read separate examples.
 const EXAMPLES: &[&str] = &["classify", "tag", "caption", "translate"];
 /// The tasks whose models read and write tokens.
@@ -164,13 +166,14 @@ pub(super) const KEYS: &[Key] = &[
         .free_with("task", CAPTION),
     key!(data.label, Kind::Text).only_with("task", LABELLED).and_with("data.input", &["text", "numbers"]),
     key!(data.group, Kind::Text)
-        .only_with("task", &["classify", "caption"])
-        .and_with("data.input", &["text"])
+        .only_with("task", SPLIT_BY_GROUP)
+        .and_with("data.input", &["text", "numbers"])
         .free_with("task", CAPTION),
+    key!(data.file_group, Kind::Text).only_with("task", SPLIT_BY_GROUP),
     key!(data.id, Kind::Text)
         .only_with("task", &["classify", "tag", "forecast"])
         .and_with("data.input", &["numbers"]),
-    key!(data.step, Kind::Text).only_with("task", &["tag"]).and_with("data.input", &["numbers"]),
+    key!(data.step, Kind::Text).only_with("task", LABELLED).and_with("data.input", &["numbers"]),
     key!(data.file_label, Kind::Text)
         .only_with("task", &["classify"])
         .and_with("data.input", &["numbers", "audio"]),
@@ -350,6 +353,7 @@ pub(super) const KEYS: &[Key] = &[
 /// Keys that say the same thing in different ways: where one is given, the others are unset.
 pub(super) const EXCLUSIVE: &[&[&str]] = &[
     &["train.steps", "train.epochs"],
+    &["data.group", "data.file_group"],
     &["model.chrono", "model.forget_bias"],
     &["train.clip_norm", "train.clip_each_norm", "train.clip_value"],
 ];
@@ -516,6 +520,17 @@ pub(super) const RULES: &[Rule] = &[
             (of_words && recipe.data.label != Recipe::default_for(Task::Tag).data.label).then(|| {
                 "data.label has no effect on words, whose tags stand in the last column; \
                  it is read with data.input = \"numbers\" only"
+                    .to_owned()
+            })
+        },
+    },
+    Rule {
+        keys: &["data.group", "task", "data.input"],
+        broken: |recipe| {
+            let of_words = recipe.task == Task::Tag && recipe.data.input == InputName::Text;
+            (of_words && recipe.data.group.is_some()).then(|| {
+                "data.group has no effect on words, whose columns have no names; data.file_group keeps those of a \
+                 file together"
                     .to_owned()
             })
         },

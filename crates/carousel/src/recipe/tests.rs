@@ -79,6 +79,7 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("data.text", "review", "task=classify"),
         ("data.label", "stars", "task=classify"),
         ("data.group", "author", "task=classify"),
+        ("data.file_group", "^(.)", "task=tag"),
         ("data.id", "series", "task=classify data.input=numbers"),
         ("data.step", "time", "task=tag data.input=numbers"),
         ("data.file_label", "(.)_", "task=classify data.input=audio"),
@@ -260,7 +261,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "[data]\nwhatever = 3",
         "a.toml:3: data.whatever is not a known key; \
-         the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
+         the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.file_group, data.id, data.step, \
          data.file_label, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
@@ -270,7 +271,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "data = 3",
         "a.toml:2: data is not a known key; \
-         the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.id, data.step, \
+         the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.file_group, data.id, data.step, \
          data.file_label, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
@@ -531,13 +532,8 @@ fn a_wrong_file_is_refused_with_its_line() {
         "task = 'tag'\n[model]\ncrf = true\n[train]\nlabel_smoothing = 0.1",
         "a.toml:5: train.label_smoothing has no effect with model.crf = true; it is read with false only",
     );
-    for (key, value) in [
-        ("text", "'review'"),
-        ("group", "'author'"),
-        ("quoting", "false"),
-        ("tokens", "'word'"),
-        ("min_count", "2"),
-    ] {
+    for (key, value) in [("text", "'review'"), ("quoting", "false"), ("tokens", "'word'"), ("min_count", "2")]
+    {
         check(
             &format!("task = 'classify'\n[data]\ninput = 'numbers'\n{key} = {value}"),
             &format!(
@@ -555,7 +551,21 @@ fn a_wrong_file_is_refused_with_its_line() {
     );
     check(
         "task = 'tag'\ndata.group = 'author'",
-        "a.toml:2: data.group has no effect with task = \"tag\"; it is read with classify or caption only",
+        "a.toml:2: data.group has no effect on words, whose columns have no names; data.file_group keeps those of a \
+         file together",
+    );
+    check(
+        "task = 'classify'\ndata.input = 'audio'\ndata.group = 'author'",
+        "a.toml:3: data.group has no effect with data.input = \"audio\"; it is read with text or numbers only",
+    );
+    check(
+        "task = 'translate'\ndata.file_group = '(.)'",
+        "a.toml:2: data.file_group has no effect with task = \"translate\"; it is read with classify or tag or \
+         caption only",
+    );
+    check(
+        "task = 'tag'\ndata.input = 'numbers'\ndata.group = 'author'\ndata.file_group = '(.)'",
+        "a.toml:3: data.group and data.file_group are both set, expected one of them",
     );
     check(
         "task = 'forecast'\nmodel.quantiles = [0.1, 0.9]",

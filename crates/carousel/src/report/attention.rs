@@ -1,9 +1,9 @@
-//! Where a translator looked: a picture for each sentence, alone or on a page, and translations with the probability
-//! of every token.
+//! Where a translator or captioner looked: a picture for each sentence, alone or on a page, and translations with the
+//! probability of every token.
 
 use std::fmt::Write;
 
-use super::{STYLE, escape};
+use super::{CaptionedPicture, STYLE, escape};
 
 /// Height and width of a cell, and of a letter, in pixels.
 const CELL: f64 = 26.0;
@@ -27,7 +27,7 @@ pub struct AttendedSentence {
 }
 
 /// Columns of a monospaced font: letters of wide scripts take two.
-fn columns(text: &str) -> usize {
+pub(super) fn columns(text: &str) -> usize {
     text.chars().map(|letter| if u32::from(letter) >= 0x1100 { 2 } else { 1 }).sum()
 }
 
@@ -119,8 +119,10 @@ pub struct AttentionPage {
     pub title: String,
     /// One sentence under it.
     pub subtitle: String,
-    /// The sentences.
+    /// Translations.
     pub sentences: Vec<AttendedSentence>,
+    /// Sentences about images.
+    pub pictures: Vec<CaptionedPicture>,
 }
 
 impl AttentionPage {
@@ -149,7 +151,13 @@ impl AttentionPage {
             }
             page.push_str("</figure>\n");
         }
-        page.push_str("</section>\n</main>\n</body>\n</html>\n");
+        page.push_str("</section>\n");
+        if !self.pictures.is_empty() {
+            page.push_str("<section class=\"classes attention captions\">\n<ol class=\"wrong\">\n");
+            self.pictures.iter().for_each(|picture| picture.write(&mut page));
+            page.push_str("</ol>\n</section>\n");
+        }
+        page.push_str("</main>\n</body>\n</html>\n");
         page
     }
 }

@@ -5,11 +5,18 @@ use std::io::Cursor;
 
 use image::{ImageFormat, Rgba, RgbaImage};
 
-use super::attention::{AttendedSentence, label};
+use super::attention::{AttendedSentence, columns, label};
 use super::escape;
 
+/// Width of a tile, and height of a line of text, in pixels.
+const TILE: f64 = 96.0;
+const LINE: f64 = 20.0;
+/// Tiles in a row.
+const TILES: usize = 8;
 /// Opacity of the veil over what was not looked at.
 const VEIL: f32 = 0.85;
+/// Pictures narrower than this, in pixels, show theirs.
+const TINY: u32 = 100;
 
 /// A picture as it stands in a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,14 +90,64 @@ impl CaptionsSection {
 }
 
 impl CaptionedPicture {
-    fn write(&self, page: &mut String) {
-        let references: Vec<String> = self.references.iter().map(|text| escape(text)).collect();
-        let told = format!(
-            "<p><b>{}</b> <span>wanted: {}</span> <span>{}</span></p>",
+    /// Where it was looked at, as a picture of its own (SVG): the image, and a tile for each token, bright where the
+    /// model looked. `None` without an image, or a grid that was looked at.
+    #[must_use]
+    pub fn to_svg(&self) -> Option<String> {
+        let (picture, grid) = (self.picture.as_ref()?, self.grid?);
+        let height = TILE * f64::from(picture.height) / f64::from(picture.width.max(1));
+        let count = 1 + self.weights.len();
+        let place = |tile: usize| {
+            let (column, row) = (tile % TILES, tile / TILES);
+            (8.0 + column as f64 * (TILE + 8.0), 8.0 + LINE + row as f64 * (height + LINE + 8.0))
+        };
+        let (right, bottom) =
+            (place(count.min(TILES) - 1).0 + TILE + 8.0, place(count - 1).1 + height + LINE + 8.0);
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{right:.0}\" height=\"{bottom:.0}\" \
+             viewBox=\"0 0 {right:.0} {bottom:.0}\" font-family=\"ui-monospace, Menlo, Consolas, monospace\" \
+             font-size=\"12\" role=\"img\" aria-label=\"attention\">\n\
+             <rect class=\"paper\" width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+             <text x=\"8\" y=\"18\" fill=\"#1d2433\">{}</text>\n\
+             <defs><image id=\"picture\" width=\"{TILE}\" height=\"{height:.1}\" preserveAspectRatio=\"none\" \
+             style=\"image-rendering:{}\" href=\"{}\"/></defs>\n",
             escape(&self.text),
-            references.join(" · "),
-            escape(&self.path)
+            if picture.width < TINY { "pixelated" } else { "auto" },
+            picture.uri()
         );
+        let (x, y) = place(0);
+        let _ = writeln!(svg, "<use href=\"#picture\" x=\"{x:.1}\" y=\"{y:.1}\"/>");
+        for (tile, ((token, _), weights)) in (1..).zip(self.tokens.iter().zip(&self.weights)) {
+            let (x, y) = place(tile);
+            let name = label(token);
+            // A long token is set narrower.
+            let narrow = if columns(&name) as f64 * 7.2 > TILE {
+                format!(" textLength=\"{TILE}\" lengthAdjust=\"spacingAndGlyphs\"")
+            } else {
+                String::new()
+            };
+            let _ = writeln!(
+                svg,
+                "<use href=\"#picture\" x=\"{x:.1}\" y=\"{y:.1}\"/><image x=\"{x:.1}\" y=\"{y:.1}\" width=\"{TILE}\" \
+                 height=\"{height:.1}\" preserveAspectRatio=\"none\" href=\"{}\"/>\
+                 <text x=\"{x:.1}\" y=\"{:.1}\" fill=\"#1d2433\"{narrow}>{}</text>",
+                veil(weights, grid).uri(),
+                y + height + 14.0,
+                escape(&name)
+            );
+        }
+        svg.push_str("</svg>\n");
+        Some(svg)
+    }
+
+    pub(super) fn write(&self, page: &mut String) {
+        let references: Vec<String> = self.references.iter().map(|text| escape(text)).collect();
+        let wanted = match references.is_empty() {
+            true => String::new(),
+            false => format!(" <span>wanted: {}</span>", references.join(" · ")),
+        };
+        let told =
+            format!("<p><b>{}</b>{wanted} <span>{}</span></p>", escape(&self.text), escape(&self.path));
         let Some(picture) = &self.picture else {
             let _ = writeln!(page, "<li>{told}");
             self.write_tokens(page);
@@ -101,7 +158,7 @@ impl CaptionedPicture {
         let _ = writeln!(
             page,
             "<li{} style=\"--picture:url({});--shape:{}/{}\">{told}\n<div class=\"looks\">\n<figure class=\"look\"><div></div></figure>",
-            if picture.width < 100 { " class=\"tiny\"" } else { "" },
+            if picture.width < TINY { " class=\"tiny\"" } else { "" },
             picture.uri(),
             picture.width,
             picture.height
@@ -200,12 +257,16 @@ mod tests {
             weights: vec![vec![0.5, 0.5]; 2],
         };
         let mut page = String::new();
-        let examples = vec![example.clone(), CaptionedPicture { picture: None, ..example }];
+        let examples = vec![example.clone(), CaptionedPicture { picture: None, ..example.clone() }];
         CaptionsSection { part: "test", figures: Vec::new(), examples }.write(&mut page);
         for mark in ["<i>", "<u>", "<s>"] {
             assert!(!page.contains(mark), "{page}");
         }
         assert_eq!(page.matches("AQID").count(), 1, "{page}");
         assert_eq!(page.matches("<img").count(), 2, "{page}");
+        let svg = example.to_svg().unwrap();
+        assert!(!svg.contains("<u>") && !svg.contains("<b>"), "{svg}");
+        assert_eq!((svg.matches("AQID").count(), svg.matches("<use").count()), (1, 3), "{svg}");
+        assert_eq!(CaptionedPicture { grid: None, ..example }.to_svg(), None);
     }
 }

@@ -4,19 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::{OpenError, expect_task, load_weights};
 use crate::data::{
-    Classes, DataError, Document, NumberColumns, NumberExample, Packed, Passes, Scaling, Sequence, Tokenizer,
-    pack_sequences, read_numbers,
+    Classes, DataError, Document, NamePattern, NumberColumns, NumberExample, Packed, Passes, Scaling,
+    Sequence, Tokenizer, pack_sequences, read_numbers,
 };
 use crate::models::classifier::{Classifier, ClassifierConfig};
 use crate::models::dense::DenseConfig;
 use crate::models::pool::Pooling;
 use crate::models::reader::{Body, RecurrenceConfig, StepKind, Steps};
-use crate::recipe::{Recipe, Task};
+use crate::recipe::{InputName, Recipe, Task};
 use crate::run::RunFolder;
 use crate::slices::with_slice;
 
@@ -102,21 +101,15 @@ impl Encoder {
 
 /// How a recipe finds sequences of numbers.
 pub(crate) fn number_columns(recipe: &Recipe) -> Result<NumberColumns<'_>, DataError> {
-    let pattern = recipe.data.file_label.as_deref().map(|text| {
-        let wrong =
-            |what: String| DataError::Examples { reason: format!("data.file_label is {text:?}: {what}") };
-        let pattern = Regex::new(text).map_err(|error| wrong(error.to_string()))?;
-        match pattern.captures_len() {
-            0 | 1 => Err(wrong("it has no group in parentheses, expected one around the class".to_owned())),
-            _ => Ok(pattern),
-        }
-    });
-    let pattern = pattern.transpose()?;
+    let data = &recipe.data;
+    let pattern = |text| NamePattern::new("data.file_label", text);
     Ok(NumberColumns {
-        id: recipe.data.id.as_deref(),
-        label: &recipe.data.label,
-        pattern,
-        sound: recipe.data.sound,
+        id: data.id.as_deref(),
+        step: data.step.as_deref(),
+        label: &data.label,
+        group: data.group.as_deref(),
+        pattern: data.file_label.as_deref().map(pattern).transpose()?,
+        sound: (data.input == InputName::Audio).then_some(data.sound),
     })
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{LABELS, body, highest, read_json};
+use super::classifier::{LABELS, body, highest, number_columns, read_json};
 use super::{OpenError, expect_task, load_weights};
 use crate::data::{
-    Classes, DataError, Document, FrameColumns, ImageShape, NumberExample, Passes, Scaling, Vocab, pack,
-    read_frames, read_image, read_videos,
+    Classes, DataError, Document, ImageShape, NumberExample, Passes, Scaling, Vocab, pack, read_frames,
+    read_image, read_videos,
 };
 use crate::models::convolution::ConvolutionConfig;
 use crate::models::tagger::{TagInput, TagStepper, TagSteps, Tagged, Tagger, TaggerConfig, Words};
@@ -261,16 +261,6 @@ pub(crate) fn convolution(recipe: &Recipe) -> ConvolutionConfig {
     }
 }
 
-/// How a recipe finds the columns of tables with a label a step.
-pub(crate) fn frame_columns(recipe: &Recipe) -> FrameColumns<'_> {
-    FrameColumns {
-        id: recipe.data.id.as_deref(),
-        step: recipe.data.step.as_deref(),
-        label: &recipe.data.label,
-        sound: recipe.data.sound,
-    }
-}
-
 /// The sizes that a recipe asks for.
 pub(crate) fn tagger_config(recipe: &Recipe, encoder: &TagEncoder, labels: &TagLabels) -> TaggerConfig {
     let letters = recipe.model.characters.zip(labels.letters.as_ref());
@@ -360,7 +350,7 @@ impl SavedTagger {
             }
             return Ok(places.into_iter().zip(self.tag(&sequences)).collect());
         }
-        for example in read_frames(documents, frame_columns(&self.recipe), false)? {
+        for example in read_frames(documents, &number_columns(&self.recipe)?, false)? {
             places.push(format!("{}:{}", example.numbers.file, example.numbers.line));
             sequences.push(self.scaled(&example.numbers)?);
         }

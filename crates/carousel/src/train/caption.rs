@@ -8,8 +8,8 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{
-    CaptionExample, Classes, Counts, DataError, Document, Lengths, Limits, MOST_PLACES, MaxLen, Scaling,
-    Side, Subject, TooLong, cut, read_captions, split_groups,
+    CaptionExample, Counts, DataError, Document, Lengths, Limits, MOST_PLACES, MaxLen, Scaling, Side,
+    Subject, TooLong, cut, read_captions,
 };
 use crate::decode::beam::{Search, greedy_from};
 use crate::metrics::{BleuTokens, bleu, exact_matches, rouge_l};
@@ -24,7 +24,7 @@ use crate::saved::{
     CAPTIONER, Caption, KnownCaptions, SavedCaptioner, SubjectBatch, caption_columns, caption_side,
     caption_text, captioner_config, read_json, sentence, subject_kind, write_all,
 };
-use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, shifted};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, draw, groups, numbered, shifted};
 use crate::train::job::{Facts, Measured, Objective};
 use crate::train::trainer::train;
 use crate::train::{
@@ -202,10 +202,14 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<CaptionExample
         read_captions(documents, caption_columns(recipe), subject_kind(recipe))
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
-    let groups = Classes::collect(all.iter().map(|example| example.group.as_str()));
-    let group = |example: &CaptionExample| groups.id(&example.group).unwrap_or_default() as usize;
-    let numbers: Vec<usize> = all.iter().map(group).collect();
-    Ok(deal(all, split_groups(&numbers, super::shares(recipe, sources), recipe.seed), valid, test)?)
+    let paths: Vec<String> = all.iter().map(|example| example.path.display().to_string()).collect();
+    let of = |place: usize| (paths[place].as_str(), all[place].group.as_deref());
+    let groups = match groups(recipe, all.len(), of)? {
+        Some(groups) => groups,
+        None => numbered(&paths.iter().map(String::as_str).collect::<Vec<_>>()),
+    };
+    let places = draw(all.len(), Some(&groups), recipe, sources);
+    Ok(deal(all, places, valid, test)?)
 }
 
 /// Learns from the training part how sentences and features are read.

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::{DataError, Fill, Passes, pack};
+use crate::data::{Classes, DataError, Fill, NamePattern, Passes, pack, split, split_groups};
 use crate::own_cell::Sizes;
 use crate::parameters::{NamedParameters, NamedTensor};
 use crate::ragged::Batch;
 use crate::recipe::Recipe;
 use crate::regularize::Noise;
 use crate::state::State;
-use crate::train::TrainError;
 use crate::train::job::{Job, Measured, Objective, Pass, Work};
 use crate::train::tbptt::{StateShape, load_state, state_tensors};
+use crate::train::{Sources, TrainError, shares};
 
 /// What a task does with its examples.
 pub(super) trait ExampleTask {
@@ -96,6 +96,57 @@ pub(super) struct Parts<E> {
     pub(super) train: Vec<E>,
     pub(super) valid: Vec<E>,
     pub(super) test: Vec<E>,
+}
+
+/// What keeps `count` examples together when parts are drawn, by number, as a recipe says it: a column, or a part of a
+/// file's name. `of` gives the file of an example, and its group where a column says it. `None`: nothing does.
+pub(super) fn groups<'a>(
+    recipe: &Recipe,
+    count: usize,
+    of: impl Fn(usize) -> (&'a str, Option<&'a str>),
+) -> Result<Option<Vec<usize>>, DataError> {
+    let data = &recipe.data;
+    let names = match (&data.file_group, &data.group) {
+        (Some(pattern), _) => {
+            let pattern = NamePattern::new("data.file_group", pattern)?;
+            (0..count).map(|example| pattern.find(of(example).0)).collect::<Result<Vec<_>, _>>()?
+        }
+        (None, Some(column)) => {
+            let name = |example| {
+                let (file, group) = of(example);
+                group.ok_or_else(|| DataError::File {
+                    name: file.to_owned(),
+                    reason: format!(
+                        "no column is named {column:?}, expected what keeps its examples together; set data.group, or \
+                         data.file_group where its name says it"
+                    ),
+                })
+            };
+            (0..count).map(name).collect::<Result<Vec<_>, _>>()?
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(numbered(&names)))
+}
+
+/// Names by number: equal names have equal numbers.
+pub(super) fn numbered(names: &[&str]) -> Vec<usize> {
+    let known = Classes::collect(names.iter().copied());
+    names.iter().map(|name| known.id(name).unwrap_or_default() as usize).collect()
+}
+
+/// Which part each of `count` examples belongs to: drawn at random, or group by group where there are some.
+pub(super) fn draw(
+    count: usize,
+    groups: Option<&[usize]>,
+    recipe: &Recipe,
+    sources: &Sources,
+) -> [Vec<usize>; 3] {
+    let shares = shares(recipe, sources);
+    match groups {
+        Some(groups) => split_groups(groups, shares, recipe.seed),
+        None => split(count, shares, recipe.seed),
+    }
 }
 
 /// Deals the examples that were read for training to the parts, as `places` says; what was given apart takes the place
@@ -347,5 +398,79 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         let shape = StateShape { layers: model.layers, hidden: model.values(), memory };
         self.carried = load_state(carried, "", count, shape)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::recipe::Task;
+
+    fn recipe(task: Task, keys: &[&str]) -> Recipe {
+        let mut recipe = Recipe::default_for(task);
+        recipe.set_all(&[&["data.split=[0.6, 0.2, 0.2]"], keys].concat()).unwrap();
+        recipe
+    }
+
+    /// Files of three speakers, with the value of a column that two sessions have.
+    fn of(example: usize) -> (&'static str, Option<&'static str>) {
+        let files =
+            ["d/ann_1.wav", "d/bob_1.wav", "e/ann_2.wav", "e/cyd_1.wav", "e/bob_2.wav", "d/cyd_2.wav"];
+        (files[example % files.len()], Some(["first", "second"][example / 3 % 2]))
+    }
+
+    #[test]
+    fn no_group_is_in_two_parts() {
+        let check = |task, keys: &[&str], name: &dyn Fn(usize) -> String, expected: usize| {
+            let recipe = recipe(task, keys);
+            let count = 60;
+            let groups = groups(&recipe, count, of).unwrap().unwrap();
+            let parts = draw(count, Some(&groups), &recipe, &Sources::default());
+            assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), count, "every example is in one part");
+            let mut known: Vec<(String, usize)> = Vec::new();
+            for (part, examples) in parts.iter().enumerate() {
+                known.extend(examples.iter().map(|&example| (name(example), part)));
+            }
+            known.sort();
+            known.dedup();
+            assert_eq!(known.len(), expected, "{keys:?}: each group in one part: {known:?}");
+        };
+        let column = |example: usize| of(example).1.unwrap().to_owned();
+        let speaker = |example: usize| of(example).0[2..5].to_owned();
+        let folder = |example: usize| of(example).0[..1].to_owned();
+        let file = |example: usize| of(example).0.to_owned();
+        check(Task::Classify, &["data.group=session"], &column, 2);
+        check(Task::Tag, &["data.input=numbers", "data.group=session"], &column, 2);
+        check(Task::Caption, &["data.group=session"], &column, 2);
+        for task in [Task::Classify, Task::Tag, Task::Caption] {
+            check(task, &["data.file_group=^([a-z]+)_"], &speaker, 3);
+            check(task, &["data.file_group=([^/]+)/[^/]+$"], &folder, 2);
+            check(task, &["data.file_group=(.*)"], &file, 6);
+        }
+    }
+
+    #[test]
+    fn without_a_key_nothing_stays_together() {
+        assert_eq!(groups(&recipe(Task::Tag, &[]), 60, of).unwrap(), None);
+    }
+
+    #[test]
+    fn a_group_that_is_not_there_is_missed() {
+        let check = |key: &str, of: fn(usize) -> (&'static str, Option<&'static str>), expected: &str| {
+            let error = groups(&recipe(Task::Classify, &[key]), 1, of).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        check(
+            "data.group=who",
+            |_| ("a.npy", None),
+            "a.npy: no column is named \"who\", expected what keeps",
+        );
+        check(
+            "data.file_group=^([0-9])",
+            |_| ("a/b.npy", None),
+            "a/b.npy: data.file_group \"^([0-9])\" does not match its name",
+        );
+        check("data.file_group=a", of, "data.file_group is \"a\": it has no group in parentheses");
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{
     Classes, Counts, DataError, Document, FrameExample, Lengths, Limits, NO_TAG, NumberExample, Scaling,
-    Sentence, Tokens, VideoExample, Vocab, pack, read_frames, read_sentences, read_videos, split,
+    Sentence, Tokens, VideoExample, Vocab, pack, read_frames, read_sentences, read_videos,
 };
 use crate::metrics::{Confusion, SpanCounts, SpanScores, marks_spans};
 use crate::models::tagger::Tagger;
@@ -21,12 +21,12 @@ use crate::recipe::{InputName, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
-    Found, LABELS, SavedTagger, TagBatch, TagEncoder, TagLabels, TagSequence, frame_columns, highest,
-    image_shape, read_json, tag_all, tagger_config, within,
+    Found, LABELS, SavedTagger, TagBatch, TagEncoder, TagLabels, TagSequence, highest, image_shape,
+    number_columns, read_json, tag_all, tagger_config, within,
 };
 use crate::state::State;
 use crate::train::classify::{EVALUATION, WrongExample};
-use crate::train::examples::{ExampleJob, ExampleTask, Parts};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, draw, groups};
 use crate::train::job::{Facts, Measured, Objective};
 use crate::train::trainer::train;
 use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};
@@ -136,6 +136,7 @@ struct Raw {
     content: Content,
     tags: Vec<String>,
     intent: Option<String>,
+    group: Option<String>,
     file: String,
     line: usize,
 }
@@ -164,6 +165,7 @@ fn read(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> 
             content: Content::Words(words),
             tags,
             intent,
+            group: None,
             file,
             line,
         };
@@ -175,6 +177,7 @@ fn read(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> 
             content: Content::Images(frames, shape.values()),
             tags,
             intent: None,
+            group: None,
             file,
             line: 1,
         };
@@ -183,11 +186,12 @@ fn read(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> 
     let raw = |FrameExample { numbers, tags }| Raw {
         tags,
         intent: None,
+        group: numbers.group.clone(),
         file: numbers.file.clone(),
         line: numbers.line,
         content: Content::Numbers(numbers),
     };
-    Ok(read_frames(documents, frame_columns(recipe), true)?.into_iter().map(raw).collect())
+    Ok(read_frames(documents, &number_columns(recipe)?, true)?.into_iter().map(raw).collect())
 }
 
 /// A sequence that is ready to be read.
@@ -203,7 +207,7 @@ struct Encoded {
 
 impl Encoded {
     fn new(raw: Raw, labels: &TagLabels, encoder: &TagEncoder) -> Result<Encoded, DataError> {
-        let Raw { content, tags, intent, file, line } = raw;
+        let Raw { content, tags, intent, file, line, .. } = raw;
         let tag = |tag: &String| match tag.as_str() {
             NO_TAG => Ok(IGNORE),
             tag => labels.tags.find(tag, &file, line),
@@ -250,13 +254,10 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainErr
         Ok(all)
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
-    let places = split(all.len(), super::shares(recipe, sources), recipe.seed);
-    let mut all: Vec<Option<Raw>> = all.into_iter().map(Some).collect();
-    let mut take =
-        |places: &[usize]| places.iter().filter_map(|&place| all[place].take()).collect::<Vec<_>>();
-    let [train, held_valid, held_test] = places.each_ref().map(|places| take(places));
-    let given = |given: Vec<Raw>, held: Vec<Raw>| if given.is_empty() { held } else { given };
-    Ok(Parts { train, valid: given(valid, held_valid), test: given(test, held_test) })
+    let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
+    let groups = groups(recipe, all.len(), of)?;
+    let places = draw(all.len(), groups.as_deref(), recipe, sources);
+    Ok(deal(all, places, valid, test)?)
 }
 
 fn build_vocab(recipe: &Recipe, learned: &[Raw]) -> Vocab {

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use npyz::npz::NpzWriter;
+use npyz::zip::write::FileOptions;
+use npyz::{AutoSerialize, WriterBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -279,6 +282,47 @@ impl Said {
         serde_json::from_str(last)
             .unwrap_or_else(|error| panic!("{}: {error} in\n{}", self.command, self.stdout))
     }
+}
+
+/// An array of an archive: its name, its shape and its values.
+pub(crate) enum Array<'a> {
+    Floats(&'a str, &'a [u64], Vec<f32>),
+    Whole(&'a str, &'a [u64], Vec<i64>),
+}
+
+/// An `.npz` archive.
+pub(crate) fn npz(arrays: &[Array<'_>]) -> Vec<u8> {
+    let mut writer = NpzWriter::new(std::io::Cursor::new(Vec::new()));
+    for array in arrays {
+        match array {
+            Array::Floats(name, shape, values) => add(&mut writer, name, shape, values),
+            Array::Whole(name, shape, values) => add(&mut writer, name, shape, values),
+        }
+    }
+    writer.zip_writer().finish().expect("an archive").into_inner()
+}
+
+fn add<T: AutoSerialize + Copy>(
+    to: &mut NpzWriter<std::io::Cursor<Vec<u8>>>,
+    name: &str,
+    shape: &[u64],
+    values: &[T],
+) {
+    let file = to.array::<T>(name, FileOptions::default()).expect("room for an array");
+    let mut file = file.default_dtype().shape(shape).begin_nd().expect("its header");
+    file.extend(values.iter().copied()).expect("its values");
+    file.finish().expect("its end");
+}
+
+/// How many sequences the parts of a run have, as `train` tells them: training, validation, test.
+pub(crate) fn parts(said: &Said) -> [usize; 3] {
+    ["training ", "validation ", "test "].map(|part| {
+        let line = said.stderr.lines().find(|line| line.starts_with(part) && line.contains(" sequences of "));
+        line.map_or(0, |line| {
+            let count = line.split_whitespace().nth(1).and_then(|count| count.parse().ok());
+            count.unwrap_or_else(|| panic!("no count in {line}"))
+        })
+    })
 }
 
 /// Text with something to learn in it, the same every time.

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 
 use crate::data::{
     Classes, DataError, Document, IndexedTexts, Limits, NumberExample, Quoting, Scaling, Sequence, StoredRow,
-    StoredTexts, TextColumns, TextExample, Tokenizer, Vocab, list_files, read_numbers, read_texts, split,
-    split_groups,
+    StoredTexts, TextColumns, TextExample, Tokenizer, Vocab, list_files, read_numbers, read_texts,
 };
 use crate::recipe::{InputName, Recipe};
 use crate::run::RunFolder;
 use crate::saved::{Encoder, number_columns};
 use crate::train::examples::{self, Parts};
-use crate::train::{LargeSources, Sources, TrainError, shares};
+use crate::train::{LargeSources, Sources, TrainError};
 
 /// Characters of a text that an evaluation keeps.
 const SHOWN: usize = 300;
@@ -116,12 +115,19 @@ impl StoredParts {
         };
         let lists = [listed(&large.train)?, listed(&large.valid)?, listed(&large.test)?];
         let indexed = StoredTexts::index(&lists.concat(), columns(recipe), recipe.data.tokens)?;
-        let IndexedTexts { texts, rows: mut train, labels, mut groups, ends } = indexed;
+        let IndexedTexts { texts, rows: mut train, labels, groups, group_names, ends } = indexed;
         let end = |files: usize| files.checked_sub(1).map_or(0, |last| ends[last]);
         let test = train.split_off(end(lists[0].len() + lists[1].len()));
         let valid = train.split_off(end(lists[0].len()));
-        groups.truncate(train.len());
-        let parts = deal(train, &groups, valid, test, recipe, sources)?;
+        let names: Vec<String> = lists[0].iter().map(|path| path.display().to_string()).collect();
+        let of = |row: usize| {
+            let group = groups.get(row).copied().flatten();
+            let file = &names[ends.partition_point(|&end| end <= row)];
+            (file.as_str(), group.map(|group| group_names[group as usize].as_str()))
+        };
+        let groups = examples::groups(recipe, train.len(), of)?;
+        let places = examples::draw(train.len(), groups.as_deref(), recipe, sources);
+        let parts = examples::deal(train, places, valid, test)?;
         Ok(StoredParts { texts, labels, parts })
     }
 
@@ -205,7 +211,7 @@ impl Labelled {
 pub(super) struct Raw {
     content: Content,
     pub(super) label: String,
-    group: String,
+    group: Option<String>,
     file: String,
     line: usize,
 }
@@ -230,7 +236,7 @@ pub(super) fn read_examples(recipe: &Recipe, documents: &[Document]) -> Result<V
     let examples = read_numbers(documents, &number_columns(recipe)?, true)?;
     let raw = |example: NumberExample| Raw {
         label: example.label.clone(),
-        group: String::new(),
+        group: example.group.clone(),
         file: example.file.clone(),
         line: example.line,
         content: Content::Numbers(example),
@@ -275,30 +281,9 @@ pub(super) fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw
         if documents.is_empty() { Ok(Vec::new()) } else { Ok(read_examples(recipe, documents)?) }
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
-    let groups: Vec<usize> = match recipe.data.group {
-        Some(_) => {
-            let groups = Classes::collect(all.iter().map(|example| example.group.as_str()));
-            all.iter().map(|example| groups.id(&example.group).unwrap_or_default() as usize).collect()
-        }
-        None => Vec::new(),
-    };
-    deal(all, &groups, valid, test, recipe, sources)
-}
-
-/// Deals examples to the parts that were not given; those of one group stay together.
-fn deal<E>(
-    all: Vec<E>,
-    groups: &[usize],
-    valid: Vec<E>,
-    test: Vec<E>,
-    recipe: &Recipe,
-    sources: &Sources,
-) -> Result<Parts<E>, TrainError> {
-    let shares = shares(recipe, sources);
-    let places = match recipe.data.group {
-        Some(_) => split_groups(groups, shares, recipe.seed),
-        None => split(all.len(), shares, recipe.seed),
-    };
+    let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
+    let groups = examples::groups(recipe, all.len(), of)?;
+    let places = examples::draw(all.len(), groups.as_deref(), recipe, sources);
     Ok(examples::deal(all, places, valid, test)?)
 }
 
