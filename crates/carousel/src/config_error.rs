@@ -41,11 +41,11 @@ pub enum ConfigError {
     },
     /// Attention by a dot product compares vectors of one width.
     #[error(
-        "attention by a dot product over vectors of {places} values, expected {hidden} as the hidden values have; \
-         take general or additive attention, or add the two directions of what is looked at"
+        "attention by a dot product over places of {places} values, expected {hidden} as the hidden values have; \
+         take general or additive attention, or add both directions of an encoder"
     )]
     Attended {
-        /// Values of a place that is looked at.
+        /// Values of a place: of an encoder's state, or of a part of an image.
         places: usize,
         /// `H`.
         hidden: usize,

@@ -80,8 +80,8 @@ fn how_directions_meet_changes_the_answer_and_has_to_fit() {
     let refused = |config: TranslatorConfig| config.init(&Device::default()).err().unwrap().to_string();
     assert_eq!(
         refused(merged(Score::Dot, Some(Merge::Concat))),
-        "attention by a dot product over vectors of 10 values, expected 5 as the hidden values have; take general or \
-         additive attention, or add the two directions of what is looked at"
+        "attention by a dot product over places of 10 values, expected 5 as the hidden values have; take general or \
+         additive attention, or add both directions of an encoder"
     );
     let options = CellOptions { projection: Some(3), ..CellOptions::PLAIN };
     assert_eq!(

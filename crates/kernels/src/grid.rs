@@ -23,7 +23,7 @@ use crate::gemm::{
 use crate::pack::Panels;
 use crate::shape::Batch;
 use crate::simd::{Dispatch, Job, Lanes, multiply};
-use crate::tape::Sizes;
+use crate::sizes::Sizes;
 use crate::team::{self, Worker};
 use std::marker::PhantomData;
 use std::ops::Range;

@@ -30,6 +30,7 @@ mod grid;
 mod layer;
 mod linear;
 pub mod loss;
+mod operands;
 pub mod optim;
 mod pack;
 mod peak;
@@ -41,24 +42,23 @@ mod rowwise;
 mod shape;
 #[allow(unsafe_code)]
 mod simd;
+mod sizes;
 mod step;
 mod tape;
 #[allow(unsafe_code)]
 mod team;
 
 pub use chance::{StepMask, StepNoise};
-pub use layer::{
-    Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, backward, forward,
-    forward_noisy,
-};
+pub use layer::{backward, forward, forward_noisy};
 pub use linear::Linear;
+pub use operands::{Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights};
 pub use peak::fma_peak;
 pub use record::Signal;
 pub use shape::{
-    Activation, Batch, Cell, CellOptions, Direction, GateActivation, Layer, Layout, Precision, Reset,
-    ShapeError, Zoneout,
+    Activation, Batch, Cell, CellOptions, Direction, GateActivation, Layer, Layout, Reset, ShapeError,
+    Zoneout,
 };
-pub use simd::Level;
+pub use simd::{Level, Precision};
 pub use step::{StepPrecision, Stepper};
 pub use tape::Tape;
 pub use team::{MAX_THREADS, set_threads, threads};

@@ -3,7 +3,8 @@
 //! A pass computes all of this anyway, so recording costs one copy of what is kept and nothing else.
 
 use crate::shape::{Cell, Layer, Layout, ShapeError, expect};
-use crate::tape::{Sizes, Tape};
+use crate::sizes::Sizes;
+use crate::tape::Tape;
 
 /// One of the values that a cell has at every unit and step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -17,7 +17,7 @@ use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::{Packed, geometry, own_ranks};
 use crate::shape::{Batch, Cell, Layer, Reset};
 use crate::simd::Lanes;
-use crate::tape::Sizes;
+use crate::sizes::Sizes;
 use crate::team::{self, Worker};
 use std::ops::Range;
 

@@ -5,6 +5,7 @@
 //! `H` hidden, `P` values of `h` (`H`, or fewer where it is projected), `G` gates of a cell, `O` output,
 //! `V` vocabulary.
 
+use crate::simd::Precision;
 use std::fmt;
 
 /// The non-linearity of a vanilla recurrent cell.
@@ -142,26 +143,6 @@ pub enum Direction {
     Forward,
     /// From the last real step to the first.
     Reverse,
-}
-
-/// How the operands of products are stored; everything is summed in 32-bit floats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// Weights, inputs, states and gate gradients are rounded to bfloat16 (8 bits of mantissa) where they are
-    /// multiplied. Weights, sums, gates, states and gradients stay 32-bit floats.
-    Bf16,
-}
-
-impl Precision {
-    /// Whether this machine has instructions for it. Where it has not, kernels use 32-bit floats instead, and so
-    /// they do for a GRU that resets before the product.
-    #[must_use]
-    pub fn is_available(self) -> bool {
-        self == Precision::F32 || crate::simd::has_bf16()
-    }
 }
 
 /// Probabilities that a unit keeps its last value instead of taking its new one (Krueger et al. 2017). A pass

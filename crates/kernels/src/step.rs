@@ -11,14 +11,15 @@ use crate::disjoint::{
 };
 use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::ForwardJob;
-use crate::layer::{self, State, Weights, check_layer, pack_bias, pack_forward};
+use crate::layer::{self, pack_bias, pack_forward};
+use crate::operands::{State, Weights, check_layer};
 use crate::pack::Panels;
 use crate::quant::{self, ByteProduct, Quantize, QuantizedRows, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
 use crate::rowwise::{RowBuffers, by_row, kept_rows};
 use crate::shape::{Activation, Cell, Direction, Layer, Reset, ShapeError, expect};
 use crate::simd::{ByteLevel, Dispatch, Lanes, Level, Quad};
-use crate::tape::Sizes;
+use crate::sizes::Sizes;
 use crate::team::{self, Worker};
 use std::marker::PhantomData;
 

@@ -7,7 +7,7 @@ use crate::chance::{Factors, times};
 use crate::disjoint::Tile;
 use crate::shape::{Activation, Cell, GateActivation, LEAK, Layer, Reset};
 use crate::simd::{Job, Lanes};
-use crate::tape::Sizes;
+use crate::sizes::Sizes;
 
 /// Added to a variance before its root.
 const EPSILON: f32 = 1e-5;

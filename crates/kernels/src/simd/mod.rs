@@ -10,7 +10,6 @@ mod scalar;
 #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
 mod x86;
 
-use crate::shape::Precision;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(crate) use bytes::{ByteJob, ByteLevel, Bytes, Quad};
@@ -111,8 +110,28 @@ impl Level {
     }
 }
 
+/// How the operands of products are stored; everything is summed in 32-bit floats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Weights, inputs, states and gate gradients are rounded to bfloat16 (8 bits of mantissa) where they are
+    /// multiplied. Weights, sums, gates, states and gradients stay 32-bit floats.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether this machine has instructions for it. Where it has not, kernels use 32-bit floats instead, and so
+    /// they do for a GRU that resets before the product.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        self == Precision::F32 || has_bf16()
+    }
+}
+
 /// Whether the processor multiplies pairs of bfloat16.
-pub(crate) fn has_bf16() -> bool {
+fn has_bf16() -> bool {
     #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
     {
         Level::available().contains(&Level::Avx512) && is_x86_feature_detected!("avx512bf16")
