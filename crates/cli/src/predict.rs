@@ -278,7 +278,7 @@ impl Sequence<'_> {
             }
             return Ok(steps);
         }
-        let apart = |letter: char| letter == ',' || letter.is_whitespace();
+        let apart = |letter: char| matches!(letter, ',' | ';') || letter.is_whitespace();
         let words = line.split(apart).filter(|word| !word.is_empty());
         let values = words.map(|word| match word.parse::<f32>() {
             Ok(value) if value.is_finite() => Ok(value),

@@ -204,7 +204,7 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<CaptionExample
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let paths: Vec<String> = all.iter().map(|example| example.path.display().to_string()).collect();
     let of = |place: usize| (paths[place].as_str(), all[place].group.as_deref());
-    let groups = match groups(recipe, all.len(), of)? {
+    let groups = match groups(recipe, sources, all.len(), of)? {
         Some(groups) => groups,
         None => numbered(&paths.iter().map(String::as_str).collect::<Vec<_>>()),
     };

@@ -102,6 +102,7 @@ pub(super) struct Parts<E> {
 /// file's name. `of` gives the file of an example, and its group where a column says it. `None`: nothing does.
 pub(super) fn groups<'a>(
     recipe: &Recipe,
+    sources: &Sources,
     count: usize,
     of: impl Fn(usize) -> (&'a str, Option<&'a str>),
 ) -> Result<Option<Vec<usize>>, DataError> {
@@ -126,6 +127,17 @@ pub(super) fn groups<'a>(
         }
         (None, None) => return Ok(None),
     };
+    let [_, valid, test] = shares(recipe, sources);
+    if valid + test > 0.0
+        && let Some(first) = names.first()
+        && names.iter().all(|name| name == first)
+    {
+        let reason = format!(
+            "all {count} examples are of one group, {first:?}, expected at least two to hold out a part; give --valid and \
+             --test, or another data.group"
+        );
+        return Err(DataError::Examples { reason });
+    }
     Ok(Some(numbered(&names)))
 }
 
@@ -425,7 +437,7 @@ mod tests {
         let check = |task, keys: &[&str], name: &dyn Fn(usize) -> String, expected: usize| {
             let recipe = recipe(task, keys);
             let count = 60;
-            let groups = groups(&recipe, count, of).unwrap().unwrap();
+            let groups = groups(&recipe, &Sources::default(), count, of).unwrap().unwrap();
             let parts = draw(count, Some(&groups), &recipe, &Sources::default());
             assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), count, "every example is in one part");
             let mut known: Vec<(String, usize)> = Vec::new();
@@ -452,13 +464,14 @@ mod tests {
 
     #[test]
     fn without_a_key_nothing_stays_together() {
-        assert_eq!(groups(&recipe(Task::Tag, &[]), 60, of).unwrap(), None);
+        assert_eq!(groups(&recipe(Task::Tag, &[]), &Sources::default(), 60, of).unwrap(), None);
     }
 
     #[test]
     fn a_group_that_is_not_there_is_missed() {
         let check = |key: &str, of: fn(usize) -> (&'static str, Option<&'static str>), expected: &str| {
-            let error = groups(&recipe(Task::Classify, &[key]), 1, of).unwrap_err().to_string();
+            let error =
+                groups(&recipe(Task::Classify, &[key]), &Sources::default(), 2, of).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         };
         check(
@@ -470,6 +483,11 @@ mod tests {
             "data.file_group=^([0-9])",
             |_| ("a/b.npy", None),
             "a/b.npy: data.file_group \"^([0-9])\" does not match its name",
+        );
+        check(
+            "data.file_group=([a-z])",
+            |_| ("a.npy", None),
+            "all 2 examples are of one group, \"a\", expected",
         );
         check("data.file_group=a", of, "data.file_group is \"a\": it has no group in parentheses");
     }

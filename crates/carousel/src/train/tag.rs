@@ -255,7 +255,7 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainErr
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
-    let groups = groups(recipe, all.len(), of)?;
+    let groups = groups(recipe, sources, all.len(), of)?;
     let places = draw(all.len(), groups.as_deref(), recipe, sources);
     Ok(deal(all, places, valid, test)?)
 }
