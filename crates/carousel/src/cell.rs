@@ -101,6 +101,7 @@ impl Options {
     }
 }
 
+/// A vanilla cell's non-linearity, value by value.
 pub(crate) fn activate(nonlinearity: Activation, a: Tensor<2>) -> Tensor<2> {
     match nonlinearity {
         Activation::Tanh => a.tanh(),

@@ -22,6 +22,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// Zeros in the place of a layer's states.
     pub(crate) fn zeros(layer: &Layer, sequences: usize) -> Pair {
         let zeros = vec![0.0; sequences * layer.hidden];
         Pair { c: if layer.cell.has_cell_state() { zeros.clone() } else { Vec::new() }, h: zeros }
@@ -168,6 +169,8 @@ pub(crate) struct Net {
 }
 
 impl Net {
+    /// Copies of a model's weights. Its recurrence is one that the kernels know and that does not project, see
+    /// [`Recurrent::walks_by_units`](crate::recurrent::Recurrent::walks_by_units).
     pub(crate) fn new(model: &LanguageModel) -> Net {
         let cell =
             model.recurrent().cell().fused().expect("callers look only into cells that the kernels know");

@@ -32,6 +32,7 @@ pub(crate) struct OwnWeights {
 }
 
 impl OwnWeights {
+    /// Draws what a cell has declared for a layer of these sizes.
     pub(crate) fn draw(
         cell: &dyn RecurrentCell,
         sizes: Sizes,

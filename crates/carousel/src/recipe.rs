@@ -9,6 +9,8 @@
 mod names;
 mod read;
 mod register;
+mod rules;
+mod values;
 
 use carousel_kernels::{Activation, Cell, CellOptions, GateActivation, Precision, Reset};
 

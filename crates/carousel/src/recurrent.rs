@@ -273,7 +273,7 @@ impl Recurrent {
     }
 
     /// The parameters, layer 0 forward, layer 0 reverse, layer 1 forward, … None of an own cell; those have
-    /// [names](NamedParameters).
+    /// [names](crate::parameters::NamedParameters).
     #[must_use]
     pub fn weights(&self) -> &[RecurrentWeights] {
         &self.weights

@@ -106,6 +106,7 @@ impl Dropout {
         self.recurrent + self.update + self.zoneout + self.zoneout_cell > 0.0
     }
 
+    /// Its zoneout as the kernels take it.
     pub(crate) fn zones(self) -> Zoneout {
         Zoneout { hidden: self.zoneout as f32, cell: self.zoneout_cell as f32 }
     }

@@ -3,12 +3,11 @@
 mod captioner;
 mod classifier;
 mod forecaster;
+mod language_model;
 mod tagger;
 mod translator;
 
 use std::path::{Path, PathBuf};
-
-use burn::tensor::Device;
 
 pub(crate) use captioner::{
     CAPTIONER, KnownCaptions, SubjectBatch, caption_columns, caption_side, caption_text, captioner_config,
@@ -16,11 +15,12 @@ pub(crate) use captioner::{
 };
 pub use captioner::{Caption, SavedCaptioner};
 pub(crate) use classifier::{
-    Encoder, LABELS, Labels, classifier_config, highest, number_columns, probabilities, read_json, steps,
+    Encoder, Labels, classifier_config, highest, number_columns, probabilities, steps,
 };
 pub use classifier::{Prediction, SavedClassifier};
 pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};
 pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing, point, series_columns};
+pub use language_model::{SavedLanguageModel, language_model_config};
 pub(crate) use tagger::{
     Found, TagBatch, TagEncoder, TagLabels, TagSequence, image_shape, tag_all, tagger_config, within,
 };
@@ -28,13 +28,18 @@ pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, search_all, sentence, side_by_side};
 pub use translator::{SavedTranslator, Translated, Translation, Wanted, translator_config};
 
+use serde::Deserialize;
+
 use crate::config_error::ConfigError;
-use crate::data::Tokenizer;
-use crate::models::language_model::{LanguageModel, LanguageModelConfig};
+use crate::models::dense::DenseConfig;
+use crate::models::reader::{Body, RecurrenceConfig};
 use crate::parameters::{LoadError, NamedParameters};
 use crate::recipe::{Named, Recipe, Task};
 use crate::run::{RunError, RunFolder};
 use crate::train::checkpoint::{CheckpointError, MODEL, read_tensors};
+
+/// The file of a run that names its classes.
+pub(crate) const LABELS: &str = "labels.json";
 
 /// Why a run's model could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -71,35 +76,6 @@ pub enum OpenError {
     Weights(#[from] CheckpointError),
 }
 
-/// A trained language model with all that is needed to use it.
-pub struct SavedLanguageModel {
-    /// How it was trained.
-    pub recipe: Recipe,
-    /// Text to tokens and back.
-    pub tokenizer: Tokenizer,
-    /// The model, on a device without gradients.
-    pub model: LanguageModel,
-}
-
-impl SavedLanguageModel {
-    /// Opens the run in a folder, with the weights in its `model.safetensors`: those of the best checkpoint,
-    /// or what was put in their place, as from PyTorch. `config.toml`, `vocab.json` and that file are all it
-    /// needs. A run that was stopped before its first validation has no best one yet; its latest checkpoint
-    /// serves then.
-    ///
-    /// # Errors
-    /// [`OpenError`] when the folder holds no run, or its weights are missing, damaged or of another model.
-    pub fn open(path: &Path) -> Result<SavedLanguageModel, OpenError> {
-        let run = RunFolder::open(path)?;
-        let recipe = run.read_recipe()?;
-        expect_task(&recipe, Task::Lm, path)?;
-        let tokenizer = Tokenizer::new(run.read_vocab()?);
-        let mut model = config(&recipe, tokenizer.vocab().len()).init(&Device::default())?;
-        load_weights(&run, &mut model)?;
-        Ok(SavedLanguageModel { recipe, tokenizer, model })
-    }
-}
-
 fn expect_task(recipe: &Recipe, wanted: Task, path: &Path) -> Result<(), OpenError> {
     if recipe.task == wanted {
         return Ok(());
@@ -119,20 +95,36 @@ fn load_weights(run: &RunFolder, model: &mut impl NamedParameters) -> Result<(),
     Ok(())
 }
 
-/// The sizes that a recipe asks for.
-#[must_use]
-pub fn config(recipe: &Recipe, vocabulary: usize) -> LanguageModelConfig {
-    LanguageModelConfig {
-        cell: recipe.model.recurrence(),
-        options: recipe.model.options(),
-        vocabulary,
-        embedding: recipe.model.embedding,
-        hidden: recipe.model.hidden,
-        layers: recipe.model.layers,
-        init: recipe.model.init(),
-        residual: recipe.model.residual,
-        tied: recipe.model.tie_embeddings,
-        regularize: recipe.regularize(),
-        seed: recipe.seed,
+/// Reads a JSON file at the top of a run.
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(run: &RunFolder, name: &str) -> Result<T, OpenError> {
+    let path = run.path().join(name);
+    let damaged = |reason: String| OpenError::File { path: path.clone(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|error| damaged(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))
+}
+
+/// What stands between input and output layer.
+fn body(recipe: &Recipe) -> Body {
+    let model = &recipe.model;
+    match model.recurrence_if_any() {
+        Some(cell) => Body::Recurrent(RecurrenceConfig {
+            cell,
+            options: model.options(),
+            hidden: model.hidden,
+            layers: model.layers,
+            direction: model.direction,
+            init: model.init(),
+            dropout: recipe.regularize().recurrent,
+            residual: model.residual,
+            merge: model.merge.unwrap_or_default(),
+        }),
+        None => Body::Dense(DenseConfig {
+            // Follows from what the layers read.
+            input: 1,
+            hidden: model.hidden,
+            layers: model.layers,
+            activation: model.dense_activation,
+            norm: model.norm.dense(),
+        }),
     }
 }

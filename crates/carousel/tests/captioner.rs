@@ -147,3 +147,15 @@ fn sizes_that_do_not_fit_are_refused() {
     refuses(CaptionerConfig { tied: true, ..plain }, ConfigError::Tied { embedding: 5, hidden: 6 });
     refuses(CaptionerConfig { vocabulary: 0, ..plain }, ConfigError::Zero { what: "vocabulary" });
 }
+
+/// Names are those of saved runs, and the order is that in which gradients are added up.
+#[test]
+fn parameters_stand_in_the_order_of_saved_runs() {
+    let model = config(Cell::Lstm, IMAGE, Some(Score::Additive), Told::State).init(&Device::default());
+    let tensors = model.expect("no size is zero").named_tensors();
+    let part = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let mut parts: Vec<String> = tensors.iter().map(|tensor| part(&tensor.name)).collect();
+    parts.dedup();
+    assert_eq!(parts, ["convolution", "start", "target", "decoder", "attention", "combine", "output"]);
+    assert!(tensors.iter().any(|tensor| tensor.name == "start.1.0.weight"), "one a state and layer");
+}

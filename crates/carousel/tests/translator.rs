@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use carousel::cell::{Cell, CellOptions, Reset};
 use carousel::data::{EOS, SOS, UNK};
 use carousel::decode::beam::{LengthPenalty, Search, greedy, search};
-use carousel::init::{FirstState, Init};
+use carousel::init::{FirstState, Init, WeightInit};
 use carousel::models::attention::Score;
 use carousel::models::language_model::Regularize;
 use carousel::models::translator::{Bridge, Sentences, Translator, TranslatorConfig};
@@ -379,4 +379,47 @@ fn own_tokens_are_read_where_they_are_wanted() {
         }
     }
     assert!(compared > 3);
+}
+
+/// Gradients are added up, and weights drawn again, in this order; names are those of saved runs.
+#[test]
+fn parameters_stand_in_the_order_of_saved_runs() {
+    let check = |config: TranslatorConfig, expected: &[&str]| {
+        let model = config.init(&Device::default()).unwrap();
+        let mut parts: Vec<String> = model
+            .named_tensors()
+            .iter()
+            .map(|tensor| tensor.name.split('.').next().unwrap_or_default().to_owned())
+            .collect();
+        parts.dedup();
+        assert_eq!(parts, expected);
+    };
+    let whole = config(Some(Score::Additive), Cell::Lstm);
+    let all = ["source", "target", "encoder", "decoder", "bridge", "attention", "combine", "output"];
+    check(whole.clone(), &all);
+    let shared = TranslatorConfig { source_vocabulary: 6, shared: true, ..whole.clone() };
+    check(shared, &all[1..]);
+    let plain = TranslatorConfig { attention: None, bridge: Bridge::Copy, ..whole.clone() };
+    check(plain, &["source", "target", "encoder", "decoder", "output"]);
+    let named = |tied| {
+        let config = TranslatorConfig { embedding: 5, tied, ..whole.clone() };
+        config.init(&Device::default()).unwrap().named_tensors().into_iter().map(|tensor| tensor.name)
+    };
+    assert_eq!(
+        named(false).filter(|name| !named(true).any(|own| own == *name)).collect::<Vec<_>>(),
+        ["output.weight"]
+    );
+}
+
+#[test]
+fn a_uniform_range_holds_for_the_whole_model() {
+    let init = Init::both(WeightInit::Uniform { range: 0.01 });
+    let plain = config(Some(Score::Additive), Cell::Lstm);
+    for config in [plain.clone(), TranslatorConfig { embedding: 5, tied: true, ..plain }] {
+        let model = TranslatorConfig { init, ..config }.init(&Device::default()).unwrap();
+        for tensor in model.named_tensors() {
+            let largest = tensor.values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+            assert!((0.004..=0.01).contains(&largest), "{}: {largest}", tensor.name);
+        }
+    }
 }

@@ -14,6 +14,7 @@ use carousel::train::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, Sum
 use serde_json::{Map, Value, json};
 
 use crate::output;
+use crate::wording::digits;
 
 /// Answers what comes behind the end of every series in some tables, or in the one on stdin.
 pub(crate) fn predict(saved: &SavedForecaster, files: &[PathBuf], as_json: bool) -> anyhow::Result<()> {
@@ -144,18 +145,6 @@ fn values(errors: &ForecastErrors) -> Vec<String> {
     ]
 }
 
-/// Five digits that count.
-pub(crate) fn digits(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let before = value.abs().log10().floor() as i32 + 1;
-    if !(-3..=9).contains(&before) {
-        return format!("{value:.4e}");
-    }
-    format!("{value:.*}", (5 - before).max(0) as usize)
-}
-
 /// The table of a run's back-test, as `train` tells it in the end; empty where there is none.
 pub(crate) fn beside(run: &Path) -> anyhow::Result<String> {
     Ok(read(run)?.map(|measured| table(&measured)).unwrap_or_default())
@@ -253,16 +242,6 @@ fn drawn(forecast: &DrawnForecast, simple: &'static str) -> ForecastChart {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn five_digits_count() {
-        let check = |value: f64, expected: &str| assert_eq!(digits(value), expected);
-        check(0.0, "0");
-        check(1234.567, "1234.6");
-        check(0.012_345_67, "0.012346");
-        check(123_456_789.0, "123456789");
-        check(1.5e-7, "1.5000e-7");
-    }
 
     #[test]
     fn fields_survive_commas() {

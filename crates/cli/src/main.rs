@@ -8,6 +8,7 @@ mod forecast;
 mod inspect;
 mod lines;
 mod machine;
+mod measure;
 mod output;
 mod predict;
 mod prepare;

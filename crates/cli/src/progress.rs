@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use carousel::report::{Reading, thousands};
 use carousel::train::{Event, Notice, PartStatistics};
 
+use crate::measure::Measure;
 use crate::output::{shortened, visible};
-use crate::report::{Measure, shown};
-use crate::wording::{duration, rounded, told};
+use crate::wording::{duration, rounded, score_line, told};
 
 /// Between two lines about steps in a pipe.
 const QUIET: Duration = Duration::from_secs(20);
@@ -138,7 +138,7 @@ impl Progress {
                     recalled.unwrap_or_default()
                 );
                 for score in *scores {
-                    let more = format!("  {}", shown(score));
+                    let more = format!("  {}", score_line(score));
                     if line.len() + more.len() + "  best so far".len() <= WIDTH {
                         line.push_str(&more);
                     }

@@ -7,100 +7,25 @@ use anyhow::Context;
 
 use carousel::data::{Tokens, thumbnail};
 use carousel::metrics::Confusion;
-use carousel::recipe::{CellName, InputName, Named, Recipe, Task};
+use carousel::recipe::{Recipe, Task};
 use carousel::report::{
     AttendedSentence, CaptionedPicture, CaptionsSection, ClassesSection, MistakenExample, Picture, Point,
-    Reading, Sample, TrainingReport, TranslationsSection, thousands,
+    Sample, TrainingReport, TranslationsSection, thousands,
 };
 use carousel::run::RunFolder;
 use carousel::train::{
-    CAPTIONS, CaptionEvaluation, CaptionedExample, EVALUATION, Score, Summary, TRANSLATIONS,
-    TranslateEvaluation, TranslationExample, WrongExample,
+    CAPTIONS, CaptionEvaluation, CaptionedExample, EVALUATION, Summary, TRANSLATIONS, TranslateEvaluation,
+    TranslationExample, WrongExample,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::forecast::{self, digits};
-use crate::wording::rounded;
+use crate::forecast;
+use crate::measure::Measure;
+use crate::wording::{cell_name, percent, rounded, score_name, score_value};
 
 /// Width and height of a picture in a report, at most.
 const PICTURE: u32 = 240;
-
-/// What the loss of a run is.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Measure {
-    /// Nats per token of text, and what else it is given as.
-    Text(Reading),
-    /// The adding problem's mean squared error.
-    SquaredError,
-    /// Nats per step of copy memory; the share of symbols recalled says more.
-    Recall,
-    /// Nats per example or label; the scores say more.
-    Scores {
-        /// What is learned.
-        task: Task,
-        /// What a step is, in the plural.
-        steps: &'static str,
-    },
-}
-
-impl Measure {
-    pub(crate) fn of(recipe: &Recipe) -> Measure {
-        match (recipe.task, recipe.data.tokens) {
-            (Task::Adding, _) => Measure::SquaredError,
-            (Task::Copy, _) => Measure::Recall,
-            (task @ (Task::Classify | Task::Tag | Task::Forecast), _) => {
-                Measure::Scores { task, steps: steps(recipe) }
-            }
-            (Task::Lm, Tokens::Byte) => Measure::Text(Reading::BitsPerByte),
-            (Task::Lm, Tokens::Char) => Measure::Text(Reading::BitsPerCharacter),
-            (Task::Lm, Tokens::Word | Tokens::Bpe) | (Task::Caption | Task::Translate, _) => {
-                Measure::Text(Reading::Perplexity)
-            }
-        }
-    }
-
-    pub(crate) fn reading(self) -> Option<Reading> {
-        match self {
-            Measure::Text(reading) => Some(reading),
-            Measure::SquaredError | Measure::Recall | Measure::Scores { .. } => None,
-        }
-    }
-
-    /// What is counted a second.
-    pub(crate) fn unit(self) -> &'static str {
-        match self {
-            Measure::SquaredError => "steps",
-            Measure::Scores { steps, .. } => steps,
-            Measure::Text(_) | Measure::Recall => "tokens",
-        }
-    }
-
-    /// The unit of a loss, long.
-    pub(crate) fn loss_unit(self) -> &'static str {
-        match self {
-            Measure::Text(_) => "nats per token",
-            Measure::SquaredError => "mean squared error",
-            Measure::Recall => "nats per step",
-            Measure::Scores { task: Task::Classify, .. } => "nats per example",
-            Measure::Scores { task: Task::Forecast, .. } => "scaled error",
-            Measure::Scores { .. } => "nats per label",
-        }
-    }
-}
-
-/// What the steps of labelled sequences are.
-fn steps(recipe: &Recipe) -> &'static str {
-    match (recipe.data.input, recipe.data.tokens) {
-        _ if recipe.task == Task::Forecast => "steps",
-        (InputName::Numbers | InputName::Audio, _) => "steps",
-        (InputName::Images, _) => "frames",
-        (InputName::Text, Tokens::Byte) => "bytes",
-        (InputName::Text, Tokens::Char) => "characters",
-        (InputName::Text, Tokens::Word) => "words",
-        (InputName::Text, Tokens::Bpe) => "tokens",
-    }
-}
 
 /// Builds the report from the recorded metrics and writes it into the run.
 pub(crate) fn write(
@@ -160,7 +85,7 @@ fn build(
     let mut figure = |name: &str, value: String| figures.push((name.to_owned(), value));
     for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
         for score in scores {
-            figure(&format!("{part} {}", named(&score.name)), value(score));
+            figure(&format!("{part} {}", score_name(&score.name)), score_value(score));
         }
     }
     for (name, loss) in [("validation", summary.valid_loss), ("test", summary.test_loss)] {
@@ -202,45 +127,6 @@ fn build(
         forecasts: None,
         config: dotted(&recipe.to_toml()),
     }
-}
-
-/// What the layers are, for people.
-pub(crate) fn cell_name(recipe: &Recipe) -> String {
-    match recipe.model.cell {
-        CellName::None => "feed-forward units".to_owned(),
-        cell => cell.name().to_uppercase(),
-    }
-}
-
-/// `macro_f1` as people write it.
-fn named(score: &str) -> String {
-    match score {
-        "bleu" => "BLEU".to_owned(),
-        "bleu_1" | "bleu_2" | "bleu_3" => score.replace("bleu_", "BLEU-"),
-        "rouge_l" => "ROUGE-L".to_owned(),
-        "chrf" => "chrF".to_owned(),
-        "smape" => "sMAPE".to_owned(),
-        "mae" | "rmse" | "mase" => score.to_uppercase(),
-        other => other.replace('_', " ").replace("f1", "F1"),
-    }
-}
-
-/// A score's value as people write it.
-fn value(score: &Score) -> String {
-    match score.name.as_str() {
-        "bleu" | "bleu_1" | "bleu_2" | "bleu_3" | "chrf" => format!("{:.2}", score.value),
-        "mae" | "rmse" | "mase" | "pinball" => digits(score.value),
-        _ => percent(score.value),
-    }
-}
-
-/// Name and value of a score.
-pub(crate) fn shown(score: &Score) -> String {
-    format!("{} {}", named(&score.name), value(score))
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.2} %", share * 100.0)
 }
 
 /// What evaluations of all tasks with classes hold.

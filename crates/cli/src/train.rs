@@ -17,12 +17,12 @@ use clap::Args;
 use serde_json::json;
 
 use crate::machine::MachineArgs;
+use crate::measure::Measure;
 use crate::output::{self, Form, message, visible};
 use crate::progress::Progress;
-use crate::report::Measure;
 use crate::sources::{Held, SourceList};
 use crate::usage::BadUsage;
-use crate::wording::{duration, rounded};
+use crate::wording::{cell_name, duration, rounded, score_line};
 use crate::{forecast, report};
 
 /// What `train` does when it is told nothing: about three minutes on two cores.
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let path = folder.path();
     let fresh = matches!(start, Start::New);
 
-    let recurrence = report::cell_name(recipe);
+    let recurrence = cell_name(recipe);
     let model = match recipe.task {
         Task::Lm => format!("{} model", recipe.data.tokens.name()),
         task => format!("task {}", task.name()),
@@ -357,7 +357,7 @@ fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, s
         message(format_args!("  {:<11} {:.1} % of the symbols", "recalled", share * 100.0));
     }
     for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
-        let scores: Vec<String> = scores.iter().map(report::shown).collect();
+        let scores: Vec<String> = scores.iter().map(score_line).collect();
         if !scores.is_empty() {
             message(format_args!("  {part:<11} {}", scores.join("  ")));
         }

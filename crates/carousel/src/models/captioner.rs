@@ -14,8 +14,8 @@ use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::models::attention::Score;
 use crate::models::convolution::{Convolution, ConvolutionConfig};
-use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden, tanh_layer};
-use crate::models::dense::Dense;
+use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig};
 use crate::models::language_model::Regularize;
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::Reader;
@@ -119,8 +119,8 @@ impl CaptionerConfig {
             Told::State => (layers * (1 + usize::from(self.cell.has_cell_state())), hidden),
             Told::Input => (1, embedding),
         };
-        let start =
-            (0..parts).map(|_| tanh_layer(values, width, random, device)).collect::<Result<Vec<_>, _>>()?;
+        let start = DenseConfig::single(values, width, DenseActivation::Tanh);
+        let start = (0..parts).map(|_| start.init(random, device)).collect::<Result<Vec<_>, _>>()?;
         let target = Embedding::init(self.vocabulary, embedding, random, device)?;
         let recurrent = RecurrentConfig::new(self.cell, embedding, hidden)
             .with_layers(layers)

@@ -11,7 +11,7 @@ use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::Initializer;
 use crate::models::attention::{Attention, Memory, Score};
-use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig};
 use crate::models::language_model::Regularize;
 use crate::models::reader::Reader;
 use crate::output::Output;
@@ -79,17 +79,6 @@ pub(super) struct Decoder {
     regularize: Regularize,
 }
 
-/// One layer with tanh, from `input` to `hidden` values.
-pub(super) fn tanh_layer(
-    input: usize,
-    hidden: usize,
-    random: &mut Initializer,
-    device: &Device,
-) -> Result<Dense, ConfigError> {
-    let (layers, activation, norm) = (1, DenseActivation::Tanh, Norm::None);
-    DenseConfig { input, hidden, layers, activation, norm }.init(random, device)
-}
-
 impl Decoder {
     /// Around an embedding and a recurrence; draws what stands behind them.
     ///
@@ -110,7 +99,9 @@ impl Decoder {
         }
         let attention = attention.map(|score| Attention::init(score, hidden, states, random, device));
         let attention = attention.transpose()?;
-        let combine = attention.as_ref().map(|_| tanh_layer(states + hidden, hidden, random, device));
+        let combine = attention.as_ref().map(|_| {
+            DenseConfig::single(states + hidden, hidden, DenseActivation::Tanh).init(random, device)
+        });
         let combine = combine.transpose()?;
         let output = Output::init(hidden, vocabulary, random, device)?
             .with_label_smoothing(regularize.label_smoothing);

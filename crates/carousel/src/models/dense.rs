@@ -190,6 +190,12 @@ pub struct DenseConfig {
 }
 
 impl DenseConfig {
+    /// One layer without a normalisation.
+    #[must_use]
+    pub fn single(input: usize, hidden: usize, activation: DenseActivation) -> DenseConfig {
+        DenseConfig { input, hidden, layers: 1, activation, norm: Norm::None }
+    }
+
     /// Makes the layers, weights as PyTorch's linear layers have them.
     ///
     /// # Errors

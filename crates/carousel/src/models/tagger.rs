@@ -12,7 +12,7 @@ use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::models::convolution::{Convolution, ConvolutionConfig};
 use crate::models::crf::Crf;
-use crate::models::dense::{Dense, DenseActivation, DenseConfig, Norm};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig};
 use crate::models::pool::{Pool, Pooling};
 use crate::models::reader::{Body, Learned, Reader, Reading, Steps};
 use crate::output::{IGNORE, Loss, Output};
@@ -217,12 +217,8 @@ impl Images {
         random: &mut Initializer,
         device: &Device,
     ) -> Result<Images, ConfigError> {
-        let (input, layers, activation, norm) =
-            (config.output().iter().product(), 1, DenseActivation::Relu, Norm::None);
-        Ok(Images {
-            convolution: config.init(random, device)?,
-            dense: DenseConfig { input, hidden: embedding, layers, activation, norm }.init(random, device)?,
-        })
+        let dense = DenseConfig::single(config.output().iter().product(), embedding, DenseActivation::Relu);
+        Ok(Images { convolution: config.init(random, device)?, dense: dense.init(random, device)? })
     }
 
     /// `[N, C · height · width]` to `[N, E]`.

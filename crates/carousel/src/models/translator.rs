@@ -14,8 +14,8 @@ use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::models::attention::Score;
-use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden, tanh_layer};
-use crate::models::dense::Dense;
+use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden};
+use crate::models::dense::{Dense, DenseActivation, DenseConfig};
 use crate::models::language_model::Regularize;
 use crate::models::reader::Reader;
 use crate::models::writer::Writer;
@@ -147,9 +147,8 @@ impl TranslatorConfig {
             Bridge::Dense => self.layers * (1 + usize::from(self.cell.has_cell_state())),
             Bridge::Copy | Bridge::Zero => 0,
         };
-        let bridges = (0..bridges)
-            .map(|_| tanh_layer(directions * self.hidden, self.hidden, random, device))
-            .collect::<Result<Vec<_>, _>>()?;
+        let bridge = DenseConfig::single(directions * self.hidden, self.hidden, DenseActivation::Tanh);
+        let bridges = (0..bridges).map(|_| bridge.init(random, device)).collect::<Result<Vec<_>, _>>()?;
         let config = DecoderConfig {
             attention: self.attention,
             states: encoder.output_width(),

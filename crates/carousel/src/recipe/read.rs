@@ -6,7 +6,8 @@ use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::register::{EXCLUSIVE, KEYS, OnlyWith, RULES, find, is_section, keys_of};
+use super::register::{KEYS, OnlyWith, find, is_section, keys_of};
+use super::rules::{EXCLUSIVE, RULES};
 use super::{Recipe, Task};
 use crate::metrics::edits;
 

@@ -14,7 +14,7 @@ use crate::state::{LayerState, State};
 
 impl Recurrent {
     /// [`forward`](Recurrent::forward) that also keeps what the cells had at every step. The rows of what is kept
-    /// stand in the order of the input: frames of a [`Ragged`] batch, or batch first of a `Tensor<3>`.
+    /// stand in the order of the input: frames of a [`Ragged`](crate::ragged::Ragged) batch, or batch first of a `Tensor<3>`.
     ///
     /// It runs without gradients, and a fused cell on the CPU, whatever device the stack is on.
     ///

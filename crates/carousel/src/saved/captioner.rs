@@ -5,9 +5,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::read_json;
 use super::tagger::{convolution, image_shape, scaled_pixels};
-use super::{OpenError, expect_task, load_weights};
+use super::{OpenError, expect_task, load_weights, read_json};
 use crate::data::{
     CaptionColumns, DataError, Quoting, Scaling, Side, Splitting, Subject, SubjectKind, Uniform, Vocab,
     read_subject,

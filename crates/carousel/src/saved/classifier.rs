@@ -6,21 +6,17 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{OpenError, expect_task, load_weights};
+use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
     Classes, DataError, Document, NamePattern, NumberColumns, NumberExample, Packed, Passes, Scaling,
     Sequence, Tokenizer, pack_sequences, read_numbers,
 };
 use crate::models::classifier::{Classifier, ClassifierConfig};
-use crate::models::dense::DenseConfig;
 use crate::models::pool::Pooling;
-use crate::models::reader::{Body, RecurrenceConfig, StepKind, Steps};
+use crate::models::reader::{Body, StepKind, Steps};
 use crate::recipe::{InputName, Recipe, Task};
 use crate::run::RunFolder;
 use crate::slices::with_slice;
-
-/// The file of a run that names its classes.
-pub(crate) const LABELS: &str = "labels.json";
 
 /// Sequences that are read side by side in prediction.
 const BATCH: usize = 64;
@@ -72,6 +68,10 @@ impl Encoder {
         }
     }
 
+    /// Encodes a text.
+    ///
+    /// # Panics
+    /// When it is one of numbers.
     pub(crate) fn text(&self, text: &str) -> Sequence {
         match self {
             Encoder::Text { tokenizer, most } => {
@@ -82,10 +82,14 @@ impl Encoder {
             Encoder::Numbers { .. } => panic!("a classifier of numbers reads no text"),
         }
     }
-}
 
-impl Encoder {
     /// Scales a sequence of numbers.
+    ///
+    /// # Errors
+    /// [`DataError`] when it has another width.
+    ///
+    /// # Panics
+    /// When it is one of text.
     pub(crate) fn numbers(&self, example: &NumberExample) -> Result<Sequence, DataError> {
         match self {
             Encoder::Numbers { scaling, most } => {
@@ -133,32 +137,6 @@ pub(crate) fn classifier_config(recipe: &Recipe, steps: StepKind, classes: usize
     }
 }
 
-/// What stands between input and output layer.
-pub(crate) fn body(recipe: &Recipe) -> Body {
-    let model = &recipe.model;
-    match model.recurrence_if_any() {
-        Some(cell) => Body::Recurrent(RecurrenceConfig {
-            cell,
-            options: model.options(),
-            hidden: model.hidden,
-            layers: model.layers,
-            direction: model.direction,
-            init: model.init(),
-            dropout: recipe.regularize().recurrent,
-            residual: model.residual,
-            merge: model.merge.unwrap_or_default(),
-        }),
-        None => Body::Dense(DenseConfig {
-            // Follows from what the layers read.
-            input: 1,
-            hidden: model.hidden,
-            layers: model.layers,
-            activation: model.dense_activation,
-            norm: model.norm.dense(),
-        }),
-    }
-}
-
 /// The steps of a batch as a model takes them.
 pub(crate) fn steps(packed: &Packed) -> Steps<'_> {
     match packed {
@@ -175,14 +153,6 @@ pub(crate) struct Labels {
     /// How numbers are scaled, where they are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) scaling: Option<Scaling>,
-}
-
-/// Reads a JSON file at the top of a run.
-pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(run: &RunFolder, name: &str) -> Result<T, OpenError> {
-    let path = run.path().join(name);
-    let damaged = |reason: String| OpenError::File { path: path.clone(), reason };
-    let text = std::fs::read_to_string(&path).map_err(|error| damaged(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))
 }
 
 /// A trained classifier with all that is needed to use it.

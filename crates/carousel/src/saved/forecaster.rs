@@ -5,8 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::body;
-use super::{LABELS, OpenError, expect_task, load_weights, read_json};
+use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
     DataError, Document, Framing, Origin, SeriesColumns, SeriesNames, SeriesSet, Spreads, read_series,
 };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::{LABELS, body, highest, number_columns, read_json};
-use super::{OpenError, expect_task, load_weights};
+use super::classifier::{highest, number_columns};
+use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
     Classes, DataError, Document, ImageShape, NumberExample, Passes, Scaling, Vocab, pack, read_frames,
     read_image, read_videos,

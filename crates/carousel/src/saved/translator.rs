@@ -5,8 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::classifier::read_json;
-use super::{OpenError, expect_task, load_weights};
+use super::{OpenError, expect_task, load_weights, read_json};
 use crate::data::{EOS, Fill, Passes, SPECIAL, Side, UNK, cut};
 use crate::decode::beam::{Hypothesis, Search, search};
 use crate::models::translator::{Translator, TranslatorConfig};

@@ -14,7 +14,7 @@ use crate::recipe::Recipe;
 use crate::recurrent::NoisySequences;
 use crate::regularize::Noise;
 use crate::run::RunFolder;
-use crate::saved::config;
+use crate::saved::language_model_config;
 use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, shifted};
 use crate::train::job::{Facts, Measured, Objective};
 use crate::train::trainer::train;
@@ -66,7 +66,9 @@ pub(super) fn documents(
     on_event(&Event::Examples { parts: &statistics });
     let precision = precision(recipe)?;
     let vocabulary = tokenizer.vocab().len();
-    let model = config(recipe, vocabulary).init(&Device::default().autodiff())?.with_precision(precision);
+    let model = language_model_config(recipe, vocabulary)
+        .init(&Device::default().autodiff())?
+        .with_precision(precision);
     let count = |part: &[Vec<u32>]| part.iter().map(|ids| ids.len() - 1).sum();
     let facts = Facts {
         vocabulary: Some(vocabulary),

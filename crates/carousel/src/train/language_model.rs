@@ -21,7 +21,7 @@ use crate::recipe::{Recipe, TrainRecipe};
 use crate::recurrent::NoisySequences;
 use crate::regularize::Noise;
 use crate::run::RunFolder;
-use crate::saved::config;
+use crate::saved::language_model_config;
 use crate::state::State;
 use crate::train::divergence::diagnosis::{Circumstances, Diagnosis};
 use crate::train::divergence::language_model::{BrokenBatch, diagnose, save};
@@ -69,7 +69,7 @@ pub fn language_model(
     let TrainRecipe { batch, accumulate, .. } = recipe.train;
     let tbptt = Tbptt::new(&*corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
     let precision = precision(recipe)?;
-    let model = config(recipe, tokenizer.vocab().len())
+    let model = language_model_config(recipe, tokenizer.vocab().len())
         .init(&Device::default().autodiff())?
         .with_precision(precision);
     let facts = Facts {

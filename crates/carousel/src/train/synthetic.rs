@@ -73,7 +73,7 @@ pub fn copy(
     let data = &recipe.data;
     let puzzle = Copy { length: data.length, symbols: data.symbols, memorize: data.memorize };
     let vocabulary = puzzle.symbols + 2;
-    let model = saved::config(recipe, vocabulary).init(&Device::default().autodiff())?;
+    let model = saved::language_model_config(recipe, vocabulary).init(&Device::default().autodiff())?;
     let facts = Facts { vocabulary: Some(vocabulary), train_tokens: None, valid_tokens: None };
     train(run, recipe, PuzzleJob { puzzle, recipe, model, drawn: 0 }, facts, start, on_event)
 }

@@ -109,7 +109,7 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
     check_memory(5.0 * parameters + frames as f64 * values as f64)?;
 
     let device = Device::default().autodiff();
-    let mut model = carousel::saved::config(&recipe, vocabulary).init(&device)?;
+    let mut model = carousel::saved::language_model_config(&recipe, vocabulary).init(&device)?;
     let mut optimizer = Optimizer::new(&recipe.train, &model);
     let parameters: usize = model.parameters().iter().map(|(_, p)| p.shape().iter().product::<usize>()).sum();
     let batch = Arc::new(Batch::full(streams, bptt));

@@ -190,7 +190,7 @@ fn untrained(
                     Weights::Orthogonal => Start::Orthogonal,
                     Weights::Identity => Start::Identity,
                 };
-                let mut config = saved::config(&saved.recipe, saved.tokenizer.vocab().len());
+                let mut config = saved::language_model_config(&saved.recipe, saved.tokenizer.vocab().len());
                 config.cell = cell.into();
                 config.seed = args.seed;
                 models.push((format!("{name} {}", start.name()), start.untrained(&config)?));

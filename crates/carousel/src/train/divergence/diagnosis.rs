@@ -133,6 +133,7 @@ pub(in crate::train) struct Damage {
 }
 
 impl Damage {
+    /// Of all parameters of a model.
     pub(in crate::train) fn of(model: &impl NamedParameters) -> Damage {
         let mut damage = Damage::default();
         for (name, parameter) in model.parameters() {
@@ -141,6 +142,7 @@ impl Damage {
         damage
     }
 
+    /// Takes one more parameter in.
     pub(in crate::train) fn see(&mut self, name: &str, values: &[f32]) {
         let bad = values.iter().filter(|value| !value.is_finite()).count();
         let most = values.iter().filter(|value| value.is_finite()).fold(0f32, |m, v| m.max(v.abs()));

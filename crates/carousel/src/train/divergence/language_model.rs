@@ -228,7 +228,7 @@ pub(super) fn look_again(
     let damaged = |reason: String| saved.damaged(reason);
     let numbers = |name: &str| saved.numbers(name);
     let vocabulary = run.read_vocab()?.len();
-    let mut model = crate::saved::config(recipe, vocabulary).init(&Device::default())?;
+    let mut model = crate::saved::language_model_config(recipe, vocabulary).init(&Device::default())?;
     model.load(weights)?;
     let (inputs, targets) = (numbers("inputs")?, numbers("targets")?);
     let batch = saved.batch("lengths", inputs.len())?;
