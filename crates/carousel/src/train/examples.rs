@@ -136,7 +136,7 @@ pub(super) fn groups<'a>(
     {
         let reason = format!(
             "all {count} examples are of one group, {first:?}, expected at least two to hold out a part; give --valid and \
-             --test, or another data.group"
+             --test, or another data.group or data.file_group"
         );
         return Err(DataError::Examples { reason });
     }
