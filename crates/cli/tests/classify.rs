@@ -173,6 +173,26 @@ fn groups_stay_together_and_files_stay_apart() {
 }
 
 #[test]
+fn classes_of_one_example_are_learned_from() {
+    let home = home();
+    let rare: String = (0..6).map(|number| format!("an odd one\tlonely {number}\n")).collect();
+    home.write("rare.tsv", tsv(&reviews(60)) + &rare);
+    home.write("unlearned.tsv", "text\tlabel\na\tnever seen\n");
+    for seed in [1, 2] {
+        let train = format!("train recipe.toml --data rare.tsv --seed {seed} --set train.epochs=1");
+        let said = home.carousel(&format!("{train} --out run{seed}")).succeeds();
+        let [learned, valid, test] = parts(&said);
+        assert!(learned >= 46 && valid <= 13 && test <= 7 && valid + test > 12, "{}", said.stderr);
+        assert!((0..6).all(|number| {
+            home.read(&format!("run{seed}/labels.json")).contains(&format!("lonely {number}"))
+        }));
+        // What is given apart says what it says.
+        home.carousel(&format!("{train} --out no --test unlearned.tsv"))
+            .fails(1, &["unlearned.tsv:2: \"never seen\" does not occur in the training part"]);
+    }
+}
+
+#[test]
 fn everything_wrong_with_a_file_is_named() {
     let home = home();
     let write = |name: &str, content: &[u8]| home.write(name, content);

@@ -13,8 +13,8 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::stored::{SAMPLE, changed};
 use super::table::{
-    BYTE_ORDER_MARK, Fields, Form, column_of, fields_of, header, no_header, no_rows, object_fields, records,
-    uneven,
+    BYTE_ORDER_MARK, Fields, Form, column_of, fields_of, header, is_blank, no_header, no_rows, object_fields,
+    records, uneven,
 };
 use super::{DataError, Document, Quoting, TextColumns, Tokens};
 
@@ -301,6 +301,7 @@ impl Walk<'_> {
                     let places = self.places(&columns, name)?;
                     known = Some((columns, places));
                 }
+                Some((columns, _)) if is_blank(&fields, columns) => {}
                 Some((columns, _)) if fields.len() != columns.len() => {
                     return Err(at(uneven(&fields, columns.len(), self.columns.quoting)));
                 }
@@ -392,7 +393,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let contents = [
             ("a.csv", "\u{feff}label,author,text\nx,u,\"a, \"\"b\"\"\nc\"\n\n\ny,v,한국 é\nx,u,\n".to_owned()),
-            ("b.tsv", "text\tlabel\tauthor\r\nsome words\tz\tv\r\n\r\nmore\tx\tw".to_owned()),
+            ("b.tsv", "text\tlabel\tauthor\r\nsome words\tz\tv\r\n \r\nmore\tx\tw".to_owned()),
             ("c.jsonl", "\u{feff}{\"label\": 1, \"author\": \"u\", \"text\": \"é a\"}\n\n{\"author\": \"w\", \"text\": \"b\", \"label\": \"x\"}".to_owned()),
             ("d", "text\tlabel\tby\n".to_owned() + &"a row of words\tx\tu\n".repeat(9000)),
         ];

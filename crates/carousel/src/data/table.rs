@@ -183,6 +183,11 @@ pub(super) fn fields_of(record: &csv::ByteRecord) -> Result<Vec<String>, String>
     record.iter().map(text).collect()
 }
 
+/// Whether a line between rows holds nothing.
+pub(super) fn is_blank(fields: &[String], columns: &[String]) -> bool {
+    columns.len() > 1 && fields.len() == 1 && fields[0].trim().is_empty()
+}
+
 /// What is wrong with a row that has another number of fields than its header.
 pub(super) fn uneven(fields: &[String], expected: usize, quoting: Quoting) -> String {
     let open = quoting == Quoting::On && fields.iter().any(|field| field.contains('\n'));
@@ -216,6 +221,9 @@ fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Resul
             columns = Some(header(fields).map_err(|reason| at(name, line, reason))?);
             continue;
         };
+        if is_blank(&fields, known) {
+            continue;
+        }
         if fields.len() != known.len() {
             return Err(at(name, line, uneven(&fields, known.len(), quoting)));
         }
@@ -256,7 +264,8 @@ impl Lines<'_> {
 pub(super) fn header(fields: Vec<String>) -> Result<Vec<String>, String> {
     let columns: Vec<String> = fields.iter().map(|field| field.trim().to_owned()).collect();
     for (place, column) in columns.iter().enumerate() {
-        if columns[..place].contains(column) {
+        // A comma at the end of each line is a column without a name, and nobody can ask for it.
+        if !column.is_empty() && columns[..place].contains(column) {
             return Err(format!("column {column:?} stands twice in the header"));
         }
     }
@@ -378,6 +387,12 @@ mod tests {
         check("a.csv", "text;label\na b;x\n;y\n", Quoting::On, two);
         check("a.csv", "\"text\";\"label\"\na b;x\n;y\n", Quoting::On, two);
         check("a.csv", "text\tlabel\na b\tx\n\ty\n", Quoting::On, two);
+        check(
+            "a.csv",
+            "text,label,,\na b,x,,\n \n,y,,\n  \n",
+            Quoting::On,
+            &[(2, &["a b", "x"]), (4, &["", "y"])],
+        );
         check("a.csv", "\"label;,\", text ,label\n1,a b,x\n2,,y\n", Quoting::On, two);
         check(
             "a.jsonl",

@@ -208,7 +208,7 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<CaptionExample
         Some(groups) => groups,
         None => numbered(&paths.iter().map(String::as_str).collect::<Vec<_>>()),
     };
-    let places = draw(all.len(), Some(&groups), recipe, sources);
+    let places = draw(all.len(), Some(&groups), |_| None::<u32>, recipe, sources);
     Ok(deal(all, places, valid, test)?)
 }
 

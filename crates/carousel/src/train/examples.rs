@@ -1,6 +1,8 @@
 //! What tasks over a set of separate examples have in common: passes in random order, batches of about equal
 //! length, and where in them a run is.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -134,7 +136,7 @@ pub(super) fn groups<'a>(
     {
         let reason = format!(
             "all {count} examples are of one group, {first:?}, expected at least two to hold out a part; give --valid and \
-             --test, or another data.group"
+             --test, or another data.group or data.file_group"
         );
         return Err(DataError::Examples { reason });
     }
@@ -147,18 +149,43 @@ pub(super) fn numbered(names: &[&str]) -> Vec<usize> {
     names.iter().map(|name| known.id(name).unwrap_or_default() as usize).collect()
 }
 
-/// Which part each of `count` examples belongs to: drawn at random, or group by group where there are some.
-pub(super) fn draw(
+/// So many rare examples go to the training part whatever is left of the others.
+const FEW: usize = 10;
+
+/// Which part each of `count` examples belongs to: drawn at random, or group by group where there are some. What holds
+/// a label that the training part lacks, as `labels` gives them, goes there with its group: nobody could learn it.
+pub(super) fn draw<L: Eq + Hash, I: IntoIterator<Item = L>>(
     count: usize,
     groups: Option<&[usize]>,
+    labels: impl Fn(usize) -> I,
     recipe: &Recipe,
     sources: &Sources,
 ) -> [Vec<usize>; 3] {
     let shares = shares(recipe, sources);
-    match groups {
+    let [mut train, mut valid, mut test] = match groups {
         Some(groups) => split_groups(groups, shares, recipe.seed),
         None => split(count, shares, recipe.seed),
+    };
+    let mut known: HashSet<L> = train.iter().flat_map(|&example| labels(example)).collect();
+    for held in [&mut valid, &mut test] {
+        let group_of = |example: usize| groups.map_or(example, |groups| groups[example]);
+        let mut going = HashSet::new();
+        for &example in held.iter() {
+            let group = group_of(example);
+            if going.contains(&group) || labels(example).into_iter().any(|label| !known.contains(&label)) {
+                going.insert(group);
+                known.extend(labels(example));
+            }
+        }
+        let goes = |example: &usize| going.contains(&group_of(*example));
+        let count = held.iter().filter(|example| goes(example)).count();
+        // Where nearly every example has a label of its own those are no classes, and what follows says so.
+        if count <= FEW || count * 2 <= held.len() {
+            train.extend(held.extract_if(.., |example| goes(example)));
+        }
     }
+    train.sort_unstable();
+    [train, valid, test]
 }
 
 /// Deals the examples that were read for training to the parts, as `places` says; what was given apart takes the place
@@ -438,7 +465,7 @@ mod tests {
             let recipe = recipe(task, keys);
             let count = 60;
             let groups = groups(&recipe, &Sources::default(), count, of).unwrap().unwrap();
-            let parts = draw(count, Some(&groups), &recipe, &Sources::default());
+            let parts = draw(count, Some(&groups), |_| [0], &recipe, &Sources::default());
             assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), count, "every example is in one part");
             let mut known: Vec<(String, usize)> = Vec::new();
             for (part, examples) in parts.iter().enumerate() {
@@ -460,6 +487,28 @@ mod tests {
             check(task, &["data.file_group=([^/]+)/[^/]+$"], &folder, 2);
             check(task, &["data.file_group=(.*)"], &file, 6);
         }
+    }
+
+    #[test]
+    fn what_is_rare_is_learned_from() {
+        let check = |groups: Option<&[usize]>, rare: &[usize], expected: [usize; 3]| {
+            let labels = |example: usize| [if rare.contains(&example) { example } else { 1000 }];
+            let recipe = recipe(Task::Classify, &[]);
+            let parts = draw(30, groups, labels, &recipe, &Sources::default());
+            assert!(rare.iter().all(|example| parts[0].contains(example)), "{rare:?} in {parts:?}");
+            assert_eq!(parts.each_ref().map(Vec::len), expected, "{rare:?}");
+            assert!(parts.iter().all(|part| part.is_sorted()));
+        };
+        let drawn = draw(30, None, |_| [0], &recipe(Task::Classify, &[]), &Sources::default());
+        check(None, &[], [18, 6, 6]);
+        check(None, &[drawn[0][0]], [18, 6, 6]);
+        check(None, &[drawn[1][0], drawn[1][3], drawn[2][5]], [21, 4, 5]);
+        let own = |example: usize| [example];
+        let parts = draw(300, None, own, &recipe(Task::Classify, &[]), &Sources::default());
+        assert_eq!(parts.each_ref().map(Vec::len), [180, 60, 60], "an identity is no class");
+        let groups: Vec<usize> = (0..30).map(|example| example / 3).collect();
+        let by_group = split_groups(&groups, [0.6, 0.2, 0.2], 1);
+        check(Some(&groups), &[by_group[2][1]], [21, 6, 3]);
     }
 
     #[test]

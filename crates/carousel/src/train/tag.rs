@@ -256,7 +256,13 @@ fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainErr
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
     let groups = groups(recipe, sources, all.len(), of)?;
-    let places = draw(all.len(), groups.as_deref(), recipe, sources);
+    // A tag and an intent may have the same name.
+    let labels = |place: usize| {
+        let Raw { tags, intent, .. } = &all[place];
+        let tags = tags.iter().filter(|tag| *tag != NO_TAG).map(|tag| (0, tag));
+        tags.chain(intent.iter().map(|intent| (1, intent)))
+    };
+    let places = draw(all.len(), groups.as_deref(), labels, recipe, sources);
     Ok(deal(all, places, valid, test)?)
 }
 

@@ -126,7 +126,8 @@ impl StoredParts {
             (file.as_str(), group.map(|group| group_names[group as usize].as_str()))
         };
         let groups = examples::groups(recipe, sources, train.len(), of)?;
-        let places = examples::draw(train.len(), groups.as_deref(), recipe, sources);
+        let places =
+            examples::draw(train.len(), groups.as_deref(), |row| [train[row].class], recipe, sources);
         let parts = examples::deal(train, places, valid, test)?;
         Ok(StoredParts { texts, labels, parts })
     }
@@ -283,7 +284,8 @@ pub(super) fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
     let groups = examples::groups(recipe, sources, all.len(), of)?;
-    let places = examples::draw(all.len(), groups.as_deref(), recipe, sources);
+    let labels = |place: usize| [all[place].label.as_str()];
+    let places = examples::draw(all.len(), groups.as_deref(), labels, recipe, sources);
     Ok(examples::deal(all, places, valid, test)?)
 }
 
