@@ -21,6 +21,7 @@ mod wording;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use carousel::stepper::StepPrecision;
 use carousel_kernels::MAX_THREADS;
@@ -95,6 +96,11 @@ fn threads(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|threads| (1..=MAX_THREADS).contains(threads))
         .ok_or_else(|| format!("expected a whole number from 1 to {MAX_THREADS}"))
+}
+
+/// A whole number from 0.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number from 0".to_owned())
 }
 
 /// What a verb that runs a model keeps the recurrent weights in.

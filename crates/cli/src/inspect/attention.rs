@@ -10,6 +10,7 @@ use carousel::saved::Wanted;
 use clap::Args;
 use serde_json::json;
 
+use crate::lines::MARK;
 use crate::output::{self, message, padded, shortened, visible};
 use crate::search::TranslatorArgs;
 
@@ -35,7 +36,7 @@ pub(crate) struct AttentionArgs {
     data: Vec<PathBuf>,
 
     /// Translate at most so many lines
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", value_parser = crate::whole::<usize>, allow_negative_numbers = true, default_value_t = 10)]
     sentences: usize,
 
     /// Write the matrices as a page
@@ -63,6 +64,7 @@ pub(crate) fn run(args: &AttentionArgs) -> anyhow::Result<()> {
         let text = String::from_utf8(document.bytes)
             .ok()
             .with_context(|| format!("{} is not UTF-8, expected lines of text", document.name))?;
+        let text = text.strip_prefix(MARK).unwrap_or(&text);
         lines.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
     }
     if lines.is_empty() {

@@ -86,15 +86,15 @@ pub(crate) struct CellsArgs {
     signals: Vec<String>,
 
     /// Shifts that chance is measured by
-    #[arg(long, value_name = "N", default_value_t = 99)]
+    #[arg(long, value_name = "N", value_parser = crate::whole::<usize>, allow_negative_numbers = true, default_value_t = 99)]
     shifts: usize,
 
     /// Where the random shifts start
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = crate::whole::<u64>, allow_negative_numbers = true, default_value_t = 1)]
     seed: u64,
 
     /// Finds to prove by holding the unit
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", value_parser = crate::whole::<usize>, allow_negative_numbers = true, default_value_t = 6)]
     operate: usize,
 
     /// Hold at mean, zero or a number
