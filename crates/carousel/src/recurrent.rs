@@ -9,7 +9,7 @@ pub use carousel_kernels::Precision;
 use carousel_kernels::{Batch, Layer, Layout, Zoneout};
 
 use crate::calls::{Call, take_down};
-use crate::cell::{Cell, CellOptions, GateActivation};
+use crate::cell::{Activation, Cell, CellOptions, GateActivation};
 use crate::fused::{self, with_slice};
 use crate::init::{FirstState, GateBias, Init, Initializer, LayerValues, draw_layer};
 pub use crate::layer::RecurrentWeights;
@@ -353,6 +353,9 @@ impl RecurrentConfig {
         let gated = matches!(fused, Some(Cell::Lstm | Cell::Gru(_)));
         if self.options.gate != GateActivation::Sigmoid && !gated {
             return Err(ConfigError::NotOf { what: "a gate's non-linearity", cell: self.cell.name() });
+        }
+        if self.options.activation != Activation::Tanh && !gated {
+            return Err(ConfigError::NotOf { what: "a candidate's non-linearity", cell: self.cell.name() });
         }
         if self.options.norm && fused.is_none() {
             return Err(ConfigError::NotOf { what: "layer normalisation", cell: self.cell.name() });

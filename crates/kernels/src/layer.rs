@@ -204,6 +204,11 @@ pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), Sh
             what: "a gate's non-linearity was given, but a vanilla cell has none",
         });
     }
+    if layer.options.activation != Activation::Tanh && matches!(layer.cell, Cell::Rnn(_)) {
+        return Err(ShapeError::State {
+            what: "a candidate's non-linearity was given, but a vanilla cell has its own alone",
+        });
+    }
     if let Some(values) = layer.options.projection {
         if layer.cell != Cell::Lstm {
             return Err(ShapeError::State { what: "a projection was asked for, but only an LSTM has one" });

@@ -214,7 +214,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.symbols, Kind::Whole(2, SIZE)).only_with("task", &["copy"]),
     key!(data.memorize, Kind::Whole(1, SIZE)).only_with("task", &["copy"]),
     key!(model.cell, Kind::OneOf(names::<CellName>)),
-    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", &["rnn"]),
+    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", FUSED),
     key!(model.gate_activation, Kind::OneOf(names::<GateActivation>))
         .only_with("model.cell", &["lstm", "gru"]),
     key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", &["gru"]),
@@ -401,7 +401,7 @@ pub(super) const RULES: &[Rule] = &[
                 needs(
                     "train.precision = \"bf16\"",
                     "a cell without options: model.norm, model.peephole, model.gate_activation, \
-                     model.projection and model.activation (but relu) multiply 32-bit floats",
+                     model.projection and model.activation (but relu of an rnn) multiply 32-bit floats",
                 )
             })
         },
@@ -439,6 +439,7 @@ pub(super) const RULES: &[Rule] = &[
         keys: &[
             "model.peephole",
             "model.gate_activation",
+            "model.activation",
             "model.recurrent_dropout",
             "model.update_dropout",
             "train.precision",
@@ -454,7 +455,7 @@ pub(super) const RULES: &[Rule] = &[
                 needs(
                     &format!("model.norm = \"{}\"", model.norm.name()),
                     "a cell without model.peephole, model.gate_activation, model.recurrent_dropout, \
-                     model.update_dropout and train.precision = \"bf16\"",
+                     model.update_dropout, train.precision = \"bf16\" and, of an lstm or gru, model.activation",
                 )
             })
         },

@@ -22,7 +22,7 @@ use crate::models::language_model::LanguageModel;
 use crate::one_step::{Net, Pair, Step};
 use crate::own_cell::AnyCell;
 use crate::parameters::{NamedParameters, NamedTensor};
-use crate::recipe::Recipe;
+use crate::recipe::{Named, Recipe};
 use crate::state::State;
 use crate::train::TrainError;
 use crate::train::breakage::{CALLS, look_again};
@@ -416,6 +416,15 @@ fn advice(found: &Diagnosis, cell: Option<AnyCell>, recipe: &Recipe) -> Vec<Stri
              or lower train.learning_rate"
                 .to_owned(),
         );
+    }
+    let candidate = recipe.model.options().activation;
+    let bounded = matches!(candidate, Activation::Tanh | Activation::HardTanh);
+    if cell.is_some_and(|cell| cell.fused().is_some()) && !bounded && found.hidden[1] > HUGE {
+        advice.push(format!(
+            "a candidate of {} has no upper end and h grows from step to step: take model.activation=tanh, or \
+             lower train.learning_rate",
+            candidate.name()
+        ));
     }
     if *weight > 100.0 && !matches!(found.origin, Origin::Input { .. } | Origin::Values { .. }) {
         advice.push(format!(
