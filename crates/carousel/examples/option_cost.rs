@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use carousel::cell::{Cell, CellOptions, GateActivation, Reset};
+use carousel::cell::{Activation, Cell, CellOptions, GateActivation, Reset};
 use carousel::init::{FirstState, Init, Initializer};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
 use carousel::parameters::NamedParameters;
@@ -65,6 +65,7 @@ fn main() {
             "hard sigmoid gates",
             cells(CellOptions { gate: GateActivation::HardSigmoid, ..CellOptions::PLAIN }),
         ),
+        ("SiLU candidate", cells(CellOptions { activation: Activation::Silu, ..CellOptions::PLAIN })),
         (OF_C[2], cells(CellOptions { projection: Some(HIDDEN / 2), ..CellOptions::PLAIN })),
         ("learned first state", Choice { state: FirstState::Learned, ..none }),
     ];

@@ -67,7 +67,7 @@ impl Options {
         weights.slice([row..row + 1, 0..hidden])
     }
 
-    /// What becomes of `o * tanh(c)`.
+    /// What becomes of `o * act(c)`.
     fn project(&self, h: Tensor<2>) -> Tensor<2> {
         let Some(values) = self.own.projection else { return h };
         let weights = self.weights.clone().expect("a projection has weights");
@@ -93,6 +93,11 @@ impl Options {
         if self.own.norm { normalise(c) * self.row(Ok(4)) + self.row(Ok(5)) } else { c }
     }
 
+    /// A candidate, or `c` as it is read, from what the non-linearity is given.
+    fn act(&self, a: Tensor<2>) -> Tensor<2> {
+        activate(self.own.activation, a)
+    }
+
     fn open(&self, sums: Tensor<2>) -> Tensor<2> {
         match self.own.gate {
             GateActivation::Sigmoid => activation::sigmoid(sums),
@@ -101,7 +106,21 @@ impl Options {
     }
 }
 
-/// A vanilla cell's non-linearity, value by value.
+/// The slope of a non-linearity at `a`.
+pub(crate) fn slope(nonlinearity: Activation, a: f32) -> f32 {
+    let sigmoid = 1.0 / (1.0 + (-a).exp());
+    match nonlinearity {
+        Activation::Tanh => 1.0 - a.tanh() * a.tanh(),
+        Activation::Silu => sigmoid * (1.0 + a * (1.0 - sigmoid)),
+        Activation::HardTanh => f32::from(a.abs() < 1.0),
+        Activation::Relu | Activation::LeakyRelu | Activation::Elu if a > 0.0 => 1.0,
+        Activation::Relu => 0.0,
+        Activation::LeakyRelu => 0.01,
+        Activation::Elu => a.exp(),
+    }
+}
+
+/// The non-linearity of a vanilla cell or of a gated cell's candidate, value by value.
 pub(crate) fn activate(nonlinearity: Activation, a: Tensor<2>) -> Tensor<2> {
     match nonlinearity {
         Activation::Tanh => a.tanh(),
@@ -141,10 +160,10 @@ pub(crate) fn step(
             let c = c.expect("the driver gives an LSTM its cell value");
             let input = open(0, options.peep(0, gate(&a, 0), &c));
             let forget = open(1, options.peep(1, gate(&a, 1), &c));
-            let candidate = options.given(2, gate(&a, 2)).tanh();
+            let candidate = options.act(options.given(2, gate(&a, 2)));
             let c = forget * c + input * Factors::times(&factors.update, candidate);
             let output = open(3, options.peep(2, gate(&a, 3), &c));
-            (options.project(output * options.seen(c.clone()).tanh()), Some(c))
+            (options.project(output * options.act(options.seen(c.clone()))), Some(c))
         }
         Cell::Gru(reset_place) => {
             let gates = if reset_place == Reset::After { 3 } else { 2 };
@@ -155,7 +174,7 @@ pub(crate) fn step(
                 Reset::After => reset * gate(&u, 2),
                 Reset::Before => recurrence.project(reset * seen, 2, 3, hidden),
             };
-            let candidate = options.given(2, gate(&projected, 2) + u).tanh();
+            let candidate = options.act(options.given(2, gate(&projected, 2) + u));
             (blend(update, Factors::times(&factors.update, candidate), h), None)
         }
     }

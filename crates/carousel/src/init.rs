@@ -185,15 +185,19 @@ impl Nonlinearity {
     }
 }
 
-/// What follows each gate of a cell, in the order of the gates.
-fn nonlinearities(cell: Cell) -> &'static [Nonlinearity] {
+/// What follows each gate of a layer's cell, in the order of the gates.
+fn nonlinearities(layer: &Layer) -> Vec<Nonlinearity> {
     use Nonlinearity::{Relu, Sigmoid, Tanh};
-    match cell {
-        Cell::Rnn(Activation::Tanh | Activation::HardTanh) => &[Tanh],
+    let own = |activation: Activation| match activation {
+        Activation::Tanh | Activation::HardTanh => Tanh,
         // Those that are the identity above zero are taken for rectifiers.
-        Cell::Rnn(_) => &[Relu],
-        Cell::Lstm => &[Sigmoid, Sigmoid, Tanh, Sigmoid],
-        Cell::Gru(_) => &[Sigmoid, Sigmoid, Tanh],
+        _ => Relu,
+    };
+    let candidate = own(layer.options.activation);
+    match layer.cell {
+        Cell::Rnn(activation) => vec![own(activation)],
+        Cell::Lstm => vec![Sigmoid, Sigmoid, candidate, Sigmoid],
+        Cell::Gru(_) => vec![Sigmoid, Sigmoid, candidate],
     }
 }
 
@@ -212,7 +216,7 @@ pub(crate) struct LayerValues {
 /// Draws the parameters of one layer in one direction.
 pub(crate) fn draw_layer(layer: &Layer, init: &Init, random: &mut Initializer) -> LayerValues {
     let (input, hidden) = (layer.input, layer.hidden);
-    let gates = nonlinearities(layer.cell);
+    let gates = nonlinearities(layer);
     let mut matrix = |how: WeightInit, columns: usize| -> Vec<f32> {
         gates.iter().flat_map(|gate| random.matrix(how, hidden, columns, *gate)).collect()
     };

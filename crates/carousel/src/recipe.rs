@@ -162,7 +162,7 @@ impl DataRecipe {
 pub struct ModelRecipe {
     /// The recurrent cell.
     pub cell: CellName,
-    /// The vanilla cell's non-linearity. `rnn` only.
+    /// The non-linearity of the vanilla cell; of an LSTM's candidate and `c`, of a GRU's candidate.
     pub activation: Activation,
     /// The gates' non-linearity. `lstm` and `gru` only.
     pub gate_activation: GateActivation,
@@ -291,12 +291,13 @@ impl ModelRecipe {
     /// What the cells have beside their equations.
     #[must_use]
     pub fn options(&self) -> CellOptions {
-        let gate = match self.cell {
-            CellName::Lstm | CellName::Gru => self.gate_activation,
-            CellName::Rnn | CellName::MinGru | CellName::MinLstm | CellName::None => GateActivation::Sigmoid,
+        let (gate, activation) = match self.cell {
+            CellName::Lstm | CellName::Gru => (self.gate_activation, self.activation),
+            CellName::Rnn | CellName::MinGru | CellName::MinLstm | CellName::None => Default::default(),
         };
         let peephole = self.peephole && self.cell == CellName::Lstm;
-        CellOptions { norm: self.norm == NormName::Layer, peephole, gate, projection: self.projected() }
+        let norm = self.norm == NormName::Layer;
+        CellOptions { norm, peephole, gate, activation, projection: self.projected() }
     }
 
     /// Values that `h` is projected to, where it is.

@@ -5,10 +5,10 @@
 mod support;
 
 use burn::tensor::Device;
-use carousel::cell::{Activation, Cell, Reset};
+use carousel::cell::{Activation, Cell, CellOptions, Reset};
 use carousel::init::Initializer;
 use carousel::lens::{
-    Activations, Flow, Hold, Kind, Ngrams, Operation, Property, Reading, Search, Start, Text, Unit,
+    Activations, Flow, Hold, Kind, Ngrams, Operation, Property, Reading, Search, Start, Text, Unit, can_hold,
     compare_errors, follow_gradients, hold, losses, operate, rank, read, search, watch_gates,
 };
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig};
@@ -281,6 +281,7 @@ fn holding_a_unit_is_overwriting_its_output() {
                 }
             });
             let expected = overwritten(&model, &text, layer, 2, value);
+            assert!(can_hold(&model));
             for (token, (found, expected)) in held.iter().zip(&expected).enumerate().skip(1) {
                 for unit in (0..HIDDEN).filter(|&unit| (layer, unit) != (1, 2)) {
                     let apart = (found[unit] - expected[unit]).abs();
@@ -289,6 +290,22 @@ fn holding_a_unit_is_overwriting_its_output() {
             }
         }
     }
+}
+
+#[test]
+fn units_that_no_weights_hold_are_known() {
+    let check = |cell: Cell, options: CellOptions, residual: bool, expected: bool| {
+        let mut own = config(cell, 2);
+        (own.options, own.residual) = (options, residual);
+        assert_eq!(can_hold(&own.init(&Device::default()).unwrap()), expected, "{cell:?} {options:?}");
+    };
+    let silu = CellOptions { activation: Activation::Silu, ..CellOptions::PLAIN };
+    check(Cell::Lstm, CellOptions::PLAIN, false, true);
+    check(Cell::Lstm, CellOptions::PLAIN, true, false);
+    check(Cell::Lstm, CellOptions { norm: true, ..CellOptions::PLAIN }, false, false);
+    check(Cell::Lstm, silu, false, true);
+    check(Cell::Gru(Reset::After), silu, false, true);
+    check(Cell::Gru(Reset::Before), silu, false, false);
 }
 
 /// The layers of a model of two, each to be stepped by hand.

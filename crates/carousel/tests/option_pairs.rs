@@ -29,7 +29,7 @@ enum Of {
     Lstm,
 }
 
-const OPTIONS: [(&str, Of); 17] = [
+const OPTIONS: [(&str, Of); 18] = [
     ("merge", Of::All),
     ("residual", Of::All),
     ("learned state", Of::All),
@@ -37,6 +37,7 @@ const OPTIONS: [(&str, Of); 17] = [
     ("norm", Of::All),
     ("peephole", Of::Lstm),
     ("hard gates", Of::Gated),
+    ("silu", Of::Gated),
     ("between", Of::All),
     ("locked", Of::All),
     ("weights", Of::All),
@@ -83,6 +84,7 @@ fn case(cell: Cell, direction: Direction, options: &[&str]) -> Case {
             norm: on("norm"),
             peephole: on("peephole"),
             gate: if on("hard gates") { GateActivation::HardSigmoid } else { GateActivation::Sigmoid },
+            activation: if on("silu") { Activation::Silu } else { Activation::Tanh },
             projection: on("projection").then_some(3),
         })
         .with_dropout(Dropout {
@@ -204,10 +206,14 @@ fn every_pair_of_options_agrees_on_both_paths_and_with_differences() {
         }
     }
     assert_eq!(pairs, OPTIONS.len() * (OPTIONS.len() + 1) / 2);
-    let all = OPTIONS.map(|(name, _)| name);
-    for cell in CELLS {
-        for direction in directions {
-            check(cell, direction, &all);
+    // All at once; beside layer normalisation the corners of hard gates leave differences little to go by, and less
+    // where a candidate has no upper end.
+    for without in ["silu", "hard gates"] {
+        let all: Vec<&str> = OPTIONS.iter().map(|(name, _)| *name).filter(|name| *name != without).collect();
+        for cell in CELLS {
+            for direction in directions {
+                check(cell, direction, &all);
+            }
         }
     }
 }

@@ -158,6 +158,7 @@ fn ragged_lengths_agree() {
 #[test]
 fn cells_with_options_agree() {
     let vanilla = Activation::ALL.map(Cell::Rnn);
+    let mut turn = 0;
     for cell in vanilla.into_iter().chain([Cell::Lstm, Cell::Gru(Reset::After), Cell::Gru(Reset::Before)]) {
         let lstm = cell == Cell::Lstm;
         let gate = match cell {
@@ -174,7 +175,13 @@ fn cells_with_options_agree() {
             (true, lstm, gate, projected),
         ] {
             for direction in [Direction::Forward, Direction::Reverse, Direction::Both] {
-                let options = CellOptions { norm, peephole, gate, projection };
+                // Candidates in turns, one of each that is not tanh.
+                let activation = match cell {
+                    Cell::Rnn(_) => Activation::Tanh,
+                    _ => Activation::ALL[turn % Activation::ALL.len()],
+                };
+                turn += 1;
+                let options = CellOptions { norm, peephole, gate, activation, projection };
                 let stack = RecurrentConfig::new(cell, INPUT, HIDDEN)
                     .with_layers(2)
                     .with_direction(direction)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use carousel::cell::{Cell, CellOptions, GateActivation, Reset};
+use carousel::cell::{Activation, Cell, CellOptions, GateActivation, Reset};
 use carousel::init::{FirstState, Init, Initializer};
 use carousel::lens::{Flow, Text, follow_gradients};
 use carousel::models::language_model::{LanguageModel, LanguageModelConfig, NoisyOutputs, Regularize};
@@ -24,7 +24,7 @@ use support::{CELLS, autodiff, close, random, values};
 const HIDDEN: usize = 6;
 
 /// The options of a language model that can be combined at will.
-const OPTIONS: [&str; 20] = [
+const OPTIONS: [&str; 21] = [
     "words",
     "input",
     "between",
@@ -43,6 +43,7 @@ const OPTIONS: [&str; 20] = [
     "norm",
     "peephole",
     "hard gates",
+    "elu",
     "projection",
     "learned state",
 ];
@@ -74,6 +75,10 @@ fn case(cell: Cell, options: &[&str], path: Path) -> Case {
             gate: match cell {
                 Cell::Lstm | Cell::Gru(_) if on("hard gates") => GateActivation::HardSigmoid,
                 _ => GateActivation::Sigmoid,
+            },
+            activation: match cell {
+                Cell::Lstm | Cell::Gru(_) if on("elu") => Activation::Elu,
+                _ => Activation::Tanh,
             },
             projection,
         },
@@ -171,13 +176,13 @@ fn check_gradients(cell: Cell, options: &[&str]) {
 
 #[test]
 fn gradients_are_right_for_every_pair_of_options() {
-    let cells = [Cell::Lstm, Cell::Gru(Reset::After), Cell::Rnn(carousel::cell::Activation::Tanh)];
+    let cells = [Cell::Lstm, Cell::Gru(Reset::After), Cell::Rnn(Activation::Tanh)];
     for (i, a) in OPTIONS.iter().enumerate() {
         for (j, b) in OPTIONS.iter().enumerate().take(i + 1) {
             check_gradients(cells[(i + j) % cells.len()], &[a, b]);
         }
     }
-    for cell in CELLS.into_iter().filter(|cell| *cell != Cell::Rnn(carousel::cell::Activation::Relu)) {
+    for cell in CELLS.into_iter().filter(|cell| *cell != Cell::Rnn(Activation::Relu)) {
         check_gradients(cell, &OPTIONS);
     }
 }
@@ -200,6 +205,7 @@ fn each_option_changes_the_loss_and_noise_repeats_it() {
                 "norm",
                 "peephole",
                 "hard gates",
+                "elu",
                 "projection",
                 "learned state",
             ];
@@ -275,7 +281,7 @@ fn a_cell_without_the_part_is_refused() {
             .map(|_| ())
             .unwrap_err()
     };
-    let rnn = Cell::Rnn(carousel::cell::Activation::Tanh);
+    let rnn = Cell::Rnn(Activation::Tanh);
     assert_eq!(
         make(rnn, Dropout { update: 0.1, ..Dropout::default() }).to_string(),
         "dropout of updates needs a cell that has it, found rnn"

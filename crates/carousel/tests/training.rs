@@ -169,6 +169,8 @@ fn every_choice_of_update_resumes_to_the_bit() {
         &["model.learned_state=true", "model.layers=2", "model.zoneout=0.2", "train.k1=5"],
         &["model.cell=gru", "model.norm=layer", "model.gate_activation=hard-sigmoid"],
         &["model.cell=rnn", "model.norm=layer", "model.activation=elu"],
+        &["model.cell=gru", "model.activation=silu", "model.layers=2", "train.k1=5"],
+        &["model.activation=hard-tanh", "model.peephole=true", "model.zoneout_cell=0.2"],
         &["model.norm=batch-input", "model.weight_dropout=0.2", "train.average=mean", "train.k1=5"],
         &[
             "model.norm=batch-recurrent",
@@ -311,6 +313,8 @@ fn every_regulariser_changes_training_and_it_still_learns() {
         "model.norm=batch-recurrent",
         "model.peephole=true",
         "model.gate_activation=hard-sigmoid",
+        "model.activation=silu",
+        "model.activation=hard-tanh",
     ] {
         let loss = train(&[&two[..], &[key]].concat()).curve("loss");
         assert_ne!(loss, plain, "{key}");

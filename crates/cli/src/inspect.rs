@@ -52,7 +52,7 @@ struct SubjectArgs {
     data: Vec<PathBuf>,
 
     /// Read at most so many tokens
-    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = tokens)]
+    #[arg(long, value_name = "N", default_value_t = 500_000, allow_negative_numbers = true, value_parser = tokens)]
     tokens: usize,
 
     /// Print one JSON object instead of tables
@@ -67,7 +67,7 @@ struct SubjectArgs {
 #[derive(Args)]
 struct ReadingArgs {
     /// Parts read at a time; 1 is exact
-    #[arg(long, value_name = "N", default_value_t = Reading::default().streams, value_parser = tokens)]
+    #[arg(long, value_name = "N", default_value_t = Reading::default().streams, allow_negative_numbers = true, value_parser = tokens)]
     streams: usize,
 }
 

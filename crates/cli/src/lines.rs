@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
+/// The byte order mark.
+pub(crate) const MARK: char = '\u{feff}';
 /// Lines that are handed on together where they are there already.
 pub(crate) const TOGETHER: usize = 64;
 
@@ -47,6 +49,10 @@ fn read_lines<R: io::Read>(
             bail!("{name}:{number}: the line is not UTF-8; convert it to UTF-8");
         };
         line.truncate(line.trim_end_matches(['\n', '\r']).len());
+        // Some editors put a byte order mark in front of a file; it is no text.
+        if number == 1 && line.starts_with(MARK) {
+            line.drain(..MARK.len_utf8());
+        }
         lines.push(line);
         // A line that is not complete yet may take for ever; those that are here are answered first.
         if lines.len() == TOGETHER || !reader.buffer().contains(&b'\n') {

@@ -88,7 +88,9 @@ pub(crate) fn tail(text: &str, width: usize) -> &str {
         room -= columns.min(room);
         fits
     });
-    kept.last().map_or("", |(at, _)| &text[at..])
+    let end = kept.last().map_or("", |(at, _)| &text[at..]);
+    // An accent whose letter is out would stand alone.
+    end.trim_start_matches(|character| columns_of(character) == 0)
 }
 
 /// The text and blanks behind it, `width` columns together.

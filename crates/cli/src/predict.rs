@@ -58,7 +58,7 @@ pub(crate) struct PredictArgs {
     probabilities: bool,
 
     /// Hypotheses at a time; 1 is greedy
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = beam)]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = beam)]
     beam: usize,
 
     /// Print one JSON object a line

@@ -62,7 +62,7 @@ pub(crate) struct PrepareArgs {
     set: Vec<String>,
 
     /// Show so many sentences, their ids, and a packed batch
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true)]
     show: Option<usize>,
 
     /// Print one JSON object instead of text

@@ -32,7 +32,7 @@ pub(crate) struct SampleArgs {
     prompt: String,
 
     /// Tokens to write, at most
-    #[arg(long, value_name = "N", default_value_t = 500, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, default_value_t = 500, allow_negative_numbers = true)]
     length: usize,
 
     /// Write so many texts, each with a seed of its own
@@ -52,7 +52,7 @@ pub(crate) struct SampleArgs {
     top_p: Option<f64>,
 
     /// Where the random choices start
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<u64>, allow_negative_numbers = true, default_value_t = 1)]
     seed: u64,
 
     /// Recurrent weights in f32 or int8

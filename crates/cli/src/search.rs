@@ -40,7 +40,7 @@ impl TranslatorArgs {
 #[derive(Args)]
 pub(crate) struct SearchArgs {
     /// Hypotheses followed at a time; 1 is greedy
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = beam, help_heading = "Search")]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = beam, help_heading = "Search")]
     beam: usize,
 
     /// Of length: average, none, or wu:0.6
@@ -48,15 +48,15 @@ pub(crate) struct SearchArgs {
     penalty: LengthPenalty,
 
     /// Let no N tokens in a row occur twice
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Search")]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Search")]
     no_repeat: usize,
 
     /// Most tokens for each token of the source …
-    #[arg(long, value_name = "X", default_value_t = 2.0, value_parser = ratio, help_heading = "Search")]
+    #[arg(long, value_name = "X", default_value_t = 2.0, allow_negative_numbers = true, value_parser = ratio, help_heading = "Search")]
     max_ratio: f64,
 
     /// … and so many more
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = extra, help_heading = "Search")]
+    #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true, value_parser = extra, help_heading = "Search")]
     max_extra: usize,
 }
 

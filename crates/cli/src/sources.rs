@@ -125,12 +125,12 @@ impl Held {
         }
     }
 
-    /// Whether some files are more than that. What is compressed has to be held.
+    /// Whether some files are more than that. What is compressed or comes through a pipe has to be held.
     pub(crate) fn is_less_than(self, paths: &[PathBuf]) -> anyhow::Result<bool> {
         let Held::Megabytes(most) = self else { return Ok(false) };
         let (files, bytes) = list_files(paths)?;
         let compressed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
-        Ok(bytes > (most as u64) << 20 && !files.iter().any(compressed))
+        Ok(bytes > (most as u64) << 20 && !files.iter().any(|path| compressed(path) || !path.is_file()))
     }
 }
 

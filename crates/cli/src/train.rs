@@ -92,7 +92,7 @@ pub(crate) struct TrainArgs {
     set: Vec<String>,
 
     /// Where the random choices start; short for --set seed=N
-    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<u64>, allow_negative_numbers = true, conflicts_with = "resume")]
     seed: Option<u64>,
 
     /// Products in f32 or bf16 [default: the recipe's]

@@ -33,7 +33,7 @@ pub(crate) struct TranslateArgs {
     files: Vec<PathBuf>,
 
     /// Translations of each line, with their scores
-    #[arg(long, value_name = "N", value_parser = beam)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beam)]
     best: Option<usize>,
 
     /// What every translation must begin with

@@ -1,4 +1,6 @@
-//! The error of a command line that cannot be meant.
+//! What a command line may say: the error of one that cannot be meant, and whole numbers.
+
+use std::str::FromStr;
 
 /// What was asked for cannot be meant: exit status 2 instead of 1.
 #[derive(Debug)]
@@ -16,4 +18,9 @@ impl BadUsage {
     pub(crate) fn from(error: impl std::fmt::Display) -> BadUsage {
         BadUsage(error.to_string())
     }
+}
+
+/// A whole number from 0.
+pub(crate) fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number from 0".to_owned())
 }

@@ -97,6 +97,11 @@ fn usage_that_makes_no_sense_is_refused() {
     check("sample", "<RUN>");
     check("sample run --temperature -1", "number from 0");
     check("sample run --top-k 0", "whole number from 1");
+    check("sample run --length -1", "expected a whole number from 0");
+    check("sample run --seed 1.5", "expected a whole number from 0");
+    check("train --seed -1", "expected a whole number from 0");
+    check("inspect cells run --data text.txt --shifts -1", "expected a whole number from 0");
+    check("translate run --beam -1", "expected a whole number from 1 to 1000");
     check("sample run --top-p 1.5", "up to 1");
     check("sample run --precision int4", "int8");
     check("eval run --data text.txt --precision f16", "int8");

@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::{Home, rhyme};
@@ -235,6 +236,48 @@ fn the_report_shows_this_run() {
     for outside in ["http:", "https:", "src=", "href="] {
         assert!(!report.contains(outside), "{outside} reaches outside");
     }
+}
+
+/// Wherever a recipe, an example or a document of this project is named, it is there.
+#[test]
+fn what_is_named_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut files: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "bench/README.md"]
+        .map(|name| root.join(name))
+        .to_vec();
+    let mut folders = ["docs", "recipes", "crates"].map(|name| root.join(name)).to_vec();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            let known =
+                ["md", "toml", "rs"].iter().any(|own| path.extension().is_some_and(|ext| ext == *own));
+            if path.is_dir() {
+                folders.push(path);
+            } else if known {
+                files.push(path);
+            }
+        }
+    }
+    let mut named = 0;
+    for file in files {
+        let text = fs::read_to_string(&file).expect("text");
+        for (begin, folder, end) in
+            [("recipes/", "recipes", ".toml"), ("--example ", "crates/carousel/examples", ".rs")]
+        {
+            for (at, _) in text.match_indices(begin) {
+                let rest = &text[at + begin.len()..];
+                let is_own = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(*c);
+                let name: String = rest.chars().take_while(is_own).collect();
+                if name.is_empty() || (end == ".toml" && !rest[name.len()..].starts_with(end)) {
+                    continue;
+                }
+                let wanted = root.join(folder).join(format!("{name}{end}"));
+                assert!(wanted.exists(), "{}: {begin}{name} is not there", file.display());
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 60, "{named} names were found");
 }
 
 #[test]

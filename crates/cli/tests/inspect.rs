@@ -325,7 +325,7 @@ fn a_run_that_breaks_says_where_and_can_be_looked_at_again() {
     assert!(said.stderr.contains(origin), "{origin} in\n{}", said.stderr);
     let shown = home.carousel(&format!("train --replay {file}")).succeeds().stdout;
     assert!(shown.contains(origin) && shown.contains("try:"), "{shown}");
-    home.carousel("train --replay text.txt").fails(1, &["text.txt is damaged or foreign"]);
-    home.carousel("train --replay nowhere").fails(1, &["nowhere", "No such file"]);
+    home.carousel("train --replay text.txt").fails(1, &["error: text.txt is damaged or foreign"]);
+    home.carousel("train --replay nowhere").fails(1, &["error: could not read nowhere: No such file"]);
     home.carousel(&format!("train --replay {file} --data text.txt")).fails(2, &["--data"]);
 }

@@ -7,7 +7,7 @@ use support::{Home, rhyme};
 #[test]
 fn what_is_read_piece_by_piece_is_learned_alike() {
     let home = Home::new();
-    home.write("texts/a.txt", rhyme(9000));
+    home.write("texts/a.txt", "\u{feff}".to_owned() + &rhyme(9000));
     home.write("texts/b.txt", "a document of its own\n".repeat(40) + "open");
     home.write("valid.txt", rhyme(500));
     for (tokens, more) in [
@@ -43,6 +43,15 @@ fn what_is_read_piece_by_piece_is_learned_alike() {
             assert_eq!(eval(&held), eval(&stored), "{tokens} {more}");
         }
     }
+    // What comes through a pipe is held, whatever there is beside it.
+    let binary = env!("CARGO_BIN_EXE_carousel");
+    let eval = |data: &str| {
+        home.shell(&format!("{data} texts/b.txt --json")).succeeds().json()["loss"]
+            .as_f64()
+            .expect("a number")
+    };
+    let piped = eval(&format!("cat texts/a.txt | {binary} eval stored-char --data /dev/stdin"));
+    assert_eq!(piped, eval(&format!("{binary} eval stored-char --data texts/a.txt")));
     // A run that was stopped goes on, and knows its text again.
     home.prolong("stored-char", 60, 70);
     let said = home.carousel("train --resume --out stored-char").succeeds();

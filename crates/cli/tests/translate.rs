@@ -77,6 +77,8 @@ fn a_language_is_learned_measured_and_spoken() {
     let told = home.carousel("translate run in.txt").succeeds().stdout;
     assert_eq!(told, "dark black cat!\n\nhere!\ndark black cat!\n");
     assert_eq!(home.carousel("predict run in.txt").succeeds().stdout, told);
+    home.write("marked.txt", "\u{feff}chat noir.\r\n\nici.\nchat noir.");
+    assert_eq!(home.carousel("translate run marked.txt").succeeds().stdout, told);
     assert_eq!(home.carousel("translate run in.txt --beam 1").succeeds().stdout, told);
     let best = home.carousel("translate run in.txt --best 2").succeeds().stdout;
     assert!(best.lines().next().is_some_and(|line| line.ends_with("\tdark black cat!")), "{best}");

@@ -1,6 +1,6 @@
 //! What the entry points read and write, borrowed from the caller, and whether it fits.
 
-use crate::shape::{Batch, Cell, GateActivation, Layer, Layout, ShapeError, Zoneout, expect};
+use crate::shape::{Activation, Batch, Cell, GateActivation, Layer, Layout, ShapeError, Zoneout, expect};
 
 /// A layer's weights in PyTorch's layout, gates stacked in the order i f g o or r z n.
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +187,11 @@ pub(crate) fn check_layer(layer: &Layer, weights: &Weights<'_>) -> Result<(), Sh
     if layer.options.gate != GateActivation::Sigmoid && matches!(layer.cell, Cell::Rnn(_)) {
         return Err(ShapeError::State {
             what: "a gate's non-linearity was given, but a vanilla cell has none",
+        });
+    }
+    if layer.options.activation != Activation::Tanh && matches!(layer.cell, Cell::Rnn(_)) {
+        return Err(ShapeError::State {
+            what: "a candidate's non-linearity was given, but a vanilla cell has its own alone",
         });
     }
     if let Some(values) = layer.options.projection {

@@ -103,6 +103,8 @@ struct Step<R> {
     gates: Vec<R>,
     /// GRU, reset after: `Un h + cn`, `[H]`.
     candidate: Vec<R>,
+    /// What the candidate's non-linearity is given, `[H]`: g of an LSTM, n of a GRU.
+    asked: Vec<R>,
     /// Of each gate's sum, where they are normalised.
     normal: Vec<Normal<R>>,
     /// Of `c`.
@@ -304,6 +306,7 @@ fn step_of<R: Real>(
     let mut s = Step {
         gates: vec![R::default(); gates * n],
         candidate: vec![R::default(); n],
+        asked: vec![R::default(); n],
         normal: vec![Normal::default(); gates],
         normal_c: Normal::default(),
         seen_c: Vec::new(),
@@ -343,7 +346,11 @@ fn step_of<R: Real>(
                     }
                 }
                 for (u, a) in given(&mut s.normal[k], k, sums, false).into_iter().enumerate() {
-                    s.gates[k * n + u] = if k == 2 { a.tanh() } else { open(options.gate, a) };
+                    if k == 2 {
+                        s.asked[u] = a;
+                    }
+                    s.gates[k * n + u] =
+                        if k == 2 { act(options.activation, a) } else { open(options.gate, a) };
                 }
             };
             gate(&mut s, 0, Some((0, c)));
@@ -361,7 +368,7 @@ fn step_of<R: Real>(
                 let (gain, bias) = (&weights.options[4 * n..], &weights.options[5 * n..]);
                 s.seen_c = (0..n).map(|u| gain[u] * s.normal_c.values[u] + bias[u]).collect();
             }
-            s.full = (0..n).map(|u| s.gates[3 * n + u] * s.seen_c[u].tanh()).collect();
+            s.full = (0..n).map(|u| s.gates[3 * n + u] * act(options.activation, s.seen_c[u])).collect();
             s.h = match options.projection {
                 Some(values) => {
                     let weight = &weights.options[layer.term_length()..];
@@ -389,7 +396,8 @@ fn step_of<R: Real>(
             };
             for (u, a) in candidate.into_iter().enumerate() {
                 let z = s.gates[n + u];
-                let candidate = a.tanh();
+                let candidate = act(options.activation, a);
+                s.asked[u] = a;
                 s.gates[2 * n + u] = candidate;
                 s.h[u] = (one::<R>() - z) * (factors.update[u] * candidate) + z * h[u];
             }
@@ -595,11 +603,11 @@ pub fn backward<R: Real>(
                     back(0, (0..n).map(|u| dh[u] * slope(activation, value(0, u))).collect());
                 }
                 Cell::Lstm => {
-                    let tanh_c: Vec<R> = now.seen_c.iter().map(|&c| c.tanh()).collect();
+                    let act_c: Vec<R> = now.seen_c.iter().map(|&c| act(options.activation, c)).collect();
+                    let bend = |a: R| slope(options.activation, a);
                     let slope = |k: usize, u: usize| gate_slope(options.gate, value(k, u));
-                    let d_o = back(3, (0..n).map(|u| dh[u] * tanh_c[u] * slope(3, u)).collect());
-                    let mut dc: Vec<R> =
-                        (0..n).map(|u| dh[u] * value(3, u) * (one::<R>() - tanh_c[u] * tanh_c[u])).collect();
+                    let d_o = back(3, (0..n).map(|u| dh[u] * act_c[u] * slope(3, u)).collect());
+                    let mut dc: Vec<R> = (0..n).map(|u| dh[u] * value(3, u) * bend(now.seen_c[u])).collect();
                     let mut d_norm_c = vec![R::default(); if options.norm { 2 * n } else { 0 }];
                     if options.norm {
                         for u in 0..n {
@@ -619,11 +627,7 @@ pub fn backward<R: Real>(
                     let m = &factors.update;
                     let d_i = back(0, (0..n).map(|u| dc[u] * m[u] * value(2, u) * slope(0, u)).collect());
                     let d_f = back(1, (0..n).map(|u| dc[u] * past_c[u] * slope(1, u)).collect());
-                    let g = |u: usize| value(2, u);
-                    back(
-                        2,
-                        (0..n).map(|u| dc[u] * m[u] * value(0, u) * (one::<R>() - g(u) * g(u))).collect(),
-                    );
+                    back(2, (0..n).map(|u| dc[u] * m[u] * value(0, u) * bend(now.asked[u])).collect());
                     for (k, d) in d_norm_c.into_iter().enumerate() {
                         d_options[4 * n + k] += d;
                     }
@@ -641,14 +645,13 @@ pub fn backward<R: Real>(
                 }
                 Cell::Gru(reset) => {
                     let m = &factors.update;
+                    let bend = |a: R| slope(options.activation, a);
                     let slope = |k: usize, u: usize| gate_slope(options.gate, value(k, u));
                     let (z, c) = (|u: usize| value(1, u), |u: usize| value(2, u));
                     back(1, (0..n).map(|u| dh[u] * (past_h[u] - m[u] * c(u)) * slope(1, u)).collect());
                     let d_n = back(
                         2,
-                        (0..n)
-                            .map(|u| dh[u] * (one::<R>() - z(u)) * m[u] * (one::<R>() - c(u) * c(u)))
-                            .collect(),
+                        (0..n).map(|u| dh[u] * (one::<R>() - z(u)) * m[u] * bend(now.asked[u])).collect(),
                     );
                     let mut d_r = vec![R::default(); n];
                     for u in 0..n {

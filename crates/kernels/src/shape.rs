@@ -8,10 +8,11 @@
 use crate::simd::Precision;
 use std::fmt;
 
-/// The non-linearity of a vanilla recurrent cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The non-linearity of a vanilla recurrent cell, or of another one's candidate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `h = tanh(a)`
+    #[default]
     Tanh,
     /// `h = max(a, 0)`
     Relu,
@@ -71,6 +72,13 @@ pub struct CellOptions {
     pub peephole: bool,
     /// Of the gates.
     pub gate: GateActivation,
+    /// In place of tanh: of an LSTM's candidate g, and of `c` on its way to `h`; of a GRU's candidate n. A vanilla
+    /// cell's stands in [`Cell::Rnn`].
+    ///
+    /// ```text
+    /// g = act(a_g)    h = o * act(c)          n = act(a_n)
+    /// ```
+    pub activation: Activation,
     /// `P`, at least 1 and below `H`: an LSTM's `h` goes through weights `[P, H]` before anything reads it (Sak et
     /// al. 2014), while `c` and the gates stay `H` wide.
     ///
@@ -82,8 +90,13 @@ pub struct CellOptions {
 
 impl CellOptions {
     /// The cell as its equations have it.
-    pub const PLAIN: CellOptions =
-        CellOptions { norm: false, peephole: false, gate: GateActivation::Sigmoid, projection: None };
+    pub const PLAIN: CellOptions = CellOptions {
+        norm: false,
+        peephole: false,
+        gate: GateActivation::Sigmoid,
+        activation: Activation::Tanh,
+        projection: None,
+    };
 }
 
 /// Where a GRU applies its reset gate.

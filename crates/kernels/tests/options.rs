@@ -105,19 +105,27 @@ fn shared_rows_agree_with_frames() {
     });
 }
 
+fn activation_of(name: &str) -> Activation {
+    match name {
+        "tanh" => Activation::Tanh,
+        "relu" => Activation::Relu,
+        "leaky-relu" => Activation::LeakyRelu,
+        "elu" => Activation::Elu,
+        "silu" => Activation::Silu,
+        "hard-tanh" => Activation::HardTanh,
+        other => panic!("no non-linearity {other}"),
+    }
+}
+
 /// The same steps written out in PyTorch's operations, float64: see `fixtures/option_fixtures.py`.
 #[test]
 fn agree_with_pytorch() {
     let cases = fixtures::load("options");
-    assert_eq!(cases.len(), 15);
+    assert_eq!(cases.len(), 25);
     everywhere(|level, threads| {
         for case in &cases {
             let cell = match case.text("cell") {
-                "rnn-tanh" => Cell::Rnn(Activation::Tanh),
-                "rnn-leaky-relu" => Cell::Rnn(Activation::LeakyRelu),
-                "rnn-elu" => Cell::Rnn(Activation::Elu),
-                "rnn-silu" => Cell::Rnn(Activation::Silu),
-                "rnn-hard-tanh" => Cell::Rnn(Activation::HardTanh),
+                vanilla if vanilla.starts_with("rnn-") => Cell::Rnn(activation_of(&vanilla[4..])),
                 "lstm" => Cell::Lstm,
                 "gru-after" => Cell::Gru(Reset::After),
                 "gru-before" => Cell::Gru(Reset::Before),
@@ -130,6 +138,7 @@ fn agree_with_pytorch() {
                 norm: has("norm"),
                 peephole: has("peephole"),
                 gate,
+                activation: activation_of(case.text("activation")),
                 projection: has("projection").then_some(values),
             };
             let [_, time, input] = case.tensor("x").shape[..] else { panic!("x has three dimensions") };
@@ -183,6 +192,9 @@ fn each_option_changes_the_answer() {
         }
         if options.peephole {
             others.push((cell, CellOptions { peephole: false, ..options }));
+        }
+        if options.activation != Activation::Tanh {
+            others.push((cell, CellOptions { activation: Activation::Tanh, ..options }));
         }
         if options.gate != GateActivation::Sigmoid {
             others.push((cell, CellOptions { gate: GateActivation::Sigmoid, ..options }));
@@ -301,6 +313,11 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(
         refused(Cell::Rnn(Activation::Tanh), hard, |_| {}),
         "a gate's non-linearity was given, but a vanilla cell has none"
+    );
+    let silu = CellOptions { activation: Activation::Silu, ..CellOptions::PLAIN };
+    assert_eq!(
+        refused(Cell::Rnn(Activation::Tanh), silu, |_| {}),
+        "a candidate's non-linearity was given, but a vanilla cell has its own alone"
     );
     assert_eq!(
         refused(Cell::Lstm, norm, |p| p.weights.options.truncate(4)),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::jacobian::dot;
 use super::text::Text;
+use crate::cell::slope;
 use crate::config_error::ConfigError;
 use crate::init::Initializer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
@@ -282,8 +283,8 @@ impl Net {
                     let o = step.signal(weights, Signal::Gate(3));
                     let through: Vec<f32> = (0..whole.len())
                         .map(|at| {
-                            let tanh_c = step.after.c[at].tanh();
-                            carried.c[at] + whole[at] * o[at] * (1.0 - tanh_c * tanh_c)
+                            let bend = slope(sizes.options.activation, step.after.c[at]);
+                            carried.c[at] + whole[at] * o[at] * bend
                         })
                         .collect();
                     norms[layer].c.push(lengths(&through, sizes.hidden));

@@ -30,5 +30,5 @@ pub use npz::{Array, NpzError, write_npz};
 pub use properties::{Kind, Property, PropertyError};
 pub use rankings::{Ranked, Rankings, passages, rank};
 pub use read::{Glimpse, Reading, Run, read};
-pub use surgery::{Control, Effect, Hold, Operation, Surgery, hold, losses, operate};
+pub use surgery::{Control, Effect, Hold, Operation, Surgery, can_hold, hold, losses, operate};
 pub use text::Text;

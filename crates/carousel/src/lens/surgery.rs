@@ -14,7 +14,7 @@ use super::activations::{Activations, Unit};
 use super::properties::{Kind, Property};
 use super::read::{Reading, read};
 use super::text::Text;
-use crate::cell::{Cell, Reset};
+use crate::cell::{Activation, Cell, Reset};
 use crate::models::language_model::LanguageModel;
 use crate::parameters::NamedParameters;
 use crate::record::Keep;
@@ -99,6 +99,22 @@ pub struct Control {
     pub outside: f64,
 }
 
+/// Whether weights can hold single units of a model. Past a residual layer they cannot (a unit is heard together with
+/// the one below it), nor where units zone out (their last value stays in the next), are normalised (what one of them
+/// adds to a sum is no constant) or projected together; nor where a GRU resets `h` ahead of a candidate of another
+/// non-linearity than tanh, nor of a cell that the kernels do not know.
+#[must_use]
+pub fn can_hold(model: &LanguageModel) -> bool {
+    let recurrent = model.recurrent();
+    let options = recurrent.options();
+    let bends = options.activation != Activation::Tanh && recurrent.cell() == Cell::Gru(Reset::Before);
+    !recurrent.is_residual()
+        && recurrent.zoneout() == Zoneout::NONE
+        && !options.norm
+        && recurrent.walks_by_units()
+        && !bends
+}
+
 /// A copy of the model in which the output of one unit is held at a value.
 ///
 /// ```
@@ -120,18 +136,14 @@ pub struct Control {
 /// ```
 ///
 /// # Panics
-/// When there is no such unit, layers add what they read to what they give (past such a layer a unit is heard
-/// together with the one below it), units zone out (their last value stays in the next) or are normalised (what one
-/// of them adds to a sum is no constant), or the cell is your own.
+/// When there is no such unit, or the model's [cannot be held](can_hold).
 #[must_use]
 pub fn hold(model: &LanguageModel, layer: usize, unit: usize, value: f32) -> LanguageModel {
     let recurrent = model.recurrent();
     let cell = recurrent.cell();
     let hidden = recurrent.weights()[layer].weight_hh.dims()[1];
     assert!(unit < hidden, "unit {unit} of {hidden}");
-    assert!(!recurrent.is_residual(), "a unit of residual layers cannot be held by weights");
-    assert!(recurrent.zoneout() == Zoneout::NONE, "a unit that zones out cannot be held by weights");
-    assert!(!recurrent.options().norm, "a unit that is normalised with others cannot be held by weights");
+    assert!(can_hold(model), "units of such a model cannot be held by weights alone; see `can_hold`");
     let mut held = model.untied();
     let mut change = |name: &str, f: &mut dyn FnMut(&mut [f32])| {
         let mut parameters = held.parameters_mut().into_iter();

@@ -209,7 +209,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.symbols, Kind::Whole(2, SIZE)).only_with("task", &["copy"]),
     key!(data.memorize, Kind::Whole(1, SIZE)).only_with("task", &["copy"]),
     key!(model.cell, Kind::OneOf(names::<CellName>)),
-    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", &["rnn"]),
+    key!(model.activation, Kind::OneOf(names::<Activation>)).only_with("model.cell", FUSED),
     key!(model.gate_activation, Kind::OneOf(names::<GateActivation>))
         .only_with("model.cell", &["lstm", "gru"]),
     key!(model.reset, Kind::OneOf(names::<Reset>)).only_with("model.cell", &["gru"]),

@@ -66,7 +66,7 @@ pub(super) const RULES: &[Rule] = &[
                 needs(
                     "train.precision = \"bf16\"",
                     "a cell without options: model.norm, model.peephole, model.gate_activation, \
-                     model.projection and model.activation (but relu) multiply 32-bit floats",
+                     model.projection and model.activation (but relu of an rnn) multiply 32-bit floats",
                 )
             })
         },
@@ -104,6 +104,7 @@ pub(super) const RULES: &[Rule] = &[
         keys: &[
             "model.peephole",
             "model.gate_activation",
+            "model.activation",
             "model.recurrent_dropout",
             "model.update_dropout",
             "train.precision",
@@ -119,7 +120,7 @@ pub(super) const RULES: &[Rule] = &[
                 needs(
                     &format!("model.norm = \"{}\"", model.norm.name()),
                     "a cell without model.peephole, model.gate_activation, model.recurrent_dropout, \
-                     model.update_dropout and train.precision = \"bf16\"",
+                     model.update_dropout, train.precision = \"bf16\" and, of an lstm or gru, model.activation",
                 )
             })
         },

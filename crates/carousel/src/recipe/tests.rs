@@ -375,7 +375,7 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "[model]\nnorm = 'layer'\n[train]\nprecision = 'bf16'",
         "a.toml:5: train.precision = \"bf16\" needs a cell without options: model.norm, model.peephole, \
-         model.gate_activation, model.projection and model.activation (but relu) multiply 32-bit floats",
+         model.gate_activation, model.projection and model.activation (but relu of an rnn) multiply 32-bit floats",
     );
     check(
         "[model]\nnorm = 'batch'",
@@ -396,12 +396,13 @@ fn a_wrong_file_is_refused_with_its_line() {
         "gate_activation = 'hard-sigmoid'",
         "recurrent_dropout = 0.1",
         "update_dropout = 0.1",
+        "activation = 'silu'",
     ] {
         check(
             &format!("[model]\nnorm = 'batch-input'\n{given}"),
             "a.toml:4: model.norm = \"batch-input\" needs a cell without model.peephole, \
-             model.gate_activation, model.recurrent_dropout, model.update_dropout and \
-             train.precision = \"bf16\"",
+             model.gate_activation, model.recurrent_dropout, model.update_dropout, \
+             train.precision = \"bf16\" and, of an lstm or gru, model.activation",
         );
     }
     check(
@@ -700,4 +701,21 @@ fn the_recurrence_carries_its_variant() {
     check(&[], Cell::Lstm);
     check(&["model.cell=rnn", "model.activation=relu"], Cell::Rnn(Activation::Relu));
     check(&["model.cell=gru", "model.reset=before"], Cell::Gru(Reset::Before));
+    // Of gated cells it is an option.
+    check(&["model.cell=gru", "model.activation=silu"], Cell::Gru(Reset::After));
+    let options = |assignments: &[&str]| {
+        let mut recipe = default();
+        recipe.set_all(assignments).unwrap();
+        recipe.model.options().activation
+    };
+    assert_eq!(options(&["model.activation=silu"]), Activation::Silu);
+    assert_eq!(options(&["model.cell=gru", "model.activation=elu"]), Activation::Elu);
+    assert_eq!(options(&["model.cell=rnn", "model.activation=relu"]), Activation::Tanh);
+    let refused = |assignments: &[&str]| default().set_all(assignments).unwrap_err().to_string();
+    let message = refused(&["model.activation=silu", "model.norm=batch-input"]);
+    assert!(message.contains("of an lstm or gru, model.activation"), "{message}");
+    let message = refused(&["model.cell=min-gru", "model.activation=relu"]);
+    assert!(message.contains("model.activation has no effect with model.cell = \"min-gru\""), "{message}");
+    let message = refused(&["model.activation=relu", "train.precision=bf16"]);
+    assert!(message.contains("relu of an rnn"), "{message}");
 }

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use carousel_kernels::{Layer, Precision};
 
 use super::{BeginState, Direction, Merge, Recurrent};
-use crate::cell::{Cell, CellOptions, GateActivation};
+use crate::cell::{Activation, Cell, CellOptions, GateActivation};
 use crate::config_error::ConfigError;
 use crate::init::{FirstState, GateBias, Init, Initializer, LayerValues, draw_layer};
 use crate::layer::RecurrentWeights;
@@ -196,6 +196,9 @@ impl RecurrentConfig {
         let gated = matches!(fused, Some(Cell::Lstm | Cell::Gru(_)));
         if self.options.gate != GateActivation::Sigmoid && !gated {
             return Err(ConfigError::NotOf { what: "a gate's non-linearity", cell: self.cell.name() });
+        }
+        if self.options.activation != Activation::Tanh && !gated {
+            return Err(ConfigError::NotOf { what: "a candidate's non-linearity", cell: self.cell.name() });
         }
         if self.options.norm && fused.is_none() {
             return Err(ConfigError::NotOf { what: "layer normalisation", cell: self.cell.name() });

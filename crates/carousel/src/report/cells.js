@@ -24,12 +24,13 @@ if (data.likely) unpack(data.likely).then((bytes) => { likely = bytes; draw(); }
 const FONT = 13, ROW = 20, SMALL = 11, TAB = 4;
 const mono = `ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace`;
 const wide = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}]/u;
-let cell = 8, columns = 80, rows = [], placed = [];
+let cell = 8, columns = 80, rows = [], placed = [], laidOut = 0;
 const layOut = () => {
   const pen = text.getContext("2d");
   pen.font = `${FONT}px ${mono}`;
   cell = pen.measureText("0".repeat(40)).width / 40;
-  columns = Math.max(20, Math.floor((scroll.clientWidth - 24) / cell));
+  laidOut = scroll.clientWidth;
+  columns = Math.max(20, Math.floor((laidOut - 24) / cell));
   rows = [];
   placed = new Array(data.tokens.length);
   let row = [], column = 0;
@@ -53,16 +54,19 @@ const layOut = () => {
 // --- where a signal is highest, and lowest ---
 const PASSAGE = 80, PASSAGES = 5;
 const passages = (codes, sign) => {
-  const sums = [];
+  const sums = new Float64Array(Math.max(0, codes.length - PASSAGE + 1)), chosen = [];
   let sum = 0;
   for (let i = 0; i < codes.length; i++) {
     sum += codes[i] - (i >= PASSAGE ? codes[i - PASSAGE] : 0);
-    if (i >= PASSAGE - 1) sums.push(sum * sign);
+    if (i >= PASSAGE - 1) sums[i - PASSAGE + 1] = sum * sign;
   }
-  const chosen = [];
-  for (const from of sums.map((_, i) => i).sort((a, b) => sums[b] - sums[a] || a - b)) {
-    if (chosen.length === PASSAGES) break;
-    if (chosen.every((other) => Math.abs(other - from) >= PASSAGE)) chosen.push(from);
+  while (chosen.length < PASSAGES) {
+    let from = -1, most = -Infinity;
+    for (let i = 0; i < sums.length; i++) if (sums[i] > most) [from, most] = [i, sums[i]];
+    if (from < 0) break;
+    chosen.push(from);
+    // What overlaps it is out.
+    sums.fill(-Infinity, Math.max(0, from - PASSAGE + 1), from + PASSAGE);
   }
   return chosen;
 };
@@ -320,7 +324,12 @@ at("save").addEventListener("click", async () => {
   URL.revokeObjectURL(link.href);
 });
 
-const again = () => { colours(); layOut(); draw(); };
+// Rows depend on the width alone.
+const again = () => {
+  colours();
+  if (scroll.clientWidth !== laidOut) layOut();
+  draw();
+};
 new ResizeObserver(again).observe(scroll);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
 colours();

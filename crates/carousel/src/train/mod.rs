@@ -255,6 +255,16 @@ fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
     [train + (valid - kept_valid) + (test - kept_test), kept_valid, kept_test]
 }
 
+/// What is wrong with a file; of tensors that name none, where they should fit.
+fn told(error: &CheckpointError) -> String {
+    match error {
+        CheckpointError::MissingTensor { .. } | CheckpointError::TensorShape { .. } => {
+            format!("the checkpoint does not fit the run's config.toml: {error}")
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Writes a value that was made JSON into a file of a run.
 fn write_json(run: &RunFolder, name: &str, text: serde_json::Result<String>) -> Result<(), TrainError> {
     let text = text.map_err(|error| TrainError::State { reason: error.to_string() })?;
@@ -342,8 +352,8 @@ pub enum TrainError {
     /// The checkpoint is of another model.
     #[error("the checkpoint does not fit the run's config.toml: {0}")]
     Load(#[from] LoadError),
-    /// The checkpoint is not complete.
-    #[error("the checkpoint does not fit the run's config.toml: {0}")]
+    /// A file of a checkpoint, or of a step that broke, does not do.
+    #[error("{}", told(.0))]
     Checkpoint(#[from] CheckpointError),
     /// The checkpoint's place in the data is not there.
     #[error("the checkpoint's state.json does not fit: {reason}")]

@@ -22,7 +22,7 @@ Examples:
   carousel bench layer --cell lstm --shape 64,32,256 --mode train
   carousel bench layer --cell gru --shape 500,32,64 --lengths uniform
   carousel bench step --hidden 512
-  carousel bench model recipes/word-lstm.toml --set model.hidden=650
+  carousel bench model recipes/ptb-small.toml --set model.hidden=650
   carousel bench translate --mode decode
 
 A shape is T,B,H: time steps, batch, hidden units. The share of peak compares
@@ -63,7 +63,7 @@ struct MeasureArgs {
     seconds: f64,
 
     /// Where the random values start [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
 
     /// scalar, avx2 or avx512 [default: the best]

@@ -25,7 +25,7 @@ use super::{MeasureArgs, Measured, check_memory, counted, multiply_adds, timed};
 const EXAMPLES: &str = "\
 Examples:
   carousel bench model
-  carousel bench model recipes/word-lstm.toml
+  carousel bench model recipes/ptb-small.toml
   carousel bench model --vocabulary 65 --set model.hidden=512 \\
       --set model.embedding=512 --set train.batch=64 --set train.bptt=64
 

@@ -61,11 +61,11 @@ pub(crate) struct TranslateArgs {
     lengths: (usize, usize),
 
     /// Sentences side by side [default: train.batch]
-    #[arg(long, value_name = "N", value_parser = super::size)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = super::size)]
     sentences: Option<usize>,
 
     /// Hypotheses of a sentence
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = crate::search::beam)]
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = crate::search::beam)]
     beam: usize,
 
     #[command(flatten)]

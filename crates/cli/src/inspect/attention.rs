@@ -12,6 +12,7 @@ use carousel::saved::{SavedCaptioner, SavedTranslator, Wanted};
 use clap::Args;
 use serde_json::json;
 
+use crate::lines::MARK;
 use crate::machine::MachineArgs;
 use crate::output::{self, message, padded, shortened, visible};
 use crate::report::picture;
@@ -43,7 +44,7 @@ pub(crate) struct AttentionArgs {
     data: Vec<PathBuf>,
 
     /// Take at most so many lines, or images
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, default_value_t = 10)]
     sentences: usize,
 
     /// Write the matrices as a page
@@ -157,6 +158,7 @@ fn translations(args: &AttentionArgs, saved: &SavedTranslator) -> anyhow::Result
         let text = String::from_utf8(document.bytes)
             .ok()
             .with_context(|| format!("{} is not UTF-8, expected lines of text", document.name))?;
+        let text = text.strip_prefix(MARK).unwrap_or(&text);
         lines.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
     }
     if lines.is_empty() {

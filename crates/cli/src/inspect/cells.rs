@@ -7,13 +7,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use carousel::lens::{
     Activations, CellSearch, Finding, Hold, Operation, Property, Ranked, Rankings, Reading, Search, Surgery,
-    Text, Unit, film, losses, operate, passages, rank, search,
+    Text, Unit, can_hold, film, losses, operate, passages, rank, search,
 };
 use carousel::models::language_model::LanguageModel;
 use carousel::record::Keep;
 use carousel::report::{CellsPage, PageUnit, thousands};
 use carousel::saved::SavedLanguageModel;
-use carousel_kernels::Zoneout;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -86,15 +85,15 @@ pub(crate) struct CellsArgs {
     signals: Vec<String>,
 
     /// Shifts that chance is measured by
-    #[arg(long, value_name = "N", default_value_t = 99)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, default_value_t = 99)]
     shifts: usize,
 
     /// Where the random shifts start
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<u64>, allow_negative_numbers = true, default_value_t = 1)]
     seed: u64,
 
     /// Finds to prove by holding the unit
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, default_value_t = 6)]
     operate: usize,
 
     /// Hold at mean, zero or a number
@@ -241,16 +240,11 @@ fn operations(
     let mut finds: Vec<&Finding> = result.findings.iter().filter(|finding| finding.found).collect();
     finds.sort_by(|a, b| margin(b).total_cmp(&margin(a)));
     finds.truncate(args.operate);
-    // Past a residual layer a unit cannot be held alone, and one that zones out or is normalised not at all.
-    let recurrent = model.recurrent();
-    let held = !recurrent.is_residual()
-        && recurrent.zoneout() == Zoneout::NONE
-        && !recurrent.options().norm
-        && recurrent.walks_by_units();
+    let held = can_hold(model);
     if !held && !finds.is_empty() {
         message(format_args!(
-            "no surgery: units that zone out, that are normalised or projected, of residual layers or of a cell \
-             that the kernels do not know cannot be held alone"
+            "no surgery: units that zone out, that are normalised or projected, of residual layers, of a cell that \
+             the kernels do not know, or of a gru that resets before another candidate than tanh cannot be held alone"
         ));
     }
     if finds.is_empty() || !held {

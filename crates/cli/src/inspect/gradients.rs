@@ -36,11 +36,11 @@ pub(crate) struct GradientsArgs {
     subject: SubjectArgs,
 
     /// Tokens to follow the error back
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = super::tokens)]
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true, value_parser = super::tokens)]
     lags: usize,
 
     /// Places in the text to start from
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = super::tokens)]
+    #[arg(long, value_name = "N", default_value_t = 32, allow_negative_numbers = true, value_parser = super::tokens)]
     places: usize,
 
     /// Untrained cells to put beside the run
@@ -74,7 +74,7 @@ pub(crate) struct GradientsArgs {
     html: Option<PathBuf>,
 
     /// Where places and weights start
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<u64>, allow_negative_numbers = true, default_value_t = 1)]
     seed: u64,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct RecordArgs {
     signals: Vec<String>,
 
     /// Layers to keep, from 0 [default: all]
-    #[arg(long, value_name = "N", num_args = 1..)]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, num_args = 1..)]
     layers: Vec<usize>,
 
     #[command(flatten)]

@@ -5,7 +5,7 @@
 
 use crate::chance::{Factors, times};
 use crate::disjoint::Tile;
-use crate::shape::{Activation, Cell, GateActivation, LEAK, Layer, Reset};
+use crate::shape::{Activation, Cell, CellOptions, GateActivation, LEAK, Layer, Reset};
 use crate::simd::{Job, Lanes};
 use crate::sizes::Sizes;
 
@@ -98,12 +98,19 @@ struct Kept<'a> {
     new_c: &'a mut [f32],
     /// One over the deviation of each.
     inverse: &'a mut [f32],
+    /// What the candidate's non-linearity is given, and that of `c`, where it is not tanh.
+    asked: &'a mut [f32],
 }
+
+/// Floats for the deviations.
+const DEVIATIONS: usize = 16;
 
 /// Floats that a step keeps of a row.
 pub(crate) fn kept_floats(layer: &Layer, sizes: &Sizes) -> usize {
-    match layer.options.norm || layer.options.peephole {
-        true => (sizes.gates + 2) * sizes.units() + 16,
+    let CellOptions { norm, peephole, activation, .. } = layer.options;
+    let asked = if activation == Activation::Tanh { 0 } else { 2 * sizes.units() };
+    match norm || peephole || asked > 0 {
+        true => (sizes.gates + 2) * sizes.units() + DEVIATIONS + asked,
         false => 0,
     }
 }
@@ -111,12 +118,13 @@ pub(crate) fn kept_floats(layer: &Layer, sizes: &Sizes) -> usize {
 impl<'a> Kept<'a> {
     fn split(row: &'a mut [f32], gates: usize, units: usize) -> Kept<'a> {
         if row.is_empty() {
-            return Kept { gates: &mut [], cell: &mut [], new_c: &mut [], inverse: &mut [] };
+            return Kept { gates: &mut [], cell: &mut [], new_c: &mut [], inverse: &mut [], asked: &mut [] };
         }
         let (of_gates, rest) = row.split_at_mut(gates * units);
         let (cell, rest) = rest.split_at_mut(units);
-        let (new_c, inverse) = rest.split_at_mut(units);
-        Kept { gates: of_gates, cell, new_c, inverse }
+        let (new_c, rest) = rest.split_at_mut(units);
+        let (inverse, asked) = rest.split_at_mut(DEVIATIONS);
+        Kept { gates: of_gates, cell, new_c, inverse, asked }
     }
 }
 
@@ -276,6 +284,16 @@ fn act_back<S: Lanes>(simd: S, activation: Activation, a: S::V, d: S::V) -> S::V
     }
 }
 
+/// `d` times the slope of a candidate's non-linearity, from its value, or from what it was given where the value does
+/// not tell.
+#[inline(always)]
+fn bend<S: Lanes>(simd: S, activation: Activation, value: S::V, asked: &[f32], at: usize, d: S::V) -> S::V {
+    match activation {
+        Activation::Tanh => simd.mul(d, simd.fnma(value, value, simd.splat(1.0))),
+        other => act_back(simd, other, simd.load(&asked[at..]), d),
+    }
+}
+
 /// Zoneout of a row: `share` of its new values and the rest of the last ones. Nothing without a share.
 #[inline(always)]
 fn zone_out<S: Lanes>(simd: S, share: &Tile<'_, 1>, past: &[f32], now: &mut [f32]) {
@@ -376,6 +394,8 @@ impl RowForward<'_> {
     fn lstm<S: Lanes>(&mut self, simd: S) {
         let units = self.terms.real.len();
         let (gate, peephole) = (self.layer.options.gate, self.terms.peephole);
+        let activation = self.layer.options.activation;
+        let bends = activation != Activation::Tanh;
         let (norms, peeps) = (self.terms.norms(), self.terms.peeps());
         self.add(simd, 4);
         if peeps {
@@ -395,7 +415,11 @@ impl RowForward<'_> {
             let of = |k: usize, gates: &[f32]| simd.load(&gates[at + k * S::N..]);
             let i = open(simd, gate, of(0, self.gates));
             let f = open(simd, gate, of(1, self.gates));
-            let g = simd.tanh(of(2, self.gates));
+            let a = of(2, self.gates);
+            let g = act(simd, activation, a);
+            if bends {
+                simd.store(&mut Kept::split(self.kept, 4, units).asked[unit..], a);
+            }
             let update = simd.mul(i, times(simd, g, &self.factors.update, 0, unit));
             let c = simd.fma(f, simd.load(&self.past_c[unit..]), update);
             simd.store(&mut self.c[unit..], c);
@@ -426,13 +450,16 @@ impl RowForward<'_> {
                 ),
                 false => simd.load(&self.c[unit..]),
             };
-            let tanh_c = simd.tanh(c);
+            let act_c = act(simd, activation, c);
+            if bends {
+                simd.store(&mut kept.asked[units + unit..], c);
+            }
             let at = 4 * unit + 3 * S::N;
             let o = open(simd, gate, simd.load(&self.gates[at..]));
             simd.store(&mut self.gates[at..], o);
-            simd.store(&mut self.h[unit..], simd.mul(o, tanh_c));
+            simd.store(&mut self.h[unit..], simd.mul(o, act_c));
             if !self.extra.is_empty() {
-                simd.store(&mut self.extra[unit..], tanh_c);
+                simd.store(&mut self.extra[unit..], act_c);
             }
         }
     }
@@ -470,8 +497,14 @@ impl RowForward<'_> {
     #[inline(always)]
     fn blend<S: Lanes>(&mut self, simd: S) {
         self.given(simd, 2);
+        let activation = self.layer.options.activation;
         for (unit, at) in self.columns(2, S::N).starts::<S>() {
-            let n = simd.tanh(simd.load(&self.gates[at..]));
+            let a = simd.load(&self.gates[at..]);
+            if activation != Activation::Tanh {
+                let units = self.terms.real.len();
+                simd.store(&mut Kept::split(self.kept, 3, units).asked[unit..], a);
+            }
+            let n = act(simd, activation, a);
             simd.store(&mut self.gates[at..], n);
             let z = simd.load(&self.gates[at - S::N..]);
             let n = times(simd, n, &self.factors.update, 0, unit);
@@ -614,18 +647,19 @@ impl RowBackward<'_> {
 
     #[inline(always)]
     fn lstm<S: Lanes>(&mut self, simd: S) {
-        let one = simd.splat(1.0);
         let units = self.terms.real.len();
         let (gate, peephole) = (self.layer.options.gate, self.terms.peephole);
+        let activation = self.layer.options.activation;
         let peeps = self.terms.peeps();
+        let asked = &*Kept::split(self.kept, 4, units).asked;
         for at in (0..units).step_by(S::N) {
             let of_o = 4 * at + 3 * S::N;
             let o = simd.load(&self.gates[of_o..]);
-            let tanh_c = simd.load(&self.extra[at..]);
+            let act_c = simd.load(&self.extra[at..]);
             let dh = simd.load(&self.room[at..]);
-            let d_o = open_back(simd, gate, o, simd.mul(dh, tanh_c));
+            let d_o = open_back(simd, gate, o, simd.mul(dh, act_c));
             simd.store(&mut self.gates[of_o..], d_o);
-            let dc = simd.mul(simd.mul(dh, o), simd.fnma(tanh_c, tanh_c, one));
+            let dc = bend(simd, activation, act_c, asked, units + at, simd.mul(dh, o));
             simd.store(&mut self.room[units + at..], dc);
         }
         self.back(simd, 3);
@@ -638,6 +672,7 @@ impl RowBackward<'_> {
             let shared = shared.split_at_mut(units);
             normalise_back(simd, columns, d, kept.cell, kept.inverse[4], gain, shared, real);
         }
+        let asked = &*Kept::split(self.kept, 4, units).asked;
         for at in (0..units).step_by(S::N) {
             let of = |k: usize, gates: &[f32]| simd.load(&gates[4 * at + k * S::N..]);
             let [i, f, g] = [0, 1, 2].map(|k| of(k, self.gates));
@@ -654,7 +689,7 @@ impl RowBackward<'_> {
             let update = times(simd, dc, &self.factors.update, 0, at);
             let di = open_back(simd, gate, i, simd.mul(update, g));
             let df = open_back(simd, gate, f, simd.mul(dc, simd.load(&self.past_c[at..])));
-            let dg = simd.mul(simd.mul(update, i), simd.fnma(g, g, one));
+            let dg = bend(simd, activation, g, asked, at, simd.mul(update, i));
             simd.store(&mut self.carry_c[at..], simd.fma(dc, f, rest));
             for (k, d) in [di, df, dg].into_iter().enumerate() {
                 simd.store(&mut self.gates[4 * at + k * S::N..], d);
@@ -687,7 +722,9 @@ impl RowBackward<'_> {
     fn gru<S: Lanes>(&mut self, simd: S, reset: Reset) {
         let one = simd.splat(1.0);
         let gate = self.layer.options.gate;
+        let activation = self.layer.options.activation;
         let columns = self.columns(0, S::N);
+        let asked = &*Kept::split(self.kept, 3, self.terms.real.len()).asked;
         for (unit, at) in columns.starts::<S>() {
             let z = simd.load(&self.gates[at + S::N..]);
             let n = simd.load(&self.gates[at + 2 * S::N..]);
@@ -697,7 +734,7 @@ impl RowBackward<'_> {
             let dz = open_back(simd, gate, z, simd.mul(dh, simd.sub(past, kept)));
             let dn = simd.mul(times(simd, dh, &self.factors.update, 0, unit), simd.sub(one, z));
             simd.store(&mut self.gates[at + S::N..], dz);
-            simd.store(&mut self.gates[at + 2 * S::N..], simd.mul(dn, simd.fnma(n, n, one)));
+            simd.store(&mut self.gates[at + 2 * S::N..], bend(simd, activation, n, asked, unit, dn));
             let carry = simd.fma(dh, z, simd.load(&self.carry_h[unit..]));
             simd.store(&mut self.carry_h[unit..], carry);
         }

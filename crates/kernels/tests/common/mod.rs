@@ -49,7 +49,7 @@ pub fn cells_with_options() -> Vec<(Cell, CellOptions)> {
         for norm in [false, true] {
             for peephole in [false, true] {
                 for gate in [GateActivation::Sigmoid, GateActivation::HardSigmoid] {
-                    let options = CellOptions { norm, peephole, gate, projection: None };
+                    let options = CellOptions { norm, peephole, gate, ..CellOptions::PLAIN };
                     let fits = match cell {
                         Cell::Rnn(_) => !peephole && gate == GateActivation::Sigmoid,
                         Cell::Gru(_) => !peephole,
@@ -60,6 +60,23 @@ pub fn cells_with_options() -> Vec<(Cell, CellOptions)> {
                     }
                 }
             }
+        }
+    }
+    all.extend(candidates());
+    all
+}
+
+/// Gated cells whose candidate has every other non-linearity, alone and beside other options.
+pub fn candidates() -> Vec<(Cell, CellOptions)> {
+    let mut all = Vec::new();
+    for cell in [Cell::Lstm, Cell::Gru(Reset::After), Cell::Gru(Reset::Before)] {
+        for (index, activation) in Activation::ALL.into_iter().skip(1).enumerate() {
+            let plain = CellOptions { activation, ..CellOptions::PLAIN };
+            all.push((cell, plain));
+            // Two of the others beside it, in turns.
+            let peephole = cell == Cell::Lstm && index % 2 == 0;
+            let gate = if index % 3 == 0 { GateActivation::HardSigmoid } else { GateActivation::Sigmoid };
+            all.push((cell, CellOptions { norm: index % 2 == 1, peephole, gate, ..plain }));
         }
     }
     all

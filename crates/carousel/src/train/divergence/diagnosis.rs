@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cell::{Activation, Cell};
 use crate::own_cell::AnyCell;
 use crate::parameters::NamedParameters;
-use crate::recipe::Recipe;
+use crate::recipe::{Named, Recipe};
 
 /// A gate outside 0.1 to 0.9, an `h` beyond ±0.9.
 const SATURATED: [f32; 2] = [0.1, 0.9];
@@ -241,6 +241,15 @@ fn advice(found: &Diagnosis, cell: Option<AnyCell>, recipe: &Recipe) -> Vec<Stri
              or lower train.learning_rate"
                 .to_owned(),
         );
+    }
+    let candidate = recipe.model.options().activation;
+    let bounded = matches!(candidate, Activation::Tanh | Activation::HardTanh);
+    if cell.is_some_and(|cell| cell.fused().is_some()) && !bounded && found.hidden[1] > HUGE {
+        advice.push(format!(
+            "a candidate of {} has no upper end and h grows from step to step: take model.activation=tanh, or \
+             lower train.learning_rate",
+            candidate.name()
+        ));
     }
     if *weight > 100.0 && !matches!(found.origin, Origin::Input { .. } | Origin::Values { .. }) {
         advice.push(format!(

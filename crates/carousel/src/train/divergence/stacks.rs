@@ -309,6 +309,7 @@ fn stack(weights: &[NamedTensor], wiring: &[f32], recipe: &Recipe) -> Option<Rec
         norm: shape("norm_l0").is_some(),
         peephole: shape("peephole_l0").is_some(),
         gate: if Some(cell) == told { recipe.model.options().gate } else { GateActivation::Sigmoid },
+        activation: if Some(cell) == told { recipe.model.options().activation } else { Activation::Tanh },
         projection: projection.map(|_| values),
     };
     let config = RecurrentConfig::new(cell, input, hidden).with_options(options).with_layers(layers);
