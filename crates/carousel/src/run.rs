@@ -14,7 +14,7 @@
 //! a new one is written under a temporary name and synced, then renamed, then named in `latest`, and only
 //! then are older ones removed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,8 @@ const CHECKPOINTS: &str = "checkpoints";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 const TEMPORARY: &str = ".tmp-";
+/// Among the checkpoints: locked by the process that trains.
+const LOCK: &str = ".lock";
 
 /// A run's folder.
 #[derive(Clone, Debug)]
@@ -54,6 +56,12 @@ pub struct Loaded {
     pub note: Option<String>,
 }
 
+/// Nobody else trains in the run while this lives.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Option<File>,
+}
+
 /// What went wrong with a run's folder.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -66,6 +74,12 @@ pub enum RunError {
     /// There is no run in this folder.
     #[error("{path} is no run: it has no config.toml")]
     NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Two that train in one run would take each other's checkpoints away.
+    #[error("another process is training in {path}; wait until it ends, or stop it first")]
+    Busy {
         /// The folder.
         path: PathBuf,
     },
@@ -122,6 +136,22 @@ impl RunFolder {
             return Err(RunError::NoRun { path: path.to_owned() });
         }
         Ok(RunFolder { path: path.to_owned() })
+    }
+
+    /// Keeps others from training in the run, until the claim is dropped or the process ends. Where files cannot be
+    /// locked there is no such protection.
+    ///
+    /// # Errors
+    /// [`RunError::Busy`] when another claim lives.
+    pub fn claim(&self) -> Result<Claim, RunError> {
+        let path = self.path.join(CHECKPOINTS).join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).ok();
+        let lock = match file.map(|file| file.try_lock().map(|()| file)) {
+            Some(Err(TryLockError::WouldBlock)) => return Err(RunError::Busy { path: self.path.clone() }),
+            Some(Ok(file)) => Some(file),
+            Some(Err(TryLockError::Error(_))) | None => None,
+        };
+        Ok(Claim { _lock: lock })
     }
 
     /// Where the run lies.
@@ -436,6 +466,18 @@ mod tests {
         let mut entries = run.entries().unwrap();
         entries.sort();
         entries
+    }
+
+    #[test]
+    fn one_claim_at_a_time() {
+        let (_folder, run) = run();
+        let claim = run.claim().unwrap();
+        assert!(matches!(run.claim(), Err(RunError::Busy { path }) if path == run.path()));
+        drop(claim);
+        run.claim().unwrap();
+        // It is none of the checkpoints.
+        save(&run, 1, true);
+        assert_eq!(run.names().unwrap(), [Name { step: 1, edition: 1 }]);
     }
 
     #[test]

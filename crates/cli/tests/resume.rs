@@ -81,6 +81,19 @@ fn a_second_ctrl_c_kills() {
 }
 
 #[test]
+fn two_do_not_train_in_one_run() {
+    let home = Home::new();
+    home.write("long.toml", long_recipe());
+    let running = home.start("train long.toml --data text.txt --out run");
+    home.wait_for("run/latest");
+    home.carousel("train --resume --out run")
+        .fails(1, &["another process is training in run", "stop it first"]);
+    running.signal("INT");
+    running.ends().succeeds();
+    home.carousel("train --resume --out run").succeeds();
+}
+
+#[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let home = Home::new();
     home.write("long.toml", long_recipe());

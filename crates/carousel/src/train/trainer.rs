@@ -31,6 +31,7 @@ pub(super) fn train<J: Job>(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
+    let _claim = run.claim()?;
     let mut optimizer = update::Optimizer::new(&recipe.train, job.model());
     let mut progress = Progress::default();
     let mut note = None;
