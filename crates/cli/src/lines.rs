@@ -5,9 +5,8 @@ use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use carousel::data::unmarked;
 
-/// The byte order mark.
-pub(crate) const MARK: char = '\u{feff}';
 /// Lines that are handed on together where they are there already.
 pub(crate) const TOGETHER: usize = 64;
 
@@ -49,9 +48,8 @@ fn read_lines<R: io::Read>(
             bail!("{name}:{number}: the line is not UTF-8; convert it to UTF-8");
         };
         line.truncate(line.trim_end_matches(['\n', '\r']).len());
-        // Some editors put a byte order mark in front of a file; it is no text.
-        if number == 1 && line.starts_with(MARK) {
-            line.drain(..MARK.len_utf8());
+        if number == 1 {
+            line.drain(..line.len() - unmarked(&line).len());
         }
         lines.push(line);
         // A line that is not complete yet may take for ever; those that are here are answered first.

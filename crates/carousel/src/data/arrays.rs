@@ -5,15 +5,12 @@ use std::io::{Cursor, Read};
 use npyz::NpyFile;
 use npyz::npz::NpzArchive;
 
-use super::{DataError, Document};
-
-fn fails(document: &Document, reason: impl Into<String>) -> DataError {
-    DataError::File { name: document.name.clone(), reason: reason.into() }
-}
+use super::{DataError, Document, fails};
 
 const NOT_FINITE: &str = "a value that is not a number, or too large for 32 bits";
 
-/// Gives back the values of an array, made by `$made`, if they are of one of some kinds; otherwise the file.
+/// Gives back the values of an array, made by `$made`, if they are of one of some kinds; otherwise the file. `$made`
+/// stands in the code once a kind, so that one closure serves them all.
 macro_rules! of_kinds {
     ($file:expr, $made:expr, $($kind:ty),+) => {{
         let file = $file;
@@ -53,15 +50,21 @@ fn numbers<R: Read>(
 /// The numbers of an array, in the order of the file.
 fn floats<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<Vec<f32>, DataError> {
     let unread = |error: std::io::Error| fails(document, format!("{what} cannot be read: {error}"));
+    let file = of_kinds!(file, |value| value.map_err(unread), f32);
     // A whole number of many digits is rounded.
-    macro_rules! whole {
-        ($file:expr, $($kind:ty),+) => {{
-            let file = $file;
-            $(let file = of_kinds!(file, |value| value.map(|value| value as f32).map_err(unread), $kind);)+
-            file
-        }};
-    }
-    let file = whole!(file, f32, f64, i64, i32, i16, i8, u8, u16, u32, u64);
+    let file = of_kinds!(
+        file,
+        |value| value.map(|value| value as f32).map_err(unread),
+        f64,
+        i64,
+        i32,
+        i16,
+        i8,
+        u8,
+        u16,
+        u32,
+        u64
+    );
     let file = of_kinds!(file, |value| value.map(|value| f32::from(u8::from(value))).map_err(unread), bool);
     let kind = file.dtype().descr();
     let wanted = "expected float32, float64, whole numbers or bool";
@@ -93,14 +96,20 @@ fn by_rows(shape: &[usize], values: &[f32]) -> Vec<f32> {
 /// The names in an array of whole numbers, truth values or text.
 fn names<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<Vec<String>, DataError> {
     let unread = |error: std::io::Error| fails(document, format!("{what} cannot be read: {error}"));
-    macro_rules! named {
-        ($file:expr, $($kind:ty),+) => {{
-            let file = $file;
-            $(let file = of_kinds!(file, |value| value.map(|value| value.to_string()).map_err(unread), $kind);)+
-            file
-        }};
-    }
-    let file = named!(file, String, i64, i32, u8, i16, u16, u32, i8, u64, bool);
+    let file = of_kinds!(
+        file,
+        |value| value.map(|value| value.to_string()).map_err(unread),
+        String,
+        i64,
+        i32,
+        u8,
+        i16,
+        u16,
+        u32,
+        i8,
+        u64,
+        bool
+    );
     let kind = file.dtype().descr();
     Err(fails(document, format!("{what} has values of kind {kind}, expected whole numbers or text")))
 }

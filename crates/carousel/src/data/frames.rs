@@ -6,7 +6,7 @@ use super::arrays::Named;
 use super::numbers::{NumberColumns, NumberExample, Told, read_sequences};
 use super::sound::frame_middle;
 use super::tagged::{NO_TAG, lines};
-use super::{DataError, Document};
+use super::{DataError, Document, at};
 
 /// How the name of a file with the labels of another ends.
 pub(super) const LABELS: &str = ".labels";
@@ -76,10 +76,6 @@ pub fn read_frames(
 /// Whether a file is the one whose labels are called `stem`.
 fn is_beside(name: &str, stem: &str) -> bool {
     !name.ends_with(LABELS) && name.rsplit_once('.').is_some_and(|(own, _)| own == stem)
-}
-
-fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
-    DataError::Line { name: name.to_owned(), line, reason: reason.into() }
 }
 
 /// The labels of a sequence from the file beside it.

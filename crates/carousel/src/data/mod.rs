@@ -54,7 +54,7 @@ pub use stored_texts::{IndexedTexts, StoredRow, StoredTexts};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, read_sentences};
 pub use texts::{TextColumns, TextExample, read_texts};
-pub use tokenizer::{Decoder, Documents, Tokenizer, Tokens, read_lines};
+pub use tokenizer::{Decoder, Documents, Tokenizer, Tokens, read_lines, unmarked};
 pub use vocab::{Limits, Vocab};
 pub use windows::{Coverage, Segment, Stretch, Truncation, Window, Windows};
 
@@ -152,4 +152,14 @@ pub enum DataError {
         /// What was found, and what was wanted.
         reason: String,
     },
+}
+
+/// What is wrong with a line of a file, counted from 1.
+fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
+    DataError::Line { name: name.to_owned(), line, reason: reason.into() }
+}
+
+/// What is wrong with a file.
+fn fails(document: &Document, reason: impl Into<String>) -> DataError {
+    DataError::File { name: document.name.clone(), reason: reason.into() }
 }

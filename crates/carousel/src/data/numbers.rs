@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::arrays::{Archived, Named, array, read_npz};
 use super::sound::{SoundFeatures, read_wav};
 use super::texts::NO_LABEL;
-use super::{DataError, Document, NamePattern, Quoting, Table, read_table};
+use super::{DataError, Document, NamePattern, Quoting, Table, at, fails, read_table};
 
 /// How sequences of numbers are found in files.
 #[derive(Clone, Debug, Default)]
@@ -179,7 +179,7 @@ pub(super) fn read_sequences(
             let (values, width) = read_npy(document)?;
             one(values, width, 0)
         }
-        (None, false) if name.ends_with(".npz") => {
+        (None, false) if is_archive(&document.name) => {
             let told = |(place, Archived { values, width, names, group }): (usize, Archived)| {
                 let (line, file) = (place + 1, document.name.clone());
                 let numbers = NumberExample { values, width, group, file, line, ..NumberExample::default() };
@@ -278,14 +278,6 @@ fn one_group(table: &Table, group: usize, rows: &[(f64, usize)]) -> Result<Strin
         }
     }
     Ok(known.map_or_else(String::new, |(group, _)| group.to_owned()))
-}
-
-fn fails(document: &Document, reason: impl Into<String>) -> DataError {
-    DataError::File { name: document.name.clone(), reason: reason.into() }
-}
-
-fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
-    DataError::Line { name: name.to_owned(), line, reason: reason.into() }
 }
 
 /// The class of a sequence: what its file says of it, or its name, or its folder.

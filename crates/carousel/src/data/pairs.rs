@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab};
+use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at};
 
 /// Fills what a batch would have to be filled up with. Batches here are ragged, so it never occurs.
 pub const PAD: u32 = 0;
@@ -112,16 +112,12 @@ fn format_of(documents: &[Document], wanted: PairFormat) -> PairFormat {
     }
 }
 
-fn at(document: &Document, line: usize, reason: impl Into<String>) -> DataError {
-    DataError::Line { name: document.name.clone(), line, reason: reason.into() }
-}
-
 /// The lines of a file, without their ends.
 fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
     let bytes = document.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&document.bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        at(document, line, "the line is not UTF-8; convert the file to UTF-8")
+        at(&document.name, line, "the line is not UTF-8; convert the file to UTF-8")
     })?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     Ok(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect())
@@ -148,7 +144,7 @@ fn read_columns(
                 columns.source,
                 columns.target
             );
-            return Err(at(document, number, reason));
+            return Err(at(&document.name, number, reason));
         };
         pairs.push(TextPair { source: (*source).to_owned(), target: (*target).to_owned(), place });
     }
@@ -186,7 +182,7 @@ fn read_files(
                 two[1].name,
                 sides[1].len()
             );
-            return Err(at(&two[shorter], sides[shorter].len() + 1, reason));
+            return Err(at(&two[shorter].name, sides[shorter].len() + 1, reason));
         }
         for (number, (source, target)) in (1..).zip(source.iter().zip(target)) {
             let place = format!("{}:{number}", two[columns.source - 1].name);
@@ -211,7 +207,7 @@ fn read_dictionary(
         }
         let Some((word, phones)) = line.split_once(char::is_whitespace) else {
             return Err(at(
-                document,
+                &document.name,
                 number,
                 format!("{line:?} has no phones, expected a word, a blank, its phones"),
             ));

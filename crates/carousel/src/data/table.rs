@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde_json::{Map, Value};
 
-use super::{DataError, Document};
+use super::{DataError, Document, at};
 
 /// Whether a field that begins with a quote mark ends with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,10 +197,6 @@ pub(super) fn uneven(fields: &[String], expected: usize, quoting: Quoting) -> St
         _ => "",
     };
     format!("{} fields, expected {expected} as in the header{hint}", fields.len())
-}
-
-fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
-    DataError::Line { name: name.to_owned(), line, reason: reason.into() }
 }
 
 fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Result<Table, DataError> {

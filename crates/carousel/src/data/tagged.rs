@@ -1,7 +1,7 @@
 //! Sentences with a tag a word: files of columns, CoNLL-U, or lines side by side.
 
 use super::tokenizer::unmarked;
-use super::{DataError, Document};
+use super::{DataError, Document, at};
 
 /// The tag of a step that counts in neither loss nor metrics.
 pub const NO_TAG: &str = "_";
@@ -79,14 +79,10 @@ pub(super) fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
         Err(error) => {
             let before = &document.bytes[..error.valid_up_to()];
             let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-            return Err(at(document, line, "the line is not UTF-8; convert the file to UTF-8"));
+            return Err(at(&document.name, line, "the line is not UTF-8; convert the file to UTF-8"));
         }
     };
     Ok(text.lines().collect())
-}
-
-fn at(document: &Document, line: usize, reason: impl Into<String>) -> DataError {
-    DataError::Line { name: document.name.clone(), line, reason: reason.into() }
 }
 
 fn read_parallel(
@@ -112,16 +108,16 @@ fn read_parallel(
         if found_words.len() != found_tags.len() {
             let reason =
                 format!("{} tags for {} words of {}:{line}", found_tags.len(), found_words.len(), words.name);
-            return Err(at(tags, line, reason));
+            return Err(at(&tags.name, line, reason));
         }
         if found_words.is_empty() {
-            return Err(at(words, line, "the line has no word, expected a sentence"));
+            return Err(at(&words.name, line, "the line has no word, expected a sentence"));
         }
         let intent = match (&label_lines, labels) {
             (Some(all), Some(document)) => {
                 let intent = all[place].trim();
                 if intent.is_empty() {
-                    return Err(at(document, line, "the line is empty, expected the name of a class"));
+                    return Err(at(&document.name, line, "the line is empty, expected the name of a class"));
                 }
                 Some(intent.to_owned())
             }
@@ -197,21 +193,25 @@ fn read_columns(document: &Document, sentences: &mut Vec<Sentence>) -> Result<()
         }
         if columns.len() < 2 {
             return Err(at(
-                document,
+                &document.name,
                 line,
                 "one column, expected a word and its tag, apart by a tab or blanks",
             ));
         }
         if columns.len() != wanted {
             let reason = format!("{} columns, expected {wanted} as in the lines before", columns.len());
-            return Err(at(document, line, reason));
+            return Err(at(&document.name, line, reason));
         }
         let (word, tag) = (columns[0], columns[columns.len() - 1]);
         if std::mem::take(&mut is_first) && is_header(word, tag) {
             continue;
         }
         if word.is_empty() || tag.is_empty() {
-            return Err(at(document, line, "a word or its tag is empty; write _ for a word without a tag"));
+            return Err(at(
+                &document.name,
+                line,
+                "a word or its tag is empty; write _ for a word without a tag",
+            ));
         }
         open.push(word, tag, line);
     }
@@ -233,7 +233,7 @@ fn read_conllu(document: &Document, sentences: &mut Vec<Sentence>) -> Result<(),
         let columns: Vec<&str> = text.split('\t').collect();
         if columns.len() != 10 {
             let reason = format!("{} columns, expected the 10 of CoNLL-U, apart by tabs", columns.len());
-            return Err(at(document, line, reason));
+            return Err(at(&document.name, line, reason));
         }
         // Words of several tokens and words that are not there have a range or a fraction for a number.
         if columns[0].contains(['-', '.']) {

@@ -80,7 +80,8 @@ impl fmt::Display for Tokens {
 }
 
 /// A file's text without the byte order mark that some editors put in front of it.
-pub(super) fn unmarked(text: &str) -> &str {
+#[must_use]
+pub fn unmarked(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 

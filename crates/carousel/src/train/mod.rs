@@ -244,7 +244,8 @@ pub struct LargeSources {
 
 /// The shares of the training data for training, validation and test. Nothing is held out for what was given
 /// separately.
-fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
+#[must_use]
+pub fn shares(recipe: &Recipe, sources: &Sources) -> [f64; 3] {
     let [train, valid, test] = recipe.data.split;
     let (no_valid, no_test) = match &sources.large {
         Some(large) => (large.valid.is_empty(), large.test.is_empty()),

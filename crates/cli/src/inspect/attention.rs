@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use carousel::data::{is_subject, list_files, read_documents};
+use carousel::data::{is_subject, list_files, read_documents, unmarked};
 use carousel::recipe::{Named, Task};
 use carousel::report::{AttendedSentence, AttentionPage, CaptionedPicture};
 use carousel::run::RunFolder;
@@ -12,9 +12,8 @@ use carousel::saved::{SavedCaptioner, SavedTranslator, Wanted};
 use clap::Args;
 use serde_json::json;
 
-use crate::lines::MARK;
 use crate::machine::MachineArgs;
-use crate::output::{self, message, padded, shortened, visible};
+use crate::output::{self, columns, message, padded, shortened, visible};
 use crate::report::picture;
 use crate::search::SearchArgs;
 
@@ -158,8 +157,7 @@ fn translations(args: &AttentionArgs, saved: &SavedTranslator) -> anyhow::Result
         let text = String::from_utf8(document.bytes)
             .ok()
             .with_context(|| format!("{} is not UTF-8, expected lines of text", document.name))?;
-        let text = text.strip_prefix(MARK).unwrap_or(&text);
-        lines.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+        lines.extend(unmarked(&text).lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
     }
     if lines.is_empty() {
         bail!("no line with text in the files of --data, expected some to translate");
@@ -231,10 +229,6 @@ const COLUMNS: usize = 80;
 /// From what is looked at least to what is looked at most.
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
 
-fn width(text: &str) -> usize {
-    text.chars().count()
-}
-
 /// A caption, and for each of its tokens the places that were looked at: the grid of an image, two columns a place, or
 /// the share of each place of features.
 fn tiles(one: &CaptionedPicture) -> String {
@@ -245,9 +239,9 @@ fn tiles(one: &CaptionedPicture) -> String {
         .zip(&one.weights)
         .map(|((token, probability), weights)| {
             let mut tile = vec![format!("{} {:.0}", shortened(token, 14), probability * 100.0)];
-            let columns = one.grid.map_or(weights.len(), |[_, columns]| columns).max(1);
+            let places = one.grid.map_or(weights.len(), |[_, places]| places).max(1);
             let most = weights.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-            tile.extend(weights.chunks(columns).map(|row| {
+            tile.extend(weights.chunks(places).map(|row| {
                 let shade =
                     |weight: &f32| SHADES[(weight / most * (SHADES.len() - 1) as f32).round() as usize];
                 row.iter().map(shade).flat_map(|shade| [shade, shade]).collect()
@@ -255,7 +249,7 @@ fn tiles(one: &CaptionedPicture) -> String {
             tile
         })
         .collect();
-    let wide = |tile: &Vec<String>| tile.iter().map(|line| width(line)).max().unwrap_or(0);
+    let wide = |tile: &Vec<String>| tile.iter().map(|line| columns(line)).max().unwrap_or(0);
     let mut rest = all.as_slice();
     while !rest.is_empty() {
         // As many tiles beside each other as there is room for, and one in any case.
@@ -268,10 +262,8 @@ fn tiles(one: &CaptionedPicture) -> String {
         for line in 0..beside.iter().map(Vec::len).max().unwrap_or(0) {
             let mut row = String::new();
             for tile in beside {
-                let part = tile.get(line).map_or("", String::as_str);
                 row.push_str("  ");
-                row.push_str(part);
-                row.push_str(&" ".repeat(wide(tile) - width(part)));
+                row.push_str(&padded(tile.get(line).map_or("", String::as_str), wide(tile)));
             }
             text.push_str(row.trim_end());
             text.push('\n');

@@ -7,7 +7,7 @@ use carousel::data::{Document, Documents};
 use carousel::lens::{ErrorReport, Ngrams, Row, Text, compare_errors, losses};
 use carousel::report::{ErrorBar, ErrorsPage, KnownAhead, thousands};
 use carousel::run::RunFolder;
-use carousel::train::learned_lines;
+use carousel::train::{learned_lines, shares};
 use clap::Args;
 use serde_json::json;
 
@@ -55,24 +55,20 @@ pub(crate) fn run(args: &ErrorsArgs) -> anyhow::Result<()> {
     }
     let documents = saved.recipe.data.documents;
     let read = |files: &[Document]| Text::new(&saved.tokenizer, files, documents, usize::MAX);
-    let counted = match args.train.is_empty() {
-        false => read(&carousel::data::read_documents(&args.train)?)?,
-        true => {
-            let (_, sources) = SourceList::reread(&RunFolder::open(&args.subject.run)?, Held::All)?;
-            if documents == Documents::Lines {
-                read(&[learned_lines(&saved.recipe, &sources)?])?
-            } else {
+    let counted = if args.train.is_empty() {
+        let (_, sources) = SourceList::reread(&RunFolder::open(&args.subject.run)?, Held::All)?;
+        match documents {
+            Documents::Lines => read(&[learned_lines(&saved.recipe, &sources)?])?,
+            Documents::Files => {
                 let all = read(&sources.train)?;
                 // What was held out for validation and test was not learned from.
-                let held_out = |share: f64, given: bool| if given { 0.0 } else { share };
-                let [_, valid, test] = saved.recipe.data.split;
-                let share = 1.0
-                    - held_out(valid, !sources.valid.is_empty())
-                    - held_out(test, !sources.test.is_empty());
+                let [share, ..] = shares(&saved.recipe, &sources);
                 let learned = ((all.len() as f64 * share + 1e-6) as usize).min(all.len());
                 all.part(0..learned)
             }
         }
+    } else {
+        read(&carousel::data::read_documents(&args.train)?)?
     };
     let mut working = Working::new();
     working.draw("counting n-grams", 0.0);

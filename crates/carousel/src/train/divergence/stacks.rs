@@ -216,8 +216,9 @@ pub(super) fn look_again(
             .collect();
         let x = of("x")?.to_vec();
         let wiring = of("wiring")?;
-        let frames: f32 = of("lengths")?.iter().sum();
-        let stack = own_stack(&own, wiring, x.len() / (frames as usize).max(1), told.recipe)
+        let lengths = saved.numbers(&format!("{index}.lengths"))?;
+        let frames: usize = lengths.into_iter().map(|length| length as usize).sum();
+        let stack = own_stack(&own, wiring, x.len() / frames.max(1), told.recipe)
             .or_else(|| stack(&own, wiring, told.recipe))
             .ok_or_else(|| damaged(&format!("its weights of {name} are those of no stack")))?;
         let width = stack.input_width();
