@@ -42,8 +42,9 @@ pub fn split(count: usize, shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
     parts
 }
 
-/// The same where examples of one group stay together: groups are dealt in a random order, each to the part that
-/// lacks the most of its share.
+/// The same where examples of one group stay together: groups are dealt in a random order, each to the part that is
+/// the least full of those that have room for it. So large groups and small ones are in every part as they are in the
+/// data, but for those larger than a whole part.
 #[must_use]
 pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
     let count = groups.iter().max().map_or(0, |most| most + 1);
@@ -52,12 +53,18 @@ pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize
         members[group].push(example);
     }
     shuffle(&mut members, &[seed, SPLIT]);
-    // Large groups first, or the last one may overfill a small part.
-    members.sort_by_key(|members| std::cmp::Reverse(members.len()));
+    let wanted = sizes(groups.len(), shares);
     let mut parts = [Vec::new(), Vec::new(), Vec::new()];
     for members in members {
-        let lack = |part: usize| shares[part] * groups.len() as f64 - parts[part].len() as f64;
-        let part = (0..3).filter(|&part| shares[part] > 0.0).max_by(|&a, &b| lack(a).total_cmp(&lack(b)));
+        let lack = |part: usize| wanted[part].saturating_sub(parts[part].len());
+        let emptiness = |part: usize| lack(part) as f64 / wanted[part] as f64;
+        let part = (0..3)
+            .filter(|&part| lack(part) > 0 && lack(part) >= members.len())
+            .min_by(|&a, &b| emptiness(b).total_cmp(&emptiness(a)))
+            // No part has room: where it overfills the least.
+            .or_else(|| {
+                (0..3).filter(|&part| wanted[part] > 0).min_by_key(|&part| std::cmp::Reverse(lack(part)))
+            });
         parts[part.unwrap_or(0)].extend(members);
     }
     parts.iter_mut().for_each(|part| part.sort_unstable());
@@ -187,6 +194,34 @@ mod tests {
         for group in 0..20 {
             let holds = |part: &Vec<usize>| part.iter().any(|&example| groups[example] == group);
             assert_eq!(parts.iter().filter(|part| holds(part)).count(), 1, "group {group}");
+        }
+    }
+
+    #[test]
+    fn groups_of_every_size_are_in_every_part() {
+        // A third of the groups has three examples, as words with several pronunciations do.
+        let groups: Vec<usize> =
+            (0..900).flat_map(|group| vec![group; if group % 3 == 0 { 3 } else { 1 }]).collect();
+        let large =
+            |part: &Vec<usize>| part.iter().filter(|&&example| groups[example] % 3 == 0).count() as f64;
+        let parts = split_groups(&groups, [0.8, 0.1, 0.1], 7);
+        assert_eq!([parts[0].len(), parts[1].len(), parts[2].len()], [1200, 150, 150]);
+        for part in &parts {
+            // Of all examples, 0.6 are in large groups.
+            let share = large(part) / part.len() as f64;
+            assert!((share - 0.6).abs() < 0.15, "{share} of {} examples are in large groups", part.len());
+        }
+    }
+
+    #[test]
+    fn a_group_larger_than_a_part_is_learned_from() {
+        let sizes = [3, 60, 2, 4, 5, 6, 7, 3, 4, 6];
+        let groups: Vec<usize> =
+            sizes.iter().enumerate().flat_map(|(group, &size)| vec![group; size]).collect();
+        for seed in 0..20 {
+            let parts = split_groups(&groups, [0.8, 0.1, 0.1], seed);
+            assert!(parts[0].iter().filter(|&&example| groups[example] == 1).count() == 60, "seed {seed}");
+            assert!(parts[1].len() + parts[2].len() <= 28, "seed {seed}");
         }
     }
 
