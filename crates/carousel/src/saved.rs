@@ -3,6 +3,7 @@
 mod captioner;
 mod classifier;
 mod forecaster;
+mod images;
 mod language_model;
 mod tagger;
 mod translator;
@@ -20,9 +21,10 @@ pub(crate) use classifier::{
 pub use classifier::{Prediction, SavedClassifier};
 pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};
 pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing, point, series_columns};
+pub(crate) use images::image_shape;
 pub use language_model::{SavedLanguageModel, language_model_config};
 pub(crate) use tagger::{
-    Found, TagBatch, TagEncoder, TagLabels, TagSequence, image_shape, tag_all, tagger_config, within,
+    Found, TagBatch, TagEncoder, TagLabels, TagSequence, tag_all, tagger_config, within,
 };
 pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, search_all, sentence, side_by_side};

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use unicode_width::UnicodeWidthStr;
+
 use super::{CaptionedPicture, STYLE, escape};
 
 /// Height and width of a cell, and of a letter, in pixels.
@@ -26,11 +28,6 @@ pub struct AttendedSentence {
     pub weights: Vec<Vec<f32>>,
 }
 
-/// Columns of a monospaced font: letters of wide scripts take two.
-pub(super) fn columns(text: &str) -> usize {
-    text.chars().map(|letter| if u32::from(letter) >= 0x1100 { 2 } else { 1 }).sum()
-}
-
 pub(super) fn label(token: &str) -> String {
     // Few fonts have the mark of a cut word.
     let token = token.replace(crate::data::JOINER, "·");
@@ -49,7 +46,7 @@ impl AttendedSentence {
         let rows: Vec<String> = self.target_tokens.iter().map(|(token, _)| label(token)).collect();
         let heads: Vec<String> = self.source_tokens.iter().map(|token| label(token)).collect();
         let wide =
-            |labels: &[String]| labels.iter().map(|text| columns(text)).max().unwrap_or(0) as f64 * LETTER;
+            |labels: &[String]| labels.iter().map(|text| text.width()).max().unwrap_or(0) as f64 * LETTER;
         let (left, top) = (wide(&rows) + 14.0, wide(&heads) + 14.0);
         let width = left + heads.len() as f64 * CELL + 8.0;
         let height = top + rows.len() as f64 * CELL + 8.0;

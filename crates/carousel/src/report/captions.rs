@@ -4,8 +4,9 @@ use std::fmt::Write;
 use std::io::Cursor;
 
 use image::{ImageFormat, Rgba, RgbaImage};
+use unicode_width::UnicodeWidthStr;
 
-use super::attention::{AttendedSentence, columns, label};
+use super::attention::{AttendedSentence, label};
 use super::escape;
 
 /// Width of a tile, and height of a line of text, in pixels.
@@ -121,7 +122,7 @@ impl CaptionedPicture {
             let (x, y) = place(tile);
             let name = label(token);
             // A long token is set narrower.
-            let narrow = if columns(&name) as f64 * 7.2 > TILE {
+            let narrow = if name.width() as f64 * 7.2 > TILE {
                 format!(" textLength=\"{TILE}\" lengthAdjust=\"spacingAndGlyphs\"")
             } else {
                 String::new()

@@ -1,6 +1,6 @@
 //! The page on which units are looked at: hover one, and the text takes its colours.
 //!
-//! Activations are a byte each, stored as differences, gzipped and in base64; the page unpacks a signal when it
+//! Activations are a byte each, stored as differences, deflated (RFC 1951) and in base64; the page unpacks a signal when it
 //! is first shown. They are packed once, so that the stream can end at many places: how many tokens fit is then a
 //! matter of sizes. What is on the screen is drawn on a canvas, so that a hundred thousand characters scroll as
 //! one does.
@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use flate2::{Compress, Compression, Crc, FlushCompress};
+use flate2::{Compress, Compression, FlushCompress};
 use serde_json::json;
 
 use super::{STYLE, escape};
@@ -248,28 +248,22 @@ struct Stream {
 }
 
 /// A place at which a stream can end.
-#[derive(Clone, Copy)]
 struct End {
     /// Tokens before it.
     tokens: usize,
     /// Bytes of the stream.
     deflated: usize,
-    /// What a gzip stream says at its end: a checksum, and how many bytes it holds.
-    sum: u32,
-    bytes: u32,
 }
 
 impl Stream {
-    /// The header of a gzip stream without a name or a time (RFC 1952).
-    const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    /// A last block that holds nothing (RFC 1951).
+    /// A last block that holds nothing.
     const LAST: [u8; 5] = [1, 0, 0, 0xff, 0xff];
 
     /// `bytes` has so many bytes a token.
     fn of(bytes: &[u8], each: usize) -> Stream {
         let mut compress = Compress::new(Compression::default(), false);
-        let (mut deflated, mut sum) = (Vec::new(), Crc::new());
-        let mut ends = vec![End { tokens: 0, deflated: 0, sum: 0, bytes: 0 }];
+        let mut deflated = Vec::new();
+        let mut ends = vec![End { tokens: 0, deflated: 0 }];
         for piece in bytes.chunks(STRIDE * each) {
             let from = compress.total_in();
             loop {
@@ -283,36 +277,26 @@ impl Stream {
                     break;
                 }
             }
-            sum.update(piece);
             let tokens = ends[ends.len() - 1].tokens + piece.len() / each;
-            ends.push(End { tokens, deflated: deflated.len(), sum: sum.sum(), bytes: sum.amount() });
+            ends.push(End { tokens, deflated: deflated.len() });
         }
         Stream { deflated, ends }
     }
 
-    /// The last end at or before a token.
-    fn end(&self, tokens: usize) -> End {
-        self.ends[self.ends.partition_point(|end| end.tokens <= tokens) - 1]
+    /// Bytes up to the last end at or before a token.
+    fn end(&self, tokens: usize) -> usize {
+        self.ends[self.ends.partition_point(|end| end.tokens <= tokens) - 1].deflated
     }
 
     /// Bytes of [`until`](Stream::until), less those of one that holds nothing.
     fn size(&self, tokens: usize) -> usize {
-        let rest = Stream::HEADER.len() + Stream::LAST.len() + 8;
-        let coded = |bytes: usize| (rest + bytes).div_ceil(3) * 4;
-        coded(self.end(tokens).deflated) - coded(0)
+        let coded = |bytes: usize| (bytes + Stream::LAST.len()).div_ceil(3) * 4;
+        coded(self.end(tokens)) - coded(0)
     }
 
-    /// The first tokens, gzipped, in base64.
+    /// The first tokens, in base64.
     fn until(&self, tokens: usize) -> String {
-        let End { deflated, sum, bytes, .. } = self.end(tokens);
-        let whole = [
-            &Stream::HEADER[..],
-            &self.deflated[..deflated],
-            &Stream::LAST,
-            &sum.to_le_bytes(),
-            &bytes.to_le_bytes(),
-        ];
-        base64(&whole.concat())
+        base64(&[&self.deflated[..self.end(tokens)], &Stream::LAST].concat())
     }
 }
 
@@ -383,13 +367,7 @@ mod tests {
         let end = start + html[start..].find("</script>").expect("it ends");
         let data: serde_json::Value = serde_json::from_str(&html[start..end]).expect("it is JSON");
         let signals = data["units"][unit]["signals"].as_array().expect("signals").clone();
-        signals.iter().map(|signal| unpacked(signal["data"].as_str().expect("base64"))).collect()
-    }
-
-    /// How many bytes were packed: what the last four of a gzip stream say.
-    fn unpacked(base64: &str) -> usize {
-        let bytes = decoded(&base64[base64.len() - 12..]);
-        u32::from_le_bytes(*bytes.last_chunk().expect("four bytes")) as usize
+        signals.iter().map(|signal| inflated(signal["data"].as_str().expect("base64")).len()).collect()
     }
 
     /// What base64 stands for.
@@ -433,11 +411,11 @@ mod tests {
     }
 
     /// The bytes behind base64, unpacked.
-    fn gunzipped(base64: &str) -> Vec<u8> {
+    fn inflated(base64: &str) -> Vec<u8> {
         let packed = decoded(base64);
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut bytes)
-            .expect("a whole gzip stream");
+        std::io::Read::read_to_end(&mut flate2::read::DeflateDecoder::new(&packed[..]), &mut bytes)
+            .expect("a whole stream");
         bytes
     }
 
@@ -453,7 +431,7 @@ mod tests {
             for cut in [0, 1, STRIDE - 1, STRIDE, STRIDE + 1, 2 * STRIDE, tokens, tokens + 9] {
                 let kept = if cut >= tokens { tokens } else { cut / STRIDE * STRIDE };
                 let text = stream.until(cut);
-                assert_eq!(gunzipped(&text), bytes[..kept * each], "{each} bytes a token, {cut} tokens");
+                assert_eq!(inflated(&text), bytes[..kept * each], "{each} bytes a token, {cut} tokens");
                 assert_eq!(text.len(), stream.until(0).len() + stream.size(cut), "{cut} tokens");
             }
         }

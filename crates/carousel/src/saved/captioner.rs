@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::tagger::{convolution, image_shape, scaled_pixels};
+use super::images::{convolution, image_shape, scaled_pixels};
 use super::{OpenError, expect_task, load_weights, read_json};
 use crate::data::{
     CaptionColumns, DataError, Quoting, Scaling, Side, Splitting, Subject, SubjectKind, Uniform, Vocab,

@@ -8,12 +8,12 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::classifier::{highest, number_columns};
+use super::images::{GREY, convolution, image_shape, scaled_pixels};
 use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
     Classes, DataError, Document, ImageShape, NumberExample, Passes, Scaling, Vocab, pack, read_frames,
     read_image, read_videos,
 };
-use crate::models::convolution::ConvolutionConfig;
 use crate::models::tagger::{TagInput, TagStepper, TagSteps, Tagged, Tagger, TaggerConfig, Words};
 use crate::output::IGNORE;
 use crate::ragged::Batch;
@@ -100,14 +100,6 @@ pub(crate) enum TagEncoder {
         shape: ImageShape,
         lookahead: usize,
     },
-}
-
-/// A shade that is neither dark nor light; what images are scaled around.
-const GREY: u8 = 128;
-
-/// Pixels as a model reads them, about -2 to 2.
-pub(crate) fn scaled_pixels(values: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    values.iter().map(|&value| (f32::from(value) - f32::from(GREY)) / 64.0)
 }
 
 impl TagEncoder {
@@ -242,22 +234,6 @@ impl WordEncoder {
         let (index, batch) = pack(&rows, 1);
         words.index = index;
         (words, batch)
-    }
-}
-
-/// What a recipe brings images to.
-pub(crate) fn image_shape(recipe: &Recipe) -> ImageShape {
-    let size = recipe.data.image_size;
-    ImageShape { channels: if recipe.data.color { 3 } else { 1 }, height: size, width: size }
-}
-
-/// What reads images, as a recipe says.
-pub(crate) fn convolution(recipe: &Recipe) -> ConvolutionConfig {
-    let ImageShape { channels, height, width } = image_shape(recipe);
-    ConvolutionConfig {
-        image: [channels, height, width],
-        filters: recipe.model.filters,
-        layers: recipe.model.convolutions,
     }
 }
 
