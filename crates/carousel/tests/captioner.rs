@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use carousel::cell::{Cell, Reset};
+use carousel::cell::{Cell, CellOptions, Reset};
 use carousel::config_error::ConfigError;
 use carousel::data::{EOS, SOS, pack};
 use carousel::decode::beam::{Search, greedy_from, search_from};
@@ -46,15 +46,18 @@ fn subjects(input: CaptionInput, values: &[f32]) -> Subjects<'_> {
 #[test]
 fn a_pass_over_sentences_is_its_steps() {
     let values = values(2 * 192);
-    for (cell, input, score, told, layers) in [
-        (Cell::Lstm, IMAGE, Some(Score::Additive), Told::State, 1),
-        (Cell::Gru(Reset::After), IMAGE, Some(Score::General), Told::Input, 2),
-        (Cell::Lstm, CaptionInput::Features(9), Some(Score::Additive), Told::Input, 1),
-        (Cell::Lstm, CaptionInput::Features(6), Some(Score::Dot), Told::State, 2),
-        (Cell::Lstm, IMAGE, None, Told::State, 1),
-        (Cell::Lstm, IMAGE, None, Told::Input, 1),
+    let (plain, projects) = (CellOptions::PLAIN, CellOptions { projection: Some(4), ..CellOptions::PLAIN });
+    for (cell, options, input, score, told, layers) in [
+        (Cell::Lstm, plain, IMAGE, Some(Score::Additive), Told::State, 1),
+        (Cell::Gru(Reset::After), plain, IMAGE, Some(Score::General), Told::Input, 2),
+        (Cell::Lstm, plain, CaptionInput::Features(9), Some(Score::Additive), Told::Input, 1),
+        (Cell::Lstm, plain, CaptionInput::Features(6), Some(Score::Dot), Told::State, 2),
+        (Cell::Lstm, plain, IMAGE, None, Told::State, 1),
+        (Cell::Lstm, plain, IMAGE, None, Told::Input, 1),
+        (Cell::Lstm, projects, IMAGE, Some(Score::General), Told::State, 2),
+        (Cell::Lstm, projects, CaptionInput::Features(4), Some(Score::Dot), Told::Input, 1),
     ] {
-        let config = CaptionerConfig { layers, ..config(cell, input, score, told) };
+        let config = CaptionerConfig { layers, options, ..config(cell, input, score, told) };
         let model = config.init(&Device::default()).expect("no size is zero");
         let subjects = subjects(input, &values);
         let (inputs, targets, batch) = sentences();

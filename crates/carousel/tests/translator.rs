@@ -63,6 +63,16 @@ fn kinds() -> Vec<TranslatorConfig> {
         init: Init { state: FirstState::Learned, ..Init::default() },
         ..config(Some(Score::General), lstm)
     });
+    // What projects: `h` and `c` have widths of their own.
+    let options = CellOptions { projection: Some(3), ..CellOptions::PLAIN };
+    all.push(TranslatorConfig { options, layers: 2, ..config(Some(Score::General), lstm) });
+    all.push(TranslatorConfig {
+        options,
+        feeds: true,
+        bridge: Bridge::Zero,
+        ..config(Some(Score::Dot), lstm)
+    });
+    all.push(TranslatorConfig { options, bridge: Bridge::Copy, ..config(None, lstm) });
     let shared = config(Some(Score::General), lstm);
     all.push(TranslatorConfig { source_vocabulary: 7, target_vocabulary: 7, shared: true, ..shared });
     all
@@ -85,8 +95,8 @@ fn how_directions_meet_changes_the_answer_and_has_to_fit() {
     );
     let options = CellOptions { projection: Some(3), ..CellOptions::PLAIN };
     assert_eq!(
-        refused(TranslatorConfig { options, ..config(None, Cell::Lstm) }),
-        "a projection needs a cell that has it, found one of a decoder"
+        refused(TranslatorConfig { options, embedding: 5, tied: true, ..config(None, Cell::Lstm) }),
+        "a tied embedding has width 5, expected that of the hidden values, 3"
     );
 }
 

@@ -107,20 +107,20 @@ impl CaptionerConfig {
     pub fn init(&self, device: &Device) -> Result<Captioner, ConfigError> {
         let CaptionerConfig { hidden, embedding, layers, regularize, .. } = *self;
         regularize.check()?;
-        if self.options.projection.is_some() {
-            return Err(ConfigError::NotOf { what: "a projection", cell: "one of a decoder" });
-        }
         let random = &mut Initializer::new(self.seed);
         let (convolution, values) = match self.input {
             CaptionInput::Features(width) => (None, width),
             CaptionInput::Image(config) => (Some(config.init(random, device)?), config.output()[0]),
         };
-        let (parts, width) = match self.told {
-            Told::State => (layers * (1 + usize::from(self.cell.has_cell_state())), hidden),
-            Told::Input => (1, embedding),
+        // The width of `h`, and that of `c`.
+        let h = self.options.projection.unwrap_or(hidden);
+        let widths = match self.told {
+            Told::State if self.cell.has_cell_state() => [h, hidden].repeat(layers),
+            Told::State => vec![h; layers],
+            Told::Input => vec![embedding],
         };
-        let start = DenseConfig::single(values, width, DenseActivation::Tanh);
-        let start = (0..parts).map(|_| start.init(random, device)).collect::<Result<Vec<_>, _>>()?;
+        let start = |width| DenseConfig::single(values, width, DenseActivation::Tanh).init(random, device);
+        let start = widths.into_iter().map(start).collect::<Result<Vec<_>, _>>()?;
         let target = Embedding::init(self.vocabulary, embedding, random, device)?;
         let recurrent = RecurrentConfig::new(self.cell, embedding, hidden)
             .with_layers(layers)
@@ -132,7 +132,6 @@ impl CaptionerConfig {
         let config = DecoderConfig {
             attention: self.attention,
             states: values,
-            hidden,
             feeds: false,
             tied: self.tied,
             regularize,

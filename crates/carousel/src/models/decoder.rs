@@ -34,7 +34,7 @@ pub struct Encoded {
 /// What a decoder makes of the steps of its targets.
 #[derive(Clone, Debug)]
 pub struct Hidden {
-    /// The last recurrent layer's outputs, `[F, H]`.
+    /// The last recurrent layer's outputs, `[F, H]`; where that projects, `H` is what it projects to.
     pub recurrent: Tensor<2>,
     /// What the output layer reads, `[F, H]`: those after a look at the source and after dropout.
     pub read: Tensor<2>,
@@ -46,8 +46,6 @@ pub(super) struct DecoderConfig {
     pub(super) attention: Option<Score>,
     /// `E`, values of what it attends to.
     pub(super) states: usize,
-    /// `H`.
-    pub(super) hidden: usize,
     /// Whether a step also reads what the output layer read at the one before.
     pub(super) feeds: bool,
     /// Whether the embedding is the output layer's weight as well.
@@ -92,7 +90,8 @@ impl Decoder {
         random: &mut Initializer,
         device: &Device,
     ) -> Result<Decoder, ConfigError> {
-        let &DecoderConfig { attention, states, hidden, feeds, tied, regularize } = config;
+        let &DecoderConfig { attention, states, feeds, tied, regularize } = config;
+        let hidden = recurrent.output_width();
         let [vocabulary, embedding] = target.weight.dims();
         if tied && embedding != hidden {
             return Err(ConfigError::Tied { embedding, hidden });

@@ -115,9 +115,6 @@ impl TranslatorConfig {
         let regularize = self.regularize;
         regularize.check()?;
         let random = &mut Initializer::new(self.seed);
-        if self.options.projection.is_some() {
-            return Err(ConfigError::NotOf { what: "a projection", cell: "one of a decoder" });
-        }
         let equal = self.attention.is_some_and(Score::needs_equal_widths);
         let merge = self.merge.unwrap_or(if equal { Merge::Sum } else { Merge::Concat });
         let stack = |input| {
@@ -136,23 +133,27 @@ impl TranslatorConfig {
             .then(|| Embedding::init(self.source_vocabulary, self.embedding, random, device))
             .transpose()?;
         let target = Embedding::init(self.target_vocabulary, self.embedding, random, device)?;
-        let (words, reads) = (self.embedding, self.embedding + if self.feeds { self.hidden } else { 0 });
+        // What the recurrence gives, and so the width of `h`; `c` has `hidden` values.
+        let values = self.options.projection.unwrap_or(self.hidden);
+        let (words, reads) = (self.embedding, self.embedding + if self.feeds { values } else { 0 });
         let encoder = stack(words).with_direction(self.direction).with_merge(merge);
         let encoder = encoder.init_with(random, device)?;
         let encoder = reader(encoder, words, directions);
         // It begins from what the encoder ends with.
         let decoder = stack(reads).with_learned_state(false).init_with(random, device)?;
         let decoder = reader(decoder, reads, 1);
-        let bridges = match self.bridge {
-            Bridge::Dense => self.layers * (1 + usize::from(self.cell.has_cell_state())),
+        let bridged = match self.bridge {
+            Bridge::Dense => self.layers,
             Bridge::Copy | Bridge::Zero => 0,
         };
-        let bridge = DenseConfig::single(directions * self.hidden, self.hidden, DenseActivation::Tanh);
-        let bridges = (0..bridges).map(|_| bridge.init(random, device)).collect::<Result<Vec<_>, _>>()?;
+        let cells = self.cell.has_cell_state().then_some(self.hidden);
+        let widths = (0..bridged).flat_map(|_| [Some(values), cells].into_iter().flatten());
+        let bridge = |width| DenseConfig::single(directions * width, width, DenseActivation::Tanh);
+        let bridges =
+            widths.map(|width| bridge(width).init(random, device)).collect::<Result<Vec<_>, _>>()?;
         let config = DecoderConfig {
             attention: self.attention,
             states: encoder.output_width(),
-            hidden: self.hidden,
             feeds: self.feeds,
             tied: self.tied,
             regularize,
@@ -288,17 +289,14 @@ impl Translator {
         let directions = self.encoder.directions();
         let mut bridges = self.bridges.iter();
         let mut cross = |of: &dyn Fn(&LayerState) -> Tensor<2>, layer: usize| {
-            let entries = last.layers[layer * directions..][..directions].iter().map(of);
+            let mut entries = last.layers[layer * directions..][..directions].iter().map(of);
             match self.bridge {
                 Bridge::Dense => {
                     let bridge = bridges.next().expect("a bridge for every part of the state");
                     bridge.forward(Tensor::cat(entries.collect(), 1), None)
                 }
                 Bridge::Copy => entries.reduce(|sum, entry| sum + entry).expect("a direction"),
-                Bridge::Zero => {
-                    let device = self.decoder.target.weight.device();
-                    Tensor::zeros([last.sequences(), self.decoder.hidden], &device)
-                }
+                Bridge::Zero => entries.next().expect("a direction").zeros_like(),
             }
         };
         let layers = (0..self.layers).map(|layer| {

@@ -405,19 +405,6 @@ pub(super) const RULES: &[Rule] = &[
         },
     },
     Rule {
-        keys: &["model.projection", "task"],
-        broken: |recipe| {
-            let writes = matches!(recipe.task, Task::Translate | Task::Caption);
-            let broken = writes && recipe.model.values() != recipe.model.hidden;
-            broken.then(|| {
-                let task = recipe.task.name();
-                format!(
-                    "model.projection beside task = {task:?}, whose decoder cannot project, expected none"
-                )
-            })
-        },
-    },
-    Rule {
         keys: &["train.k1", "train.k2", "train.bptt"],
         broken: |recipe| {
             let Truncation { k1, k2, .. } = recipe.train.truncation(0);

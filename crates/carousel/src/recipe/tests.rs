@@ -512,10 +512,6 @@ fn a_wrong_file_is_refused_with_its_line() {
          model.merge = \"sum\" or none",
     );
     check(
-        "task = 'translate'\n[model]\nprojection = 64",
-        "a.toml:3: model.projection beside task = \"translate\", whose decoder cannot project, expected none",
-    );
-    check(
         "task = 'classify'\ndata.input = 'audio'\nmodel.embedding_dropout = 0.1",
         "a.toml:3: model.embedding_dropout has no effect with data.input = \"audio\"; it is read with text only",
     );

@@ -101,6 +101,11 @@ pub(super) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
         let message = format!("bench translate times translators, found task = \"{found}\"");
         return Err(BadUsage(message).into());
     }
+    if recipe.model.values() != recipe.model.hidden {
+        let message =
+            "bench translate counts the work of cells that do not project; leave model.projection out";
+        return Err(BadUsage(message.to_owned()).into());
+    }
     let (vocabulary, lengths) = (args.vocabulary, args.lengths);
     for (what, (least, found)) in [
         ("--lengths A,B with A from 1 to B", lengths),
