@@ -630,6 +630,33 @@ fn moved_loss(
     scores.iter().map(|score| score.exp()).sum::<f64>().ln() - scores[*last as usize]
 }
 
+/// What the recurrent weights of an untrained net are, gate by gate: rows of length one that are orthogonal, the
+/// identity, numbers below Glorot's bound that fill it.
+#[test]
+fn every_gate_starts_as_it_is_named() {
+    for cell in [Cell::Rnn(Activation::Tanh), Cell::Lstm, Cell::Gru(Reset::After)] {
+        let weights = |start: Start| -> Vec<f32> {
+            let tensors = start.untrained(&config(cell, 1)).unwrap().named_tensors();
+            tensors.into_iter().find(|tensor| tensor.name == "recurrent.weight_hh_l0").unwrap().values
+        };
+        let is_one = |row: usize, column: usize| f32::from(row == column);
+        for gate in weights(Start::Orthogonal).chunks_exact(HIDDEN * HIDDEN) {
+            for (row, a) in gate.chunks_exact(HIDDEN).enumerate() {
+                for (column, b) in gate.chunks_exact(HIDDEN).enumerate() {
+                    let product: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+                    assert!((product - is_one(row, column)).abs() < 1e-5, "{cell:?}: {product}");
+                }
+            }
+        }
+        for gate in weights(Start::Identity).chunks_exact(HIDDEN * HIDDEN) {
+            assert!((0..gate.len()).all(|at| gate[at] == is_one(at / HIDDEN, at % HIDDEN)), "{cell:?}");
+        }
+        let largest = weights(Start::Xavier).iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        let bound = (3.0 / HIDDEN as f32).sqrt();
+        assert!(largest <= bound && largest > 0.9 * bound, "{cell:?}: {largest} of {bound}");
+    }
+}
+
 /// An untrained tanh net near zero is linear, so its lag curve falls as the spectral radius of its step says.
 #[test]
 fn an_untrained_rnn_forgets_at_the_pace_of_its_spectral_radius() {
@@ -677,6 +704,10 @@ fn errors_are_told_by_class_place_and_bracket() {
     assert!((closing.loss - 0.55).abs() < 1e-6);
     assert_eq!(row(&report.brackets, "0 to 3").tokens, 2);
     assert_eq!(row(&report.classes, "line end").tokens, 1);
+    let literal = Text::of_characters("f('(', a)");
+    let ngrams = Ngrams::count(literal.tokens(), literal.document_starts(), VOCABULARY);
+    let report_of = compare_errors(&literal, &vec![1.0; literal.len()], &ngrams, 1);
+    assert_eq!(row(&report_of.brackets, "4 to 7").tokens, 1, "one in a literal hides none around it");
     assert_eq!(row(&report.positions, "4 to 7").tokens, 2, "the line end and the last bracket");
     assert_eq!(report.ahead[0].token, 3);
     assert!(report.all.ngrams[0] > report.all.ngrams[5], "{:?}", report.all.ngrams);

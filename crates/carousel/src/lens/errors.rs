@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use super::ngram::{LONGEST, Ngrams};
+use super::properties::{Code, scan};
 use super::text::Text;
 
 /// A token counts as right when it has more than half of the probability: then no other can be likelier.
@@ -190,15 +191,17 @@ fn line_positions(text: &Text) -> Vec<usize> {
     (0..text.len()).map(place).collect()
 }
 
-/// Of every closing bracket the distance in tokens to its opening one.
+/// Of every closing bracket the distance in tokens to its opening one; those in comments and literals have none.
 fn bracket_distances(text: &Text) -> Vec<Option<usize>> {
+    let codes = scan(text.characters());
     let mut open: Vec<(char, usize)> = Vec::new();
     let distance = |token: usize| {
         if text.starts_document(token) {
             open.clear();
         }
         let mut distance = None;
-        for &character in &text.characters()[text.span(token)] {
+        for at in text.span(token).filter(|&at| codes[at] == Code::Plain) {
+            let character = text.characters()[at];
             if let Some(&(_, close)) = BRACKETS.iter().find(|(begin, _)| *begin == character) {
                 open.push((close, token));
             } else if BRACKETS.iter().any(|(_, close)| *close == character)

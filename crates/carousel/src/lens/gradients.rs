@@ -1,19 +1,20 @@
 //! How error flows back through time: the norm of the loss's gradient at every lag, and the step's Jacobian.
 
 use burn::tensor::Device;
-use carousel_kernels::Signal;
 use carousel_kernels::loss::{Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward};
+use carousel_kernels::{Signal, Zoneout};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
 use super::jacobian::dot;
 use super::text::Text;
-use crate::cell::slope;
+use crate::cell::{GateActivation, slope};
 use crate::config_error::ConfigError;
 use crate::init::Initializer;
+use crate::layer::PlainWeights;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
-use crate::one_step::{Net, Pair, Step};
+use crate::one_step::{Net, Pair, Pulled, Step};
 use crate::parameters::NamedParameters;
 
 /// Places whose step's Jacobian is looked at.
@@ -59,7 +60,8 @@ pub struct GradientFlow {
 pub struct LayerFlow {
     /// Mean over the places of `‖dL[t] / dh[t - k]‖`, for `k` from 0.
     pub h: Vec<f64>,
-    /// The same of `c`; empty for cells without one.
+    /// The same of `c`; empty for cells without one, and for an LSTM with peepholes, zoneout or hard gates
+    /// that are normalised, where more reads `c` than is followed here.
     pub c: Vec<f64>,
     /// Factor by which the gradient of `h` changes a step, over the last three quarters of the lags.
     pub rate: f64,
@@ -104,25 +106,18 @@ impl Start {
     /// [`ConfigError`] when a size is zero or the forget bias is not finite.
     pub fn untrained(self, config: &LanguageModelConfig) -> Result<LanguageModel, ConfigError> {
         let mut model = config.init(&Device::default())?;
-        self.apply(&mut model, config.seed);
+        self.apply(&mut model, config);
         Ok(model)
     }
 
     /// Gives every gate of every layer such recurrent weights; all others stay.
-    fn apply(self, model: &mut LanguageModel, seed: u64) {
-        let mut random = Initializer::new(seed);
+    fn apply(self, model: &mut LanguageModel, config: &LanguageModelConfig) {
+        let (hidden, mut random) = (config.hidden, Initializer::new(config.seed));
         for (name, mut parameter) in model.parameters_mut() {
             if !name.starts_with("recurrent.weight_hh") {
                 continue;
             }
             parameter.with_slice_mut(|values| {
-                // G·H·H numbers; G is 1, 3 or 4.
-                let hidden = [1, 3, 4]
-                    .into_iter()
-                    .map(|gates| ((values.len() / gates) as f64).sqrt().round() as usize)
-                    .zip([1, 3, 4])
-                    .find(|(hidden, gates)| gates * hidden * hidden == values.len())
-                    .map_or(1, |(hidden, _)| hidden);
                 for gate in values.chunks_exact_mut(hidden * hidden) {
                     let drawn = match self {
                         Start::Xavier => random.uniform(gate.len(), (3.0 / hidden as f64).sqrt()),
@@ -279,17 +274,10 @@ impl Net {
                     whole.iter_mut().zip(dy).for_each(|(whole, dy)| *whole += dy);
                 }
                 norms[layer].h.push(lengths(&whole, sizes.hidden));
-                if !carried.c.is_empty() {
-                    let o = step.signal(weights, Signal::Gate(3));
-                    let through: Vec<f32> = (0..whole.len())
-                        .map(|at| {
-                            let bend = slope(sizes.options.activation, step.after.c[at]);
-                            carried.c[at] + whole[at] * o[at] * bend
-                        })
-                        .collect();
-                    norms[layer].c.push(lengths(&through, sizes.hidden));
-                }
                 let pulled = step.pull(weights, dy.as_deref(), carried);
+                if let Some(c) = of_cells(step, weights, &whole, &carried.c, &pulled) {
+                    norms[layer].c.push(lengths(&c, sizes.hidden));
+                }
                 *carried = pulled.before;
                 dy = Some(self.passed_down(layer, dy.as_deref(), pulled.x));
             }
@@ -351,6 +339,31 @@ impl Net {
         singular.sort_by(|a, b| b.total_cmp(a));
         Jacobian { radius, singular }
     }
+}
+
+/// The gradient of a step's `c`: what comes from the next step and, of what reaches `h` as a whole, the part that went
+/// through `c`. `None` without a `c`, and where more than that reads it.
+fn of_cells(
+    step: &mut Step,
+    weights: &PlainWeights,
+    whole: &[f32],
+    later: &[f32],
+    pulled: &Pulled,
+) -> Option<Vec<f32>> {
+    let (options, zones) = (step.layer.options, step.layer.zoneout != Zoneout::NONE);
+    if later.is_empty() || options.peephole || zones {
+        return None;
+    }
+    if !options.norm {
+        let o = step.signal(weights, Signal::Gate(3));
+        let bend = |at: usize| slope(options.activation, step.after.c[at]);
+        return Some((0..whole.len()).map(|at| later[at] + whole[at] * o[at] * bend(at)).collect());
+    }
+    // `h` reads what all of `c` is normalised to. The pass back has been through it: the `c` before hears `f` times
+    // what this one does, and a sigmoid is never zero.
+    let f = step.signal(weights, Signal::Gate(1));
+    let heard = pulled.before.c.iter().zip(&f).map(|(before, f)| before / f);
+    (options.gate == GateActivation::Sigmoid).then(|| heard.collect())
 }
 
 fn lengths(rows: &[f32], width: usize) -> Vec<f64> {
@@ -423,5 +436,46 @@ fn orthonormalize(basis: &mut [Vectors]) {
             vector.remove(other);
         }
         vector.normalize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use carousel_kernels::{Direction, Layer, Precision};
+
+    use super::*;
+    use crate::cell::{Cell, CellOptions};
+
+    /// The way that the gradient of a normalised `c` is found, on a cell whose formula is known: the `c` before hears
+    /// `f` times what this one does.
+    #[test]
+    fn the_cell_before_hears_through_the_forget_gate() {
+        let layer = Layer {
+            cell: Cell::Lstm,
+            direction: Direction::Forward,
+            input: 3,
+            hidden: 7,
+            precision: Precision::F32,
+            zoneout: Zoneout::NONE,
+            options: CellOptions::PLAIN,
+        };
+        let mut random = Initializer::new(3);
+        let (w, u, b) = layer.weight_lengths();
+        let weights = PlainWeights {
+            input: random.uniform(w, 0.5),
+            recurrent: random.uniform(u, 0.5),
+            bias_input: random.uniform(b, 0.3),
+            bias_recurrent: random.uniform(b, 0.3),
+            options: Vec::new(),
+        };
+        let mut pair = || Pair { h: random.uniform(14, 1.0), c: random.uniform(14, 1.0) };
+        let (before, later) = (pair(), pair());
+        let mut step = Step::take(layer, &weights, vec![0.5; 6], before);
+        let pulled = step.pull(&weights, None, &later);
+        let found = of_cells(&mut step, &weights, &later.h, &later.c, &pulled).expect("an LSTM has c");
+        let f = step.signal(&weights, Signal::Gate(1));
+        for (at, found) in found.iter().enumerate() {
+            assert!((pulled.before.c[at] / f[at] - found).abs() < 1e-5, "{at}: {found}");
+        }
     }
 }

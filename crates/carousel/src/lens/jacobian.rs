@@ -12,7 +12,7 @@
 //!         before: dn = (1-n²) * Un (r * dh + h * dr)
 //! ```
 
-use carousel_kernels::{CellOptions, Layer, Signal};
+use carousel_kernels::{CellOptions, Layer, Signal, Zoneout};
 
 use crate::cell::{Activation, Cell, Reset};
 use crate::layer::PlainWeights;
@@ -53,7 +53,8 @@ impl Linear {
             self.layer.cell,
             Cell::Rnn(Activation::Tanh | Activation::Relu) | Cell::Lstm | Cell::Gru(_)
         );
-        if !plain || self.layer.options != CellOptions::PLAIN {
+        let zones = self.layer.zoneout != Zoneout::NONE;
+        if !plain || zones || self.layer.options != CellOptions::PLAIN {
             return self.difference(weights, v);
         }
         let mut out = Pair::zeros(&self.layer, self.sequences);
@@ -63,7 +64,7 @@ impl Linear {
         out
     }
 
-    /// `J v` of a cell with options by central differences, good to three or four digits.
+    /// `J v` of a cell with options or zoneout by central differences, good to three or four digits.
     fn difference(&self, weights: &PlainWeights, v: &Pair) -> Pair {
         let largest = v.h.iter().chain(&v.c).fold(0.0f32, |largest, v| largest.max(v.abs()));
         if largest == 0.0 {
@@ -183,7 +184,7 @@ mod tests {
             input: 3,
             hidden: 19,
             precision: Precision::F32,
-            zoneout: carousel_kernels::Zoneout::NONE,
+            zoneout: Zoneout::NONE,
             options,
         };
         let mut random = Initializer::new(7);
@@ -229,9 +230,15 @@ mod tests {
     fn pushing_and_pulling_are_transposed_with_options() {
         let norm = CellOptions { norm: true, ..CellOptions::PLAIN };
         let elu = Cell::Rnn(Activation::Elu);
-        let cells = CELLS.map(|cell| (cell, norm)).into_iter().chain([(elu, CellOptions::PLAIN)]);
-        for (cell, options) in cells {
+        let zones = Zoneout { hidden: 0.9, cell: 0.0 };
+        let plain = |cell| (cell, CellOptions::PLAIN);
+        let cells = CELLS.map(|cell| (cell, norm, Zoneout::NONE)).into_iter();
+        let cells = cells.chain([(elu, CellOptions::PLAIN, Zoneout::NONE)]);
+        for (cell, options, zoneout) in
+            cells.chain(CELLS.map(plain).map(|(cell, options)| (cell, options, zones)))
+        {
             let (layer, weights, x, before, mut random) = problem_with(cell, options);
+            let layer = Layer { zoneout, ..layer };
             let mut step = Step::take(layer, &weights, x, before);
             let (u, v) = (vector(&layer, &mut random), vector(&layer, &mut random));
             let pushed = step.linearized(&weights).push(&weights, &v);

@@ -273,7 +273,7 @@ fn follow<S>(text: &[char], mut state: S, mut step: impl FnMut(&mut S, usize, ch
 
 /// What code a character belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Code {
+pub(super) enum Code {
     #[default]
     Plain,
     LineComment,
@@ -289,7 +289,7 @@ impl Code {
 }
 
 /// Comments and literals of a C-like language. A string or character that is not closed ends with its line.
-fn scan(text: &[char]) -> Vec<Code> {
+pub(super) fn scan(text: &[char]) -> Vec<Code> {
     let mut state = Code::Plain;
     let mut escaped = false;
     // Where a block comment began: its `/*` cannot be half of its `*/`.
