@@ -150,12 +150,17 @@ impl Init {
         }
     }
 
-    /// Draws all parameters of a model from the range of its input weights where that is
-    /// [given](WeightInit::Uniform); otherwise they stay as they are.
+    /// Draws the parameters around a model's recurrent stacks, which have drawn their own, from the range of the input
+    /// weights where that is [given](WeightInit::Uniform); otherwise they stay as they are. Scales and shifts of what is
+    /// normalised and slopes of activations keep what they start with.
     pub(crate) fn redraw(&self, model: &mut impl NamedParameters, random: &mut Initializer) {
         let WeightInit::Uniform { range } = self.input else { return };
-        for (_, mut parameter) in model.parameters_mut() {
-            parameter.with_slice_mut(|values| values.copy_from_slice(&random.uniform(values.len(), range)));
+        let stays = |part: &str| ["recurrent", "scale", "shift", "slope"].contains(&part);
+        for (name, mut parameter) in model.parameters_mut() {
+            if !name.split('.').any(stays) {
+                parameter
+                    .with_slice_mut(|values| values.copy_from_slice(&random.uniform(values.len(), range)));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use carousel::cell::Cell;
 use carousel::data::pack;
+use carousel::init::{Init, WeightInit};
 use carousel::models::classifier::{Classifier, ClassifierConfig};
 use carousel::models::dense::{DenseActivation, DenseConfig, Norm};
 use carousel::models::pool::Pooling;
@@ -96,6 +97,19 @@ fn a_batch_changes_nothing() {
             }
             assert!(together.chunks(3).all(|row| (row.iter().sum::<f32>() - 1.0).abs() < 1e-5));
         }
+    }
+}
+
+/// But not for the forget bias, which is 1 unless said.
+#[test]
+fn a_uniform_range_holds_for_the_whole_model() {
+    let Body::Recurrent(recurrence) = recurrent() else { panic!("it has a recurrence") };
+    let init = Init::both(WeightInit::Uniform { range: 0.01 });
+    let body = Body::Recurrent(RecurrenceConfig { init, ..recurrence });
+    for tensor in config(body, Pooling::Attention).init(&Device::default()).unwrap().named_tensors() {
+        let largest = tensor.values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        let expected = if tensor.name.starts_with("recurrent.bias_ih_l0") { 1.0..=1.0 } else { 0.001..=0.01 };
+        assert!(expected.contains(&largest), "{}: {largest}", tensor.name);
     }
 }
 

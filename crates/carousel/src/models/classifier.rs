@@ -79,7 +79,7 @@ impl ClassifierConfig {
             Body::Dense(config) => config.hidden,
             Body::Recurrent(_) => width,
         };
-        Ok(Classifier {
+        let mut model = Classifier {
             reader,
             pool,
             dense,
@@ -87,7 +87,9 @@ impl ClassifierConfig {
                 .with_label_smoothing(self.label_smoothing),
             drop: self.output_dropout,
             smoothing: self.label_smoothing,
-        })
+        };
+        self.body.redraw(&mut model, random);
+        Ok(model)
     }
 }
 

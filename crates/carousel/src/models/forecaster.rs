@@ -69,7 +69,7 @@ impl ForecasterConfig {
                 (Some(config.init(random, device)?), config.hidden)
             }
         };
-        Ok(Forecaster {
+        let mut model = Forecaster {
             pool: Pool::init(Pooling::Last, hidden, random, device),
             output: Output::init(hidden, self.outputs * self.levels, random, device)?,
             reader,
@@ -77,7 +77,9 @@ impl ForecasterConfig {
             window: self.window,
             levels: self.levels,
             drop: self.output_dropout,
-        })
+        };
+        self.body.redraw(&mut model, random);
+        Ok(model)
     }
 }
 

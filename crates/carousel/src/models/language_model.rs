@@ -9,7 +9,7 @@ use carousel_kernels::{Batch, ShapeError, loss as kernels};
 use crate::cell::CellOptions;
 use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
-use crate::init::{Init, Initializer, WeightInit};
+use crate::init::{Init, Initializer};
 use crate::output::{Loss, Output};
 use crate::own_cell::AnyCell;
 use crate::parameters::{parameter, parts};
@@ -18,7 +18,7 @@ use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
 use crate::recurrent::{NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Purpose, Sharing, check_drop, masked};
-use crate::slices::{with_slice, with_slice_mut};
+use crate::slices::with_slice;
 use crate::state::State;
 use crate::stepper::{StepPrecision, Stepper};
 
@@ -108,14 +108,7 @@ impl LanguageModelConfig {
         if tied {
             model.output.tie(&mut model.embedding.weight, random);
         }
-        if let WeightInit::Uniform { range } = self.init.input {
-            let mut draw = |values: &mut [f32]| values.copy_from_slice(&random.uniform(values.len(), range));
-            with_slice_mut(&mut model.embedding.weight, &mut draw);
-            if !tied {
-                with_slice_mut(&mut model.output.weight, &mut draw);
-            }
-            with_slice_mut(&mut model.output.bias, &mut draw);
-        }
+        self.init.redraw(&mut model, random);
         Ok(model)
     }
 }

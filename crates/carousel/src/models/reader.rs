@@ -11,7 +11,7 @@ use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::models::dense::DenseConfig;
 use crate::own_cell::AnyCell;
-use crate::parameters::parts;
+use crate::parameters::{NamedParameters, parts};
 use crate::ragged::{Batch, Ragged, SharedRows};
 use crate::recurrent::{Direction, Merge, NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Noise, Purpose, Sharing, check_drop, masked};
@@ -53,6 +53,13 @@ impl Body {
         match self {
             Body::Recurrent(recurrence) => Some(recurrence),
             Body::Dense(_) => None,
+        }
+    }
+
+    /// Draws what is around its stack as [`Init::redraw`] does.
+    pub(super) fn redraw(self, model: &mut impl NamedParameters, random: &mut Initializer) {
+        if let Body::Recurrent(recurrence) = self {
+            recurrence.init.redraw(model, random);
         }
     }
 }

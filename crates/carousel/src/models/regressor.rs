@@ -45,7 +45,9 @@ impl RegressorConfig {
             .with_options(self.options)
             .init_with(random, device)?;
         let output = Output::init(recurrent.output_width(), self.outputs, random, device)?;
-        Ok(Regressor { recurrent, output })
+        let mut model = Regressor { recurrent, output };
+        self.init.redraw(&mut model, random);
+        Ok(model)
     }
 }
 

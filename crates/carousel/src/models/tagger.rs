@@ -146,7 +146,7 @@ impl TaggerConfig {
             .map(|intents| Output::init(hidden, intents, random, device))
             .transpose()?
             .map(|intent| intent.with_label_smoothing(self.label_smoothing));
-        Ok(Tagger {
+        let mut model = Tagger {
             words,
             letters,
             images,
@@ -163,7 +163,9 @@ impl TaggerConfig {
                 TagInput::Images { convolution, .. } => convolution.image.iter().product(),
                 TagInput::Numbers(_) | TagInput::Words { .. } => width,
             },
-        })
+        };
+        self.body.redraw(&mut model, random);
+        Ok(model)
     }
 }
 
