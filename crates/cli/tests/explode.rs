@@ -61,6 +61,8 @@ fn every_task_names_the_place_and_looks_again() {
     check("adding", "--set data.length=10");
     check("copy", "--set data.length=10");
     check("lm", "--data text.txt");
+    // Its windows begin with steps that have no target.
+    check("lm", "--data text.txt --set train.k1=5 --set train.k2=15");
     // Cells that the kernels do not know.
     let decay = "--set train.weight_decay=1000";
     check("lm", &format!("--data text.txt --set model.cell=min-gru {decay}"));

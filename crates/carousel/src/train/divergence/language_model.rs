@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::Batch;
 use carousel_kernels::loss::{
-    Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward, logits,
+    IGNORE, Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward, logits,
 };
 
 use crate::models::language_model::LanguageModel;
@@ -120,7 +120,8 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, seen: &mut Seen) -> Origin 
 
     let mut dtops = vec![0.0; tops.len()];
     let (mut dweight, mut dbias) = (vec![0.0; net.output.0.len()], vec![0.0; vocabulary]);
-    let mean = Objective::scaled(1.0 / broken.targets.len().max(1) as f32);
+    let counted = broken.targets.iter().filter(|&&target| target != IGNORE).count();
+    let mean = Objective::scaled(1.0 / counted.max(1) as f32);
     let gradients = OutputGradients { x: &mut dtops, weight: &mut dweight, bias: Some(&mut dbias) };
     cross_entropy_backward(output, hidden, &tops, &broken.targets, mean, gradients)
         .expect("the model's sizes fit each other");
@@ -197,7 +198,7 @@ pub(in crate::train) fn save(
     model: &LanguageModel,
     broken: &BrokenBatch,
 ) -> Result<(), CheckpointError> {
-    // Exact: a vocabulary is far smaller than 2^24.
+    // Exact: a vocabulary is far smaller than 2^24, and IGNORE, the largest of all, comes back as the largest.
     let numbers = |values: &[u32]| values.iter().map(|&value| value as f32).collect();
     let lengths: Vec<u32> = broken.batch.lengths().iter().map(|&length| length as u32).collect();
     let mut tensors = model.named_tensors();
@@ -232,8 +233,11 @@ pub(super) fn look_again(
     model.load(weights)?;
     let (inputs, targets) = (numbers("inputs")?, numbers("targets")?);
     let batch = saved.batch("lengths", inputs.len())?;
-    let fits = |ids: &[u32]| ids.len() == batch.frames() && ids.iter().all(|&id| (id as usize) < vocabulary);
-    if !fits(&inputs) || !fits(&targets) {
+    let known = |&id: &u32| (id as usize) < vocabulary;
+    // Steps that are read for what follows them have no target.
+    let wanted = |id: &u32| *id == IGNORE || known(id);
+    let whole = inputs.len() == batch.frames() && targets.len() == batch.frames();
+    if !whole || !inputs.iter().all(known) || !targets.iter().all(wanted) {
         return Err(damaged("its tokens do not fit its lengths or the run's vocabulary".to_owned()).into());
     }
     let (layers, hidden) = (recipe.model.layers, recipe.model.hidden);
