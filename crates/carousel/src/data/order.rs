@@ -44,7 +44,8 @@ pub fn split(count: usize, shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
 
 /// The same where examples of one group stay together: groups are dealt in a random order, each to the part that is
 /// the least full of those that have room for it. So large groups and small ones are in every part as they are in the
-/// data, but for those larger than a whole part.
+/// data, but for those larger than a whole part. A part that would have none gets the
+/// smallest of the largest part, where two are left to that.
 #[must_use]
 pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
     let count = groups.iter().max().map_or(0, |most| most + 1);
@@ -54,21 +55,33 @@ pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize
     }
     shuffle(&mut members, &[seed, SPLIT]);
     let wanted = sizes(groups.len(), shares);
-    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    let mut parts: [Vec<Vec<usize>>; 3] = Default::default();
+    let mut held = [0usize; 3];
     for members in members {
-        let lack = |part: usize| wanted[part].saturating_sub(parts[part].len());
+        let lack = |part: usize| wanted[part].saturating_sub(held[part]);
         let emptiness = |part: usize| lack(part) as f64 / wanted[part] as f64;
-        let part = (0..3)
-            .filter(|&part| lack(part) > 0 && lack(part) >= members.len())
-            .min_by(|&a, &b| emptiness(b).total_cmp(&emptiness(a)))
-            // No part has room: where it overfills the least.
-            .or_else(|| {
-                (0..3).filter(|&part| wanted[part] > 0).min_by_key(|&part| std::cmp::Reverse(lack(part)))
-            });
-        parts[part.unwrap_or(0)].extend(members);
+        let fits = |&part: &usize| lack(part) > 0 && lack(part) >= members.len();
+        let roomy = (0..3).filter(fits).min_by(|&a, &b| emptiness(b).total_cmp(&emptiness(a)));
+        // Where no part has room: where it overfills the least.
+        let part = roomy.or_else(|| (0..3).filter(|&part| wanted[part] > 0).max_by_key(|&part| lack(part)));
+        let part = part.unwrap_or(0);
+        held[part] += members.len();
+        parts[part].push(members);
     }
-    parts.iter_mut().for_each(|part| part.sort_unstable());
-    parts
+    for empty in 0..3 {
+        let largest = (0..3).max_by_key(|&part| held[part]).unwrap_or(0);
+        if wanted[empty] > 0 && parts[empty].is_empty() && parts[largest].len() > 2 {
+            let smallest = (0..parts[largest].len()).min_by_key(|&group| parts[largest][group].len());
+            let group = parts[largest].remove(smallest.unwrap_or(0));
+            held[largest] -= group.len();
+            parts[empty].push(group);
+        }
+    }
+    parts.map(|part| {
+        let mut part = part.concat();
+        part.sort_unstable();
+        part
+    })
 }
 
 /// The batches of all passes over some examples: each pass in an order of its own, examples of about the same
@@ -222,6 +235,13 @@ mod tests {
             let parts = split_groups(&groups, [0.8, 0.1, 0.1], seed);
             assert!(parts[0].iter().filter(|&&example| groups[example] == 1).count() == 60, "seed {seed}");
             assert!(parts[1].len() + parts[2].len() <= 28, "seed {seed}");
+        }
+        // Few groups, each larger than a small part: none is empty.
+        let groups: Vec<usize> = (0..60).map(|example| example % 7).collect();
+        for seed in 0..20 {
+            let parts = split_groups(&groups, [0.9, 0.05, 0.05], seed);
+            let sizes = parts.each_ref().map(Vec::len);
+            assert!(sizes[0] > 40 && (8..10).contains(&sizes[1]) && (8..10).contains(&sizes[2]), "{sizes:?}");
         }
     }
 
