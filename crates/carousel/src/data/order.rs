@@ -213,10 +213,12 @@ mod tests {
     #[test]
     fn groups_of_every_size_are_in_every_part() {
         // A third of the groups has three examples, as words with several pronunciations do.
-        let groups: Vec<usize> =
-            (0..900).flat_map(|group| vec![group; if group % 3 == 0 { 3 } else { 1 }]).collect();
-        let large =
-            |part: &Vec<usize>| part.iter().filter(|&&example| groups[example] % 3 == 0).count() as f64;
+        let groups: Vec<usize> = (0..900usize)
+            .flat_map(|group| vec![group; if group.is_multiple_of(3) { 3 } else { 1 }])
+            .collect();
+        let large = |part: &Vec<usize>| {
+            part.iter().filter(|&&example| groups[example].is_multiple_of(3)).count() as f64
+        };
         let parts = split_groups(&groups, [0.8, 0.1, 0.1], 7);
         assert_eq!([parts[0].len(), parts[1].len(), parts[2].len()], [1200, 150, 150]);
         for part in &parts {

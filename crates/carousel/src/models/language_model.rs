@@ -37,8 +37,8 @@ pub struct LanguageModelConfig {
     pub hidden: usize,
     /// Recurrent layers.
     pub layers: usize,
-    /// How weights are drawn. With [`WeightInit::Uniform`] input weights, embedding and output layer are drawn
-    /// so too.
+    /// How weights are drawn. With [`WeightInit::Uniform`](crate::init::WeightInit::Uniform) input weights, embedding
+    /// and output layer are drawn so too.
     pub init: Init,
     /// Whether each layer but the first adds what it reads to what it gives.
     pub residual: bool,
