@@ -44,8 +44,8 @@ pub fn split(count: usize, shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
 
 /// The same where examples of one group stay together: groups are dealt in a random order, each to the part that is
 /// the least full of those that have room for it. So large groups and small ones are in every part as they are in the
-/// data, but for those larger than a whole part. A part that would have none gets the
-/// smallest of the largest part, where two are left to that.
+/// data, but for those larger than a whole part. A part that would have none gets the smallest of the largest part,
+/// where two are left to that.
 #[must_use]
 pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize>; 3] {
     let count = groups.iter().max().map_or(0, |most| most + 1);
