@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 
-pub use carousel_kernels::loss::{IGNORE, Loss};
+pub use carousel_kernels::loss::{IGNORE, Loss, counted};
 
 use crate::config_error::ConfigError;
 use crate::fused;

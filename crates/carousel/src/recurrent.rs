@@ -333,7 +333,7 @@ impl Recurrent {
 
     /// `P`, values of `h` in one direction.
     fn width(&self) -> usize {
-        self.options.projection.unwrap_or(self.hidden)
+        self.options.values(self.hidden)
     }
 
     /// `O`, the width of the outputs.

@@ -53,6 +53,12 @@ impl Objective {
 /// A target that counts in neither the loss nor the gradients.
 pub const IGNORE: u32 = u32::MAX;
 
+/// Targets that count.
+#[must_use]
+pub fn counted(targets: &[u32]) -> usize {
+    targets.iter().filter(|&&target| target != IGNORE).count()
+}
+
 /// The loss over all rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {

@@ -97,6 +97,12 @@ impl CellOptions {
         activation: Activation::Tanh,
         projection: None,
     };
+
+    /// `P`, values of `h` of a cell of so many units: all of them where it is not projected.
+    #[must_use]
+    pub fn values(&self, hidden: usize) -> usize {
+        self.projection.unwrap_or(hidden)
+    }
 }
 
 /// Where a GRU applies its reset gate.
@@ -196,7 +202,7 @@ impl Layer {
     /// `P`, values of `h`: `H` where it is not projected.
     #[must_use]
     pub fn output(&self) -> usize {
-        self.options.projection.unwrap_or(self.hidden)
+        self.options.values(self.hidden)
     }
 
     /// Elements of the recurrent weights, `G·H·P`, and so on: `(input, recurrent, bias)`.

@@ -7,7 +7,7 @@ use std::thread;
 use super::arrays::array;
 use super::images::{ImageShape, is_image, read_image};
 use super::numbers::NumberExample;
-use super::{DataError, Document, Quoting, read_table};
+use super::{DataError, Document, Quoting, fails, read_table};
 
 /// Which columns hold what.
 #[derive(Clone, Copy, Debug)]
@@ -152,13 +152,15 @@ pub fn read_subject(path: &Path, kind: SubjectKind) -> Result<Subject, DataError
         SubjectKind::Images(shape) => Ok(Subject::Image(read_image(&document, shape)?)),
         SubjectKind::Features => {
             let (shape, values) = array(&document)?;
-            let fails = |reason| Err(DataError::File { name: document.name.clone(), reason });
             let width = match shape[..] {
                 [width] | [_, width] => width,
-                _ => return fails(format!("its shape is {shape:?}, expected [values] or [places, values]")),
+                _ => {
+                    let reason = format!("its shape is {shape:?}, expected [values] or [places, values]");
+                    return Err(fails(&document, reason));
+                }
             };
             if values.is_empty() {
-                return fails("it has no value, expected at least one".to_owned());
+                return Err(fails(&document, "it has no value, expected at least one"));
             }
             let file = document.name;
             Ok(Subject::Features(NumberExample { values, width, file, line: 1, ..NumberExample::default() }))

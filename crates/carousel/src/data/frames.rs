@@ -6,7 +6,7 @@ use super::arrays::Named;
 use super::numbers::{NumberColumns, NumberExample, Told, read_sequences};
 use super::sound::frame_middle;
 use super::tagged::{NO_TAG, lines};
-use super::{DataError, Document, at};
+use super::{DataError, Document, at, fails};
 
 /// How the name of a file with the labels of another ends.
 pub(super) const LABELS: &str = ".labels";
@@ -51,7 +51,7 @@ pub fn read_frames(
                 (None, Some(marks)) => read_labels(marks, &numbers)?,
                 (None, None) => {
                     let reason = format!("{stem}{LABELS} with a label a step is missing beside it");
-                    return Err(DataError::File { name: document.name.clone(), reason });
+                    return Err(fails(document, reason));
                 }
             };
             examples.push(FrameExample { numbers, tags });
@@ -87,7 +87,7 @@ fn read_labels(document: &Document, numbers: &NumberExample) -> Result<Vec<Strin
     }
     if lines.len() != steps {
         let reason = format!("{} labels, expected {steps}, one a step of {}", lines.len(), numbers.file);
-        return Err(DataError::File { name: document.name.clone(), reason });
+        return Err(fails(document, reason));
     }
     lines.iter().enumerate().map(|(place, line)| label(document, place + 1, line)).collect()
 }

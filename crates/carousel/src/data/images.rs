@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageFormat, Rgba};
 
 use super::frames::{LABELS, label};
 use super::tagged::lines;
-use super::{DataError, Document};
+use super::{DataError, Document, fails};
 
 /// What images are brought to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,8 @@ fn on_paper(image: DynamicImage) -> DynamicImage {
 /// # Errors
 /// [`DataError::File`] for what is no image.
 pub fn read_image(document: &Document, shape: ImageShape) -> Result<Vec<u8>, DataError> {
-    let fails = |reason: String| DataError::File { name: document.name.clone(), reason };
     let image = image::load_from_memory(&document.bytes)
-        .map_err(|error| fails(format!("no PNG or JPEG image that can be read: {error}")))?;
+        .map_err(|error| fails(document, format!("no PNG or JPEG image that can be read: {error}")))?;
     let image = on_paper(image);
     let (width, height) = (shape.width as u32, shape.height as u32);
     let image = match (image.width(), image.height()) == (width, height) {
@@ -89,9 +88,9 @@ pub fn read_image(document: &Document, shape: ImageShape) -> Result<Vec<u8>, Dat
 /// # Errors
 /// [`DataError`] for what cannot be read or is no image.
 pub fn thumbnail(path: &Path, most: u32) -> Result<(&'static str, Vec<u8>, [u32; 2]), DataError> {
-    let fails = |reason: String| DataError::File { name: path.display().to_string(), reason };
+    let wrong = |reason: String| DataError::File { name: path.display().to_string(), reason };
     let bytes = std::fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let image = image::load_from_memory(&bytes).map_err(|error| fails(error.to_string()))?;
+    let image = image::load_from_memory(&bytes).map_err(|error| wrong(error.to_string()))?;
     let image = on_paper(image).into_rgb8();
     let large = image.width().max(image.height()) > most;
     let image = image::DynamicImage::from(image);
@@ -102,7 +101,7 @@ pub fn thumbnail(path: &Path, most: u32) -> Result<(&'static str, Vec<u8>, [u32;
         false => ("image/png", ImageFormat::Png),
     };
     let mut bytes = Cursor::new(Vec::new());
-    image.write_to(&mut bytes, format).map_err(|error| fails(error.to_string()))?;
+    image.write_to(&mut bytes, format).map_err(|error| wrong(error.to_string()))?;
     Ok((kind, bytes.into_inner(), [image.width(), image.height()]))
 }
 
@@ -118,13 +117,16 @@ pub fn read_videos(
 ) -> Result<Vec<VideoExample>, DataError> {
     let mut folders: BTreeMap<&str, Vec<(u64, &Document)>> = BTreeMap::new();
     for document in documents.iter().filter(|document| !document.name.ends_with(LABELS)) {
-        let fails = |reason: &str| DataError::File { name: document.name.clone(), reason: reason.to_owned() };
         if !is_image(&document.name) {
-            return Err(fails("no name of an image, expected .png or .jpg, or .labels beside a folder"));
+            return Err(fails(
+                document,
+                "no name of an image, expected .png or .jpg, or .labels beside a folder",
+            ));
         }
         let (folder, name) = document.name.rsplit_once('/').unwrap_or((".", &document.name));
-        let number = last_number(name)
-            .ok_or_else(|| fails("its name has no number, expected one that says which frame it is"))?;
+        let number = last_number(name).ok_or_else(|| {
+            fails(document, "its name has no number, expected one that says which frame it is")
+        })?;
         folders.entry(folder).or_default().push((number, document));
     }
     let mut videos = Vec::new();
@@ -132,7 +134,7 @@ pub fn read_videos(
         frames.sort_by_key(|(number, _)| *number);
         if let Some(pair) = frames.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let reason = format!("{} is frame {} as well", pair[0].1.name, pair[0].0);
-            return Err(DataError::File { name: pair[1].1.name.clone(), reason });
+            return Err(fails(pair[1].1, reason));
         }
         let mut pixels = Vec::with_capacity(frames.len() * shape.values());
         for (_, document) in &frames {
@@ -144,8 +146,8 @@ pub fn read_videos(
     for document in documents.iter().filter(|_| labelled) {
         let stem = document.name.strip_suffix(LABELS);
         if stem.is_some_and(|stem| !videos.iter().any(|video| video.file == stem)) {
-            let reason = "no folder of images of this name lies beside it; give the folder above".to_owned();
-            return Err(DataError::File { name: document.name.clone(), reason });
+            let reason = "no folder of images of this name lies beside it; give the folder above";
+            return Err(fails(document, reason));
         }
     }
     match videos.is_empty() {
@@ -165,7 +167,7 @@ fn read_labels(documents: &[Document], folder: &str, frames: usize) -> Result<Ve
     let lines = lines(document)?;
     if lines.len() != frames {
         let reason = format!("{} labels, expected {frames}, one an image of {folder}", lines.len());
-        return Err(DataError::File { name: document.name.clone(), reason });
+        return Err(fails(document, reason));
     }
     lines.iter().enumerate().map(|(place, line)| label(document, place + 1, line)).collect()
 }

@@ -159,6 +159,15 @@ fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
     DataError::Line { name: name.to_owned(), line, reason: reason.into() }
 }
 
+/// A file as text, without the mark that some editors put in front of it.
+fn text_of(document: &Document) -> Result<&str, DataError> {
+    std::str::from_utf8(&document.bytes).map(unmarked).map_err(|error| {
+        let before = &document.bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        at(&document.name, line, "the line is not UTF-8; convert the file to UTF-8")
+    })
+}
+
 /// What is wrong with a file.
 fn fails(document: &Document, reason: impl Into<String>) -> DataError {
     DataError::File { name: document.name.clone(), reason: reason.into() }

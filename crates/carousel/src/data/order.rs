@@ -54,13 +54,14 @@ pub fn split_groups(groups: &[usize], shares: [f64; 3], seed: u64) -> [Vec<usize
         members[group].push(example);
     }
     shuffle(&mut members, &[seed, SPLIT]);
+    members.retain(|members| !members.is_empty());
     let wanted = sizes(groups.len(), shares);
     let mut parts: [Vec<Vec<usize>>; 3] = Default::default();
     let mut held = [0usize; 3];
     for members in members {
         let lack = |part: usize| wanted[part].saturating_sub(held[part]);
         let emptiness = |part: usize| lack(part) as f64 / wanted[part] as f64;
-        let fits = |&part: &usize| lack(part) > 0 && lack(part) >= members.len();
+        let fits = |&part: &usize| lack(part) >= members.len();
         let roomy = (0..3).filter(fits).min_by(|&a, &b| emptiness(b).total_cmp(&emptiness(a)));
         // Where no part has room: where it overfills the least.
         let part = roomy.or_else(|| (0..3).filter(|&part| wanted[part] > 0).max_by_key(|&part| lack(part)));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at};
+use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, text_of};
 
 /// Fills what a batch would have to be filled up with. Batches here are ragged, so it never occurs.
 pub const PAD: u32 = 0;
@@ -114,11 +114,7 @@ fn format_of(documents: &[Document], wanted: PairFormat) -> PairFormat {
 
 /// The lines of a file, without their ends.
 fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
-    let bytes = document.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&document.bytes);
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        at(&document.name, line, "the line is not UTF-8; convert the file to UTF-8")
-    })?;
+    let text = text_of(document)?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     Ok(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect())
 }

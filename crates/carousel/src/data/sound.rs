@@ -5,7 +5,7 @@ use std::io::Cursor;
 use hound::{SampleFormat, WavReader};
 use realfft::RealFftPlanner;
 
-use super::{DataError, Document};
+use super::{DataError, Document, fails};
 
 /// Bands, the values of a frame of [`log_mel`].
 pub const BANDS: usize = 40;
@@ -24,9 +24,8 @@ const FLOOR: f32 = 1e-6;
 /// # Errors
 /// [`DataError::File`] for what is no WAV file, or has no sample.
 pub fn read_wav(document: &Document) -> Result<(Vec<f32>, u32), DataError> {
-    let fails = |reason: String| DataError::File { name: document.name.clone(), reason };
     let mut reader = WavReader::new(Cursor::new(&document.bytes))
-        .map_err(|error| fails(format!("no WAV file that can be read: {error}; {WANTED}")))?;
+        .map_err(|error| fails(document, format!("no WAV file that can be read: {error}; {WANTED}")))?;
     let spec = reader.spec();
     let values: Result<Vec<f32>, hound::Error> = match spec.sample_format {
         SampleFormat::Float => reader.samples::<f32>().collect(),
@@ -35,15 +34,15 @@ pub fn read_wav(document: &Document) -> Result<(Vec<f32>, u32), DataError> {
             reader.samples::<i32>().map(|sample| sample.map(|sample| sample as f32 * scale)).collect()
         }
     };
-    let values = values.map_err(|error| fails(format!("its samples cannot be read: {error}")))?;
+    let values = values.map_err(|error| fails(document, format!("its samples cannot be read: {error}")))?;
     let channels = usize::from(spec.channels.max(1));
     let samples: Vec<f32> =
         values.chunks_exact(channels).map(|all| all.iter().sum::<f32>() / channels as f32).collect();
     if samples.is_empty() {
-        return Err(fails("it has no sample, expected sound".to_owned()));
+        return Err(fails(document, "it has no sample, expected sound"));
     }
     if let Some(place) = samples.iter().position(|sample| !sample.is_finite()) {
-        return Err(fails(format!("sample {place} is not a number")));
+        return Err(fails(document, format!("sample {place} is not a number")));
     }
     Ok((samples, spec.sample_rate))
 }

@@ -1,7 +1,6 @@
 //! Sentences with a tag a word: files of columns, CoNLL-U, or lines side by side.
 
-use super::tokenizer::unmarked;
-use super::{DataError, Document, at};
+use super::{DataError, Document, at, fails, text_of};
 
 /// The tag of a step that counts in neither loss nor metrics.
 pub const NO_TAG: &str = "_";
@@ -38,14 +37,15 @@ pub fn read_sentences(documents: &[Document]) -> Result<Vec<Sentence>, DataError
                 let words = format!("{folder}seq.in");
                 if !documents.iter().any(|other| split_name(&other.name) == (folder, "seq.in")) {
                     let reason = format!("{words} is missing beside it; give the folder, or both files");
-                    return Err(DataError::File { name: document.name.clone(), reason });
+                    return Err(fails(document, reason));
                 }
             }
             "seq.in" => {
                 let beside = |name| documents.iter().find(|other| split_name(&other.name) == (folder, name));
-                let tags = beside("seq.out").ok_or_else(|| DataError::File {
-                    name: document.name.clone(),
-                    reason: format!("{folder}seq.out is missing beside it; give the folder, or both files"),
+                let tags = beside("seq.out").ok_or_else(|| {
+                    let reason =
+                        format!("{folder}seq.out is missing beside it; give the folder, or both files");
+                    fails(document, reason)
                 })?;
                 read_parallel(document, tags, beside("label"), &mut sentences)?;
             }
@@ -53,7 +53,7 @@ pub fn read_sentences(documents: &[Document]) -> Result<Vec<Sentence>, DataError
             _ if [".json", ".jsonl", ".ndjson"].iter().any(|ending| name.ends_with(ending)) => {
                 let reason =
                     "it holds JSON, expected a word and its tag a line, CoNLL-U, or seq.in and seq.out";
-                return Err(DataError::File { name: document.name.clone(), reason: reason.to_owned() });
+                return Err(fails(document, reason));
             }
             _ => read_columns(document, &mut sentences)?,
         }
@@ -74,15 +74,7 @@ fn split_name(path: &str) -> (&str, &str) {
 }
 
 pub(super) fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
-    let text = match std::str::from_utf8(&document.bytes) {
-        Ok(text) => unmarked(text),
-        Err(error) => {
-            let before = &document.bytes[..error.valid_up_to()];
-            let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-            return Err(at(&document.name, line, "the line is not UTF-8; convert the file to UTF-8"));
-        }
-    };
-    Ok(text.lines().collect())
+    Ok(text_of(document)?.lines().collect())
 }
 
 fn read_parallel(
@@ -98,7 +90,7 @@ fn read_parallel(
     for (document, found) in others.into_iter().flatten() {
         if found.len() != expected {
             let reason = format!("{} lines, expected {expected} as in {}", found.len(), words.name);
-            return Err(DataError::File { name: document.name.clone(), reason });
+            return Err(fails(document, reason));
         }
     }
     for (place, (text, marks)) in word_lines.into_iter().zip(tag_lines).enumerate() {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use carousel_kernels::Batch;
 use carousel_kernels::dropout::key;
-use carousel_kernels::loss::IGNORE;
+use carousel_kernels::loss::{IGNORE, counted};
 
 use super::{DataError, TokenRow};
 
@@ -105,8 +105,7 @@ impl Stretch {
     /// Targets that count here.
     #[must_use]
     pub fn targets(&self) -> usize {
-        let all = self.windows.iter().flat_map(|window| &window.targets);
-        all.filter(|&&target| target != IGNORE).count()
+        self.windows.iter().map(|window| counted(&window.targets)).sum()
     }
 
     /// Tokens that are read.

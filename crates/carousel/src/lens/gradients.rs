@@ -441,36 +441,17 @@ fn orthonormalize(basis: &mut [Vectors]) {
 
 #[cfg(test)]
 mod tests {
-    use carousel_kernels::{Direction, Layer, Precision};
-
     use super::*;
-    use crate::cell::{Cell, CellOptions};
+    use crate::cell::Cell;
+    use crate::lens::jacobian::tests::{problem, vector};
 
     /// The way that the gradient of a normalised `c` is found, on a cell whose formula is known: the `c` before hears
     /// `f` times what this one does.
     #[test]
     fn the_cell_before_hears_through_the_forget_gate() {
-        let layer = Layer {
-            cell: Cell::Lstm,
-            direction: Direction::Forward,
-            input: 3,
-            hidden: 7,
-            precision: Precision::F32,
-            zoneout: Zoneout::NONE,
-            options: CellOptions::PLAIN,
-        };
-        let mut random = Initializer::new(3);
-        let (w, u, b) = layer.weight_lengths();
-        let weights = PlainWeights {
-            input: random.uniform(w, 0.5),
-            recurrent: random.uniform(u, 0.5),
-            bias_input: random.uniform(b, 0.3),
-            bias_recurrent: random.uniform(b, 0.3),
-            options: Vec::new(),
-        };
-        let mut pair = || Pair { h: random.uniform(14, 1.0), c: random.uniform(14, 1.0) };
-        let (before, later) = (pair(), pair());
-        let mut step = Step::take(layer, &weights, vec![0.5; 6], before);
+        let (layer, weights, x, before, mut random) = problem(Cell::Lstm);
+        let later = vector(&layer, &mut random);
+        let mut step = Step::take(layer, &weights, x, before);
         let pulled = step.pull(&weights, None, &later);
         let found = of_cells(&mut step, &weights, &later.h, &later.c, &pulled).expect("an LSTM has c");
         let f = step.signal(&weights, Signal::Gate(1));

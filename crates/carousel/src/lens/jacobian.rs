@@ -160,7 +160,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::init::Initializer;
     use carousel_kernels::{Direction, Precision};
@@ -173,7 +173,7 @@ mod tests {
         Cell::Gru(Reset::Before),
     ];
 
-    fn problem(cell: Cell) -> (Layer, PlainWeights, Vec<f32>, Pair, Initializer) {
+    pub(in crate::lens) fn problem(cell: Cell) -> (Layer, PlainWeights, Vec<f32>, Pair, Initializer) {
         problem_with(cell, CellOptions::PLAIN)
     }
 
@@ -201,7 +201,7 @@ mod tests {
         (layer, weights, x, before, random)
     }
 
-    fn vector(layer: &Layer, random: &mut Initializer) -> Pair {
+    pub(in crate::lens) fn vector(layer: &Layer, random: &mut Initializer) -> Pair {
         let zeros = Pair::zeros(layer, 2);
         Pair { h: random.uniform(zeros.h.len(), 1.0), c: random.uniform(zeros.c.len(), 1.0) }
     }

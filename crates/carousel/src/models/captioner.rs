@@ -14,7 +14,7 @@ use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::models::attention::Score;
 use crate::models::convolution::{Convolution, ConvolutionConfig};
-use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden};
+use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden, state_widths};
 use crate::models::dense::{Dense, DenseActivation, DenseConfig};
 use crate::models::language_model::Regularize;
 use crate::models::pool::{Pool, Pooling};
@@ -112,11 +112,8 @@ impl CaptionerConfig {
             CaptionInput::Features(width) => (None, width),
             CaptionInput::Image(config) => (Some(config.init(random, device)?), config.output()[0]),
         };
-        // The width of `h`, and that of `c`.
-        let h = self.options.projection.unwrap_or(hidden);
         let widths = match self.told {
-            Told::State if self.cell.has_cell_state() => [h, hidden].repeat(layers),
-            Told::State => vec![h; layers],
+            Told::State => state_widths(self.cell, self.options, hidden, layers),
             Told::Input => vec![embedding],
         };
         let start = |width| DenseConfig::single(values, width, DenseActivation::Tanh).init(random, device);

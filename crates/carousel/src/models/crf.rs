@@ -7,7 +7,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use carousel_kernels::loss::IGNORE;
+use carousel_kernels::loss::{IGNORE, counted};
 
 use crate::init::Initializer;
 use crate::parameters::{parameter, parts};
@@ -71,7 +71,7 @@ impl Crf {
     #[must_use]
     pub fn loss(&self, scores: Tensor<2>, batch: &Batch, targets: &[u32]) -> Tensor<1> {
         let device = scores.device();
-        let count = targets.iter().filter(|&&target| target != IGNORE).count().max(1) as f64;
+        let count = counted(targets).max(1) as f64;
         let own = self.scores();
         let tags = own.start.len();
         let mut value = 0.0;

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use carousel_kernels::dropout::Mask;
 
+use crate::cell::{Cell, CellOptions};
 use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::Initializer;
@@ -52,6 +53,12 @@ pub(super) struct DecoderConfig {
     pub(super) tied: bool,
     /// What drops out while it learns.
     pub(super) regularize: Regularize,
+}
+
+/// The widths of what a decoder's first state is made of: `h` and, of an LSTM, `c` of layer 0, then of layer 1, …
+pub(super) fn state_widths(cell: Cell, options: CellOptions, hidden: usize, layers: usize) -> Vec<usize> {
+    let h = options.values(hidden);
+    if cell.has_cell_state() { [h, hidden].repeat(layers) } else { vec![h; layers] }
 }
 
 /// Writes a text token by token: embedding, recurrence, attention, output layer.

@@ -86,7 +86,7 @@ impl LanguageModelConfig {
         let (regularize, tied) = (self.regularize, self.tied);
         regularize.check()?;
         // What the output layer reads.
-        let values = self.options.projection.unwrap_or(self.hidden);
+        let values = self.options.values(self.hidden);
         if tied && self.embedding != values {
             return Err(ConfigError::Tied { embedding: self.embedding, hidden: values });
         }

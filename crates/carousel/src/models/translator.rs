@@ -14,7 +14,7 @@ use crate::config_error::ConfigError;
 use crate::embedding::Embedding;
 use crate::init::{Init, Initializer};
 use crate::models::attention::Score;
-use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden};
+use crate::models::decoder::{Decoder, DecoderConfig, Encoded, Hidden, state_widths};
 use crate::models::dense::{Dense, DenseActivation, DenseConfig};
 use crate::models::language_model::Regularize;
 use crate::models::reader::Reader;
@@ -133,24 +133,21 @@ impl TranslatorConfig {
             .then(|| Embedding::init(self.source_vocabulary, self.embedding, random, device))
             .transpose()?;
         let target = Embedding::init(self.target_vocabulary, self.embedding, random, device)?;
-        // What the recurrence gives, and so the width of `h`; `c` has `hidden` values.
-        let values = self.options.projection.unwrap_or(self.hidden);
-        let (words, reads) = (self.embedding, self.embedding + if self.feeds { values } else { 0 });
+        let fed = if self.feeds { self.options.values(self.hidden) } else { 0 };
+        let (words, reads) = (self.embedding, self.embedding + fed);
         let encoder = stack(words).with_direction(self.direction).with_merge(merge);
         let encoder = encoder.init_with(random, device)?;
         let encoder = reader(encoder, words, directions);
         // It begins from what the encoder ends with.
         let decoder = stack(reads).with_learned_state(false).init_with(random, device)?;
         let decoder = reader(decoder, reads, 1);
-        let bridged = match self.bridge {
-            Bridge::Dense => self.layers,
-            Bridge::Copy | Bridge::Zero => 0,
+        let widths = match self.bridge {
+            Bridge::Dense => state_widths(self.cell, self.options, self.hidden, self.layers),
+            Bridge::Copy | Bridge::Zero => Vec::new(),
         };
-        let cells = self.cell.has_cell_state().then_some(self.hidden);
-        let widths = (0..bridged).flat_map(|_| [Some(values), cells].into_iter().flatten());
         let bridge = |width| DenseConfig::single(directions * width, width, DenseActivation::Tanh);
-        let bridges =
-            widths.map(|width| bridge(width).init(random, device)).collect::<Result<Vec<_>, _>>()?;
+        let bridges = widths.into_iter().map(|width| bridge(width).init(random, device));
+        let bridges = bridges.collect::<Result<Vec<_>, _>>()?;
         let config = DecoderConfig {
             attention: self.attention,
             states: encoder.output_width(),

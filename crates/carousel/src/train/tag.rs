@@ -15,7 +15,7 @@ use crate::data::{
 };
 use crate::metrics::{Confusion, SpanCounts, SpanScores, marks_spans};
 use crate::models::tagger::Tagger;
-use crate::output::IGNORE;
+use crate::output::{IGNORE, counted};
 use crate::ragged::Batch;
 use crate::recipe::{InputName, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
@@ -239,10 +239,6 @@ impl Encoded {
     fn counted(&self) -> usize {
         counted(&self.tags)
     }
-}
-
-fn counted(tags: &[u32]) -> usize {
-    tags.iter().filter(|&&tag| tag != IGNORE).count()
 }
 
 fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainError> {

@@ -8,6 +8,7 @@ mod timing;
 mod translate;
 
 use carousel::cell::{Activation, Cell, Reset};
+use carousel::recipe::Recipe;
 use carousel_kernels::Level;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
@@ -286,6 +287,16 @@ fn figures(number: f64) -> String {
         n if n >= 1.0 => format!("{n:.3}"),
         n => format!("{n:.4}"),
     }
+}
+
+/// Refuses cells that project: how much work they are is not counted. `what` is measured.
+fn check_counted(recipe: &Recipe, what: &str) -> anyhow::Result<()> {
+    if recipe.model.values() != recipe.model.hidden {
+        let message =
+            format!("bench {what} counts the work of cells that do not project; leave model.projection out");
+        return Err(BadUsage(message).into());
+    }
+    Ok(())
 }
 
 /// Refuses what cannot fit, before the system ends the program for it.

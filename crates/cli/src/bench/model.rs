@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::usage::BadUsage;
 
-use super::{MeasureArgs, Measured, check_memory, counted, multiply_adds, timed};
+use super::{MeasureArgs, Measured, check_counted, check_memory, counted, multiply_adds, timed};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,10 +91,7 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
     let rate = recipe.train.learning_rate;
     let vocabulary = args.vocabulary.unwrap_or_else(|| usual_vocabulary(&recipe));
     let (streams, bptt) = (recipe.train.batch, recipe.train.bptt);
-    if recipe.model.values() != recipe.model.hidden {
-        let message = "bench model counts the work of cells that do not project; leave model.projection out";
-        return Err(BadUsage(message.to_owned()).into());
-    }
+    check_counted(&recipe, "model")?;
     let Some(cell) = recipe.model.recurrence().fused() else {
         let name = recipe.model.recurrence().name();
         let message = format!("bench model counts the kernels' work, for rnn, lstm and gru; found {name}");

@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::usage::BadUsage;
 
 use super::model::random_tokens;
-use super::{MeasureArgs, Measured, check_memory, counted, multiply_adds, timed};
+use super::{MeasureArgs, Measured, check_counted, check_memory, counted, multiply_adds, timed};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -101,11 +101,7 @@ pub(super) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
         let message = format!("bench translate times translators, found task = \"{found}\"");
         return Err(BadUsage(message).into());
     }
-    if recipe.model.values() != recipe.model.hidden {
-        let message =
-            "bench translate counts the work of cells that do not project; leave model.projection out";
-        return Err(BadUsage(message.to_owned()).into());
-    }
+    check_counted(&recipe, "translate")?;
     let (vocabulary, lengths) = (args.vocabulary, args.lengths);
     for (what, (least, found)) in [
         ("--lengths A,B with A from 1 to B", lengths),

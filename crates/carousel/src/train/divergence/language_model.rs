@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use carousel_kernels::Batch;
 use carousel_kernels::loss::{
-    IGNORE, Objective, Output as KernelOutput, OutputGradients, cross_entropy_backward, logits,
+    IGNORE, Objective, Output as KernelOutput, OutputGradients, counted, cross_entropy_backward, logits,
 };
 
 use crate::models::language_model::LanguageModel;
@@ -120,8 +120,7 @@ fn walk(model: &LanguageModel, broken: &BrokenBatch, seen: &mut Seen) -> Origin 
 
     let mut dtops = vec![0.0; tops.len()];
     let (mut dweight, mut dbias) = (vec![0.0; net.output.0.len()], vec![0.0; vocabulary]);
-    let counted = broken.targets.iter().filter(|&&target| target != IGNORE).count();
-    let mean = Objective::scaled(1.0 / counted.max(1) as f32);
+    let mean = Objective::scaled(1.0 / counted(&broken.targets).max(1) as f32);
     let gradients = OutputGradients { x: &mut dtops, weight: &mut dweight, bias: Some(&mut dbias) };
     cross_entropy_backward(output, hidden, &tops, &broken.targets, mean, gradients)
         .expect("the model's sizes fit each other");
