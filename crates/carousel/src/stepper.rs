@@ -107,12 +107,27 @@ impl Recurrent {
     /// In eight bits, when a layer has more than 133,144 inputs or units: 32 bits do not hold such a sum.
     #[must_use]
     pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<Stepper> {
+        self.step_by(batch, |layers| kernels::Stepper::with_precision(layers, batch, precision))
+    }
+
+    /// For sequences that branch, as hypotheses do; see [`read`](Stepper::read). What they share is computed once,
+    /// and sums are rounded in another order than those of [`stepper`](Recurrent::stepper).
+    #[must_use]
+    pub fn branching_stepper(&self, batch: usize) -> Option<Stepper> {
+        self.step_by(batch, |layers| kernels::Stepper::branching(layers, batch))
+    }
+
+    fn step_by(
+        &self,
+        batch: usize,
+        kernel: impl Fn(&[(Layer, kernels::Weights<'_>)]) -> Result<kernels::Stepper, ShapeError>,
+    ) -> Option<Stepper> {
         (self.direction() == Direction::Forward && batch > 0).then(|| match self.cell() {
             AnyCell::Fused(cell) if self.options().projection.is_none() => {
                 let layers = (0..self.layers()).flat_map(|layer| self.kernel_layers(cell, layer));
                 let begin = self.learns_state().then(|| self.valid().first_state(1));
                 let layers: Vec<_> = layers.collect();
-                Stepper::new(&layers, self.weights(), batch, self.is_residual(), begin.as_ref(), precision)
+                Stepper::new(&layers, self.weights(), batch, self.is_residual(), begin.as_ref(), kernel)
             }
             _ => Stepper::of_own(self.valid(), batch),
         })
@@ -126,15 +141,14 @@ impl Stepper {
         batch: usize,
         residual: bool,
         begin: Option<&State>,
-        precision: StepPrecision,
+        kernel: impl Fn(&[(Layer, kernels::Weights<'_>)]) -> Result<kernels::Stepper, ShapeError>,
     ) -> Stepper {
         let copies: Vec<PlainWeights> = weights.iter().map(RecurrentWeights::plain).collect();
         let layers: Vec<_> = layers.iter().zip(&copies).map(|(&layer, copy)| (layer, copy.lend())).collect();
         let together = if residual { 1 } else { layers.len() };
-        let inner = layers.chunks(together).map(|layers| {
-            kernels::Stepper::with_precision(layers, batch, precision)
-                .expect("the stack was made with sizes that fit and walks forward")
-        });
+        let inner = layers
+            .chunks(together)
+            .map(|layers| kernel(layers).expect("the stack was made with sizes that fit and walks forward"));
         let begin = begin.map_or(Vec::new(), plain);
         let mut fused = Fused { inner: inner.collect(), layers: layers.len(), y: Vec::new(), begin };
         (0..batch).for_each(|sequence| fused.begin(sequence));
@@ -157,8 +171,26 @@ impl Stepper {
     /// [`ShapeError::Elements`] when `x` has not `B·I` elements.
     pub fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
         match &mut self.how {
-            How::Fused(fused) => fused.step(x),
+            How::Fused(fused) => fused.step(|first| first.step(x)),
             How::Own(own) => own.step(x),
+        }
+    }
+
+    /// One step of a token a sequence: `table` is `[V, I]`, the same at every step, and `tokens` names a row of it for
+    /// each.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the stepper was not made for sequences that
+    /// [branch](Recurrent::branching_stepper), a buffer does not fit or there is no such token.
+    pub fn read(&mut self, table: &[f32], tokens: &[u32]) -> Result<&[f32], ShapeError> {
+        match &mut self.how {
+            How::Fused(fused) => fused.step(|first| first.read(table, tokens)),
+            How::Own(own) => {
+                let width = own.stack.input_width();
+                let mut x = vec![0.0; tokens.len() * width];
+                kernels::embedding::gather(table, width, tokens, &mut x)?;
+                own.step(&x)
+            }
         }
     }
 
@@ -366,9 +398,13 @@ impl Fused {
         }
     }
 
-    fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
+    /// One step that begins with that of the first layer, or of all that are one.
+    fn step(
+        &mut self,
+        begin: impl FnOnce(&mut kernels::Stepper) -> Result<&[f32], ShapeError>,
+    ) -> Result<&[f32], ShapeError> {
         let (first, rest) = self.inner.split_first_mut().expect("a stack has a layer");
-        let y = first.step(x)?;
+        let y = begin(first)?;
         if rest.is_empty() {
             return Ok(y);
         }

@@ -4,7 +4,7 @@ use crate::disjoint::Pieces;
 use crate::shape::{ShapeError, expect};
 use crate::team;
 
-fn check(vocabulary: usize, width: usize, ids: &[u32]) -> Result<(), ShapeError> {
+pub(crate) fn check(vocabulary: usize, width: usize, ids: &[u32]) -> Result<(), ShapeError> {
     if width == 0 {
         return Err(ShapeError::Zero { what: "embedding width" });
     }

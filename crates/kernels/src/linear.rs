@@ -33,13 +33,17 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    pub(crate) fn new(data: &'a [f32], stride: usize, width: usize) -> Rows<'a> {
+        Rows { data, stride, width }
+    }
+
     pub(crate) fn dense(data: &'a [f32], width: usize) -> Rows<'a> {
-        Rows { data, stride: width, width }
+        Rows::new(data, width, width)
     }
 
     /// Rows that are filled up with zeros.
     pub(crate) fn filled(data: &'a [f32], width: usize) -> Rows<'a> {
-        Rows { data, stride: stride(width), width }
+        Rows::new(data, stride(width), width)
     }
 }
 
@@ -96,13 +100,24 @@ pub(crate) fn product<S: Lanes>(
         Start::Bias(bias) => Start::Bias(filled(padded, bias)),
         other => other,
     };
-    let packed = packed.as_ref();
-    let pieces = Pieces::new(out, out_stride, workers);
+    multiply_packed(simd, a, (panels, packed.as_ref()), start, (out, out_stride, width));
+}
+
+/// The same with a matrix that is packed, to rows of `width` values, `stride` floats apart.
+pub(crate) fn multiply_packed<S: Lanes>(
+    simd: S,
+    a: Rows<'_>,
+    (panels, packed): (Panels, &[f32]),
+    start: Start<'_>,
+    (out, stride, width): (&mut [f32], usize, usize),
+) {
+    let workers = workers(out.len() / stride * panels.depth * width);
+    let pieces = Pieces::new(out, stride, workers);
     team::run_on(workers, |worker| {
         let (row, out) = pieces.take(worker);
         let a = (&a.data[row * a.stride..], a.stride);
-        multiply_rows(simd, a, (panels, packed), start, (out, out_stride, width));
-        out.chunks_exact_mut(out_stride).for_each(|row| row[width..].fill(0.0));
+        multiply_rows(simd, a, (panels, packed), start, (out, stride, width));
+        out.chunks_exact_mut(stride).for_each(|row| row[width..].fill(0.0));
     });
 }
 
@@ -247,13 +262,6 @@ impl Dispatch for Apply<'_> {
     fn run<S: Lanes>(self, simd: S) {
         let Apply { linear: Linear { panels, packed, bias, .. }, x, out, stride, width } = self;
         let start = bias.as_ref().map_or(Start::Zero, |bias| Start::Bias(bias.as_ref()));
-        let workers = workers(out.len() / stride * panels.depth * width);
-        let pieces = Pieces::new(out, stride, workers);
-        team::run_on(workers, |worker| {
-            let (row, out) = pieces.take(worker);
-            let a = (&x.data[row * x.stride..], x.stride);
-            multiply_rows(simd, a, (*panels, packed.as_ref()), start, (out, stride, width));
-            out.chunks_exact_mut(stride).for_each(|row| row[width..].fill(0.0));
-        });
+        multiply_packed(simd, x, (*panels, packed.as_ref()), start, (out, stride, width));
     }
 }

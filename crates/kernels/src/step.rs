@@ -3,12 +3,15 @@
 //! All layers are one job of the team, with a barrier between them. A step of few streams is a product of
 //! matrices and vectors: it lasts as long as the weights take from memory, which all workers read at once.
 
+mod branches;
+
 use crate::cell::rowwise::{RowForward, Terms};
 use crate::cell::{Forward, Input, Kernel, gru, lstm, rnn};
 use crate::chance::Factors;
 use crate::disjoint::{
     Buffer, Geometry, Keep, Matrix, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
 };
+use crate::embedding;
 use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::ForwardJob;
 use crate::layer::{self, pack_bias, pack_forward};
@@ -18,9 +21,10 @@ use crate::quant::{self, ByteProduct, Quantize, QuantizedRows, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
 use crate::rowwise::{RowBuffers, by_row, kept_rows};
 use crate::shape::{Activation, Cell, Direction, Layer, Reset, ShapeError, expect};
-use crate::simd::{ByteLevel, Dispatch, Lanes, Level, Quad};
+use crate::simd::{ByteLevel, Dispatch, Job, Lanes, Level, Quad};
 use crate::sizes::Sizes;
 use crate::team::{self, Worker};
+use branches::{Branches, Given};
 use std::marker::PhantomData;
 
 /// What a [`Stepper`] keeps its weights in. Biases, gates and states are floats of 32 bits in any case.
@@ -77,6 +81,8 @@ pub struct Stepper {
     /// First frame of the one step there is, and the end.
     starts: [usize; 2],
     rounded: Rounded,
+    /// What streams that branch share.
+    branches: Option<Branches>,
     /// Keeps its memory from step to step.
     stages: Vec<Stage<'static>>,
 }
@@ -148,6 +154,14 @@ impl StepWeights {
             StepWeights::Int8(weights) => weights[which].panels,
         }
     }
+
+    /// Weights in floats.
+    fn packed(&self, which: usize) -> (Panels, &[f32]) {
+        match self {
+            StepWeights::F32 { panels, packed } => (panels[which], packed[which].as_ref()),
+            StepWeights::Int8(_) => unreachable!("streams branch in floats"),
+        }
+    }
 }
 
 /// Bytes of weights, times streams, below which one more worker costs more than it brings: to call it costs
@@ -163,6 +177,20 @@ impl Stepper {
     /// [projects](crate::CellOptions::projection).
     pub fn new(layers: &[(Layer, Weights<'_>)], batch: usize) -> Result<Stepper, ShapeError> {
         Stepper::with_precision(layers, batch, StepPrecision::F32)
+    }
+
+    /// The same for streams that branch, as the hypotheses of a beam do: what those that follow the same one share
+    /// (see [`select`](Stepper::select)) is computed once, and so is what those do that [`read`](Stepper::read) the
+    /// same token. Sums are rounded in another order than those of [`new`](Stepper::new), in the same one whatever is
+    /// shared.
+    ///
+    /// # Errors
+    /// As [`new`](Stepper::new).
+    pub fn branching(layers: &[(Layer, Weights<'_>)], batch: usize) -> Result<Stepper, ShapeError> {
+        let stepper = Stepper::new(layers, batch)?;
+        let mut branches = Branches::default();
+        branches.part(batch);
+        Ok(Stepper { branches: Some(branches), ..stepper })
     }
 
     /// The same with weights kept in `precision`.
@@ -256,6 +284,7 @@ impl Stepper {
             bytes,
             starts: [0, batch],
             rounded: Rounded::new(batch, widest),
+            branches: None,
         };
         stepper.rounded.parts(stepper.workers());
         Ok(stepper)
@@ -267,9 +296,48 @@ impl Stepper {
     /// [`ShapeError`] when `x` does not fit; the state stays as it was.
     pub fn step(&mut self, x: &[f32]) -> Result<&[f32], ShapeError> {
         expect("input of a step", x.len(), self.batch * self.layers[0].layer.input)?;
-        let (level, workers) = (self.level, self.workers());
+        self.advance(Some(x));
+        Ok(self.top())
+    }
+
+    /// Advances all streams by one step of a token each: `table` is `[V, I]`, the same at every step, and `tokens`
+    /// names a row of it for each stream.
+    ///
+    /// # Errors
+    /// [`ShapeError`] when the stepper was not made for streams that [branch](Stepper::branching), a buffer does not
+    /// fit or there is no such token; the state stays as it was.
+    pub fn read(&mut self, table: &[f32], tokens: &[u32]) -> Result<&[f32], ShapeError> {
+        expect("tokens of a step", tokens.len(), self.batch)?;
+        let Some(branches) = &mut self.branches else {
+            return Err(ShapeError::State { what: "tokens are read by a stepper whose streams branch" });
+        };
+        let first = &self.layers[0];
+        if first.layer.is_rowwise() {
+            let mut x = vec![0.0; self.batch * first.layer.input];
+            embedding::gather(table, first.layer.input, tokens, &mut x)?;
+            self.advance(Some(&x));
+        } else {
+            branches.read(self.level, first, table, tokens)?;
+            self.advance(None);
+        }
+        Ok(self.top())
+    }
+
+    /// The top layer's output.
+    fn top(&self) -> &[f32] {
+        &self.layers[self.layers.len() - 1].y
+    }
+
+    /// A step that reads `x`, or words that are ready.
+    fn advance(&mut self, x: Option<&[f32]>) {
+        let (level, workers, batch) = (self.level, self.workers(), self.batch);
+        if let Some(branches) = &mut self.branches {
+            branches.multiply_states(level, &self.layers);
+        }
         level.dispatch(StepJob { stepper: self, workers, x });
-        Ok(&self.layers[self.layers.len() - 1].y)
+        if let Some(branches) = &mut self.branches {
+            branches.part(batch);
+        }
     }
 
     /// Workers that are worth it.
@@ -349,6 +417,9 @@ impl Stepper {
         if let Some(c) = state.c {
             expect("c of a step's state", c.len(), dense_c.len())?;
         }
+        if let Some(branches) = &mut self.branches {
+            branches.part(batch);
+        }
         for (from, dense, padded) in [(state.h, y, &mut h[0]), (state.c, dense_c, &mut c[0])] {
             dense.fill(0.0);
             if let Some(from) = from {
@@ -393,6 +464,9 @@ impl Stepper {
                 padded.swap(0, 1);
             }
         }
+        if let Some(branches) = &mut self.branches {
+            branches.follow(streams);
+        }
         (self.batch, self.starts) = (count, [0, count]);
         self.rounded.resize(count);
         Ok(())
@@ -404,6 +478,9 @@ impl Stepper {
     /// When there is no such stream.
     pub fn reset_stream(&mut self, stream: usize) {
         assert!(stream < self.batch, "stream {stream} of {}", self.batch);
+        if let Some(branches) = &mut self.branches {
+            branches.part(self.batch);
+        }
         for StepLayer { layer, sizes, h, c, y, dense_c, .. } in &mut self.layers {
             for (dense, padded) in [(y, &mut h[0]), (dense_c, &mut c[0])] {
                 padded.as_mut()[stream * sizes.unit_stride..][..sizes.unit_stride].fill(0.0);
@@ -463,6 +540,8 @@ struct Stage<'a> {
     c: Matrix<'a>,
     y: Matrix<'a>,
     rows: Option<RowStage<'a>>,
+    /// Products that are made, where streams branch.
+    given: Option<Given<'a>>,
 }
 
 /// What a cell with options has beside.
@@ -478,7 +557,13 @@ struct RowStage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(layer: &'a mut StepLayer, starts: &'a [usize; 2], split: Split, workers: usize) -> Stage<'a> {
+    fn new(
+        layer: &'a mut StepLayer,
+        given: Option<Given<'a>>,
+        starts: &'a [usize; 2],
+        split: Split,
+        workers: usize,
+    ) -> Stage<'a> {
         let batch = starts[1];
         let StepLayer {
             layer, sizes, weights, bias, gates, extra, h, c, y, shares, rows: row_buffers, ..
@@ -534,6 +619,7 @@ impl<'a> Stage<'a> {
             h: Matrix::new(h.ensure(batch * sizes.unit_stride), geometry, units),
             c: Matrix::new(c.ensure(batch * sizes.unit_stride), geometry, units),
             y: Matrix::new(y, geometry, Rows { stride: layer.hidden, columns: layer.hidden, ..units }),
+            given: given.filter(|_| rows.is_none()),
             rows,
         }
     }
@@ -560,7 +646,8 @@ fn recycle<'a>(mut stages: Vec<Stage<'_>>) -> Vec<Stage<'a>> {
 struct StepJob<'a> {
     stepper: &'a mut Stepper,
     workers: usize,
-    x: &'a [f32],
+    /// `None`: layer 0 reads tokens.
+    x: Option<&'a [f32]>,
 }
 
 impl Dispatch for StepJob<'_> {
@@ -569,9 +656,15 @@ impl Dispatch for StepJob<'_> {
     fn run<S: Lanes>(self, simd: S) {
         let StepJob { stepper, workers, x } = self;
         let split = stepper.split(workers);
-        let Stepper { layers, starts, byte_level, rounded, stages: spare, .. } = stepper;
+        let Stepper { layers, starts, byte_level, rounded, branches, stages: spare, .. } = stepper;
         let mut stages = recycle(std::mem::take(spare));
-        stages.extend(layers.iter_mut().map(|layer| Stage::new(layer, starts, split, workers)));
+        stages.extend(layers.iter_mut().enumerate().map(|(place, layer)| {
+            let tokens = place == 0 && x.is_none();
+            let given =
+                branches.as_ref().map(|branches| branches.given(place, layer.sizes.gate_stride, tokens));
+            Stage::new(layer, given, starts, split, workers)
+        }));
+        let x = x.unwrap_or_default();
         let (quads, scales) = rounded.parts(workers);
         team::run_on(workers, |worker| {
             let mut walk = Walker {
@@ -666,12 +759,15 @@ impl<S: Lanes> Walker<'_, S> {
             y: stage.y.private(worker),
         };
         // In floats, a cell of one phase multiplies its inputs in passing.
-        let fuses = K::TRAITS.phases == 1 && matches!(stage.weights, StepWeights::F32 { .. });
-        if !fuses {
+        let fuses = K::TRAITS.phases == 1
+            && matches!(stage.weights, StepWeights::F32 { .. })
+            && stage.given.is_none();
+        if !fuses && !stage.given.is_some_and(|given| given.has_tokens()) {
             self.product(stage, 0, x, stage.input_bias, &mut parts.gates);
         }
         for phase in 0..K::TRAITS.phases {
             match stage.weights {
+                _ if phase == 0 && stage.given.is_some() => self.recur_given::<K>(stage, &mut parts),
                 StepWeights::F32 { panels, packed } => {
                     self.recur::<K>(stage, &mut parts, phase, fuses.then_some(x), (panels, packed));
                 }
@@ -852,11 +948,36 @@ impl<S: Lanes> Walker<'_, S> {
     ) {
         self.quantize(stage, &parts.multiplied(stage, phase), stage.layer.hidden);
         let column = if phase == 0 { 0 } else { K::TRAITS.panel * S::N };
+        self.recur_made::<K>(stage, parts, phase, weights.panels, |walk, gates, tile, late| {
+            walk.add_rounded(stage, gates, tile, weights, column, late);
+        });
+    }
+
+    /// The first phase of the recurrence where the products with `h` are made.
+    fn recur_given<K: Kernel>(&mut self, stage: &Stage<'_>, parts: &mut Parts<'_>) {
+        let given = stage.given.expect("products that are made");
+        let panels = stage.weights.panels(1);
+        self.recur_made::<K>(stage, parts, 0, panels, |walk, gates, tile, late| {
+            walk.add_given(stage, &given, gates, tile, late);
+        });
+    }
+
+    /// A phase of the recurrence with nothing left to multiply. `add` adds panel `p`'s products with `m` rows from the
+    /// `k`-th on to the gates; what the cell itself adds to the last gate when it has made the others goes into the
+    /// rows of `late`, with its bias.
+    fn recur_made<K: Kernel>(
+        &mut self,
+        stage: &Stage<'_>,
+        parts: &mut Parts<'_>,
+        phase: usize,
+        panels: Panels,
+        add: impl Fn(&Self, &mut Part<'_>, (usize, usize, usize), &mut [[f32; quant::WIDEST]; 6]),
+    ) {
         let mut late = [[0.0; quant::WIDEST]; 6];
         for p in stage.geometry.own_groups(self.worker) {
-            let nv = weights.panels.vectors_of(p);
+            let nv = panels.vectors_of(p);
             for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
-                self.add_rounded(stage, &mut parts.gates, (p, k, m), weights, column, &mut late);
+                add(self, &mut parts.gates, (p, k, m), &mut late);
                 for (i, late) in late[..m].iter().enumerate() {
                     let ranks = self.ranks::<1>(stage, k + i);
                     let tile = Forward::<1> { bias: late, ..parts.tile::<S, 1>(stage, phase, ranks, p) };
@@ -866,8 +987,39 @@ impl<S: Lanes> Walker<'_, S> {
         }
     }
 
-    /// Adds panel `p`'s products with `m` rows of eight bits to the gates, from their `column` on. What the
-    /// cell itself adds to the last gate when it has made the others goes into `late`, with its bias.
+    /// Puts the products of tokens into the gates, where there are some, and adds those with `h`.
+    fn add_given(
+        &self,
+        stage: &Stage<'_>,
+        given: &Given<'_>,
+        gates: &mut Part<'_>,
+        (p, k, m): (usize, usize, usize),
+        late: &mut [[f32; quant::WIDEST]; 6],
+    ) {
+        let columns = |panels: Panels| {
+            let first = p * panels.width * S::N;
+            first..first + panels.vectors_of(p) * S::N
+        };
+        let waits = stage.layer.cell == Cell::Gru(Reset::After);
+        let (of_tokens, of_states) = (columns(stage.weights.panels(0)), columns(stage.weights.panels(1)));
+        for (i, late) in late[..m].iter_mut().enumerate() {
+            let ranks = self.ranks::<1>(stage, k + i);
+            let [stream] = ranks.each();
+            let mut row = gates.own(Some(0), ranks, &(p..p + 1));
+            let row = row.row(0);
+            let sums = given.sums(stream, of_states.clone());
+            let (early, last) = sums.split_at(if waits { 2 * S::N } else { sums.len() });
+            let token = given.token(stream, of_tokens.clone());
+            self.simd.call(Add { to: row, token, early });
+            let bias = stage.recurrent_bias[of_states.start..].iter().skip(early.len());
+            for ((late, sum), bias) in late[early.len()..].iter_mut().zip(last).zip(bias) {
+                *late = sum + bias;
+            }
+        }
+    }
+
+    /// Adds products with rows of eight bits to the gates, from their `column` on; see
+    /// [`recur_made`](Walker::recur_made).
     fn add_rounded(
         &self,
         stage: &Stage<'_>,
@@ -916,6 +1068,26 @@ impl<S: Lanes> Walker<'_, S> {
     fn rounded(&self, k: usize, depth: usize) -> QuantizedRows<'_> {
         let depth = depth.div_ceil(4);
         QuantizedRows { quads: &self.quads[k * depth..], scales: &self.scales[k..], depth }
+    }
+}
+
+/// Makes a row the sums of a token, where there is one, and adds others.
+struct Add<'a> {
+    to: &'a mut [f32],
+    token: Option<&'a [f32]>,
+    early: &'a [f32],
+}
+
+impl<S: Lanes> Job<S> for Add<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: S) {
+        let Add { to, token, early } = self;
+        if let Some(token) = token {
+            to.copy_from_slice(token);
+        }
+        to.iter_mut().zip(early).for_each(|(to, sum)| *to += sum);
     }
 }
 

@@ -5,7 +5,7 @@
 mod common;
 
 use carousel_kernels::*;
-use common::{CELLS, Numbers, Problem, everywhere};
+use common::{CELLS, Numbers, Problem, cells_with_options, everywhere};
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell as Counter;
 
@@ -203,6 +203,73 @@ fn streams_are_chosen_and_go_on() {
                 assert!(together.select(&[]).is_err());
             });
         }
+    }
+}
+
+/// Streams that branch and read rows of a table are what they are alone, and what plain steps give but for rounding.
+#[test]
+fn what_streams_share_changes_nothing() {
+    let (input, hidden, vocabulary) = (3, 20, 7);
+    let plain = CELLS.into_iter().map(|cell| (cell, CellOptions::PLAIN));
+    for (cell, options) in plain.chain(cells_with_options().into_iter().step_by(3)) {
+        let zoneout = Zoneout { hidden: 0.2, ..Zoneout::NONE };
+        let layers = [(input, Zoneout::NONE), (hidden, zoneout)].map(|(input, zoneout)| Layer {
+            cell,
+            direction: Direction::Forward,
+            input,
+            hidden,
+            precision: Precision::F32,
+            zoneout,
+            options,
+        });
+        let problems = layers.map(|layer| Problem::random(layer, Batch::full(1, 1), 3));
+        let stack: Vec<_> = problems.iter().map(|problem| (problem.layer, problem.weights())).collect();
+        let table = Numbers::new(9).floats(vocabulary * input, 1.0);
+        everywhere(|level, threads| {
+            let what = format!("{cell:?} {options:?} {level:?} {threads} threads");
+            let mut numbers = Numbers::new(5);
+            let mut together = Stepper::branching(&stack, 3).unwrap();
+            let mut alone: Vec<Vec<u32>> = vec![Vec::new(); 3];
+            let all = [&[0, 1, 2][..], &[2, 2, 0, 1, 0], &[4, 3], &[1, 0, 1, 0, 1, 1], &[5], &[0; 40]];
+            for chosen in all {
+                if !alone[0].is_empty() {
+                    // Of streams that are chosen twice the second choice is among those of the first.
+                    let twice: Vec<usize> = (0..alone.len()).rev().chain(0..alone.len()).collect();
+                    together.select(&twice).unwrap();
+                    let streams: Vec<usize> = chosen.iter().map(|stream| alone.len() + stream).collect();
+                    together.select(&streams).unwrap();
+                    alone = chosen.iter().map(|&stream| alone[stream].clone()).collect();
+                }
+                let tokens: Vec<u32> = chosen.iter().map(|_| numbers.integer(vocabulary) as u32).collect();
+                alone.iter_mut().zip(&tokens).for_each(|(read, &token)| read.push(token));
+                let y = together.read(&table, &tokens).unwrap().to_vec();
+                for (y, read) in y.chunks(hidden).zip(&alone) {
+                    let mut single = Stepper::branching(&stack, 1).unwrap();
+                    let mut stepper = Stepper::new(&stack, 1).unwrap();
+                    let (mut last, mut vectors) = (Vec::new(), Vec::new());
+                    for &token in read {
+                        let x = &table[token as usize * input..][..input];
+                        last = single.read(&table, &[token]).unwrap().to_vec();
+                        vectors = stepper.step(x).unwrap().to_vec();
+                    }
+                    assert!(y == last, "{what}");
+                    common::close(&what, &last, &common::wide(&vectors), 1e-5);
+                }
+            }
+            // What is put in a stream's place is no longer what others follow.
+            together.select(&[0, 0]).unwrap();
+            let mut single = Stepper::branching(&stack, 2).unwrap();
+            together.reset_stream(1);
+            let begun = together.read(&table, &[1, 1]).unwrap()[hidden..].to_vec();
+            assert_eq!(begun, single.read(&table, &[1, 1]).unwrap()[hidden..], "{what}");
+            let refused = |found: Result<&[f32], ShapeError>, expected: &str| {
+                assert_eq!(found.unwrap_err().to_string(), expected, "{what}");
+            };
+            refused(together.read(&table, &[1]), "tokens of a step has 1 elements, expected 2");
+            refused(together.read(&table, &[1, 7]), "a token is 7, expected less than 7");
+            let mut plain = Stepper::new(&stack, 1).unwrap();
+            refused(plain.read(&table, &[1]), "tokens are read by a stepper whose streams branch");
+        });
     }
 }
 

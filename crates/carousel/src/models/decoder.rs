@@ -204,7 +204,7 @@ impl Decoder {
 
     /// For writing `rows` texts side by side.
     pub(super) fn stepper(&self, rows: usize) -> Stepper {
-        self.recurrent.stepper(rows).expect("a decoder walks forward")
+        self.recurrent.branching_stepper(rows).expect("a decoder walks forward")
     }
 
     /// The output layer, with the embedding's weight where that is tied.

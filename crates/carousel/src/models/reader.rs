@@ -278,6 +278,12 @@ impl Reader {
         self.recurrent.as_ref()?.stepper(sequences)
     }
 
+    /// The same for hypotheses, which branch; see [`Recurrent::branching_stepper`].
+    #[must_use]
+    pub fn branching_stepper(&self, hypotheses: usize) -> Option<Stepper> {
+        self.recurrent.as_ref()?.branching_stepper(hypotheses)
+    }
+
     /// A vector for every frame. With `noise` the model learns, and values drop out. `device` is the one that the
     /// model is on.
     ///

@@ -105,17 +105,20 @@ impl<'a> Writer<'a> {
         if rows == 0 {
             return;
         }
-        let feeds = self.model.feeds;
-        let width = if feeds { embedding + hidden } else { embedding };
-        self.x.resize(rows * width, 0.0);
         let table = slice(&self.table);
-        for (row, (&token, x)) in tokens.iter().zip(self.x.chunks_exact_mut(width)).enumerate() {
-            x[..embedding].copy_from_slice(&table[token as usize * embedding..][..embedding]);
-            if feeds {
-                x[embedding..].copy_from_slice(&self.read[row * hidden..][..hidden]);
+        let y = if self.model.feeds {
+            let width = embedding + hidden;
+            self.x.resize(rows * width, 0.0);
+            let own = self.read.chunks_exact(hidden);
+            for ((&token, x), read) in tokens.iter().zip(self.x.chunks_exact_mut(width)).zip(own) {
+                x[..embedding].copy_from_slice(&table[token as usize * embedding..][..embedding]);
+                x[embedding..].copy_from_slice(read);
             }
-        }
-        let y = self.stepper.step(&self.x).expect("a vector for every row");
+            self.stepper.step(&self.x)
+        } else {
+            self.stepper.read(table, tokens)
+        };
+        let y = y.expect("a token that is known for every row");
         match &mut self.memory {
             None => {
                 self.read.clear();
