@@ -424,7 +424,7 @@ pub struct TrainRecipe {
     pub min_learning_rate: f64,
     /// Steps over which the learning rate grows from zero.
     pub warmup_steps: usize,
-    /// Validations without a new lowest loss after which a run ends.
+    /// Validations without a better [`metric`](TrainRecipe::metric) after which a run ends.
     pub early_stop: Option<usize>,
     /// The mean of the weights that is validated and saved as the best.
     pub average: AverageName,

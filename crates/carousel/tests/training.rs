@@ -79,7 +79,7 @@ fn drive(
             notices.push((*step, *what));
             Control::Continue
         }
-        Event::Step { step, .. } if *step == stop_at => Control::Stop,
+        Event::Stepped { step } if *step == stop_at => Control::Stop,
         _ => Control::Continue,
     })?;
     Ok((summary, notices))
@@ -222,6 +222,37 @@ fn a_validation_loss_that_stands_still_has_consequences() {
     ]);
     assert_eq!(asgd.notices.iter().map(|(_, what)| *what).collect::<Vec<_>>(), [Notice::Averaging]);
     assert!(!tensors(&asgd.run(), "average.safetensors").is_empty());
+}
+
+/// A wish to stop is heard after any step, and without validation every checkpoint is what there is to use.
+#[test]
+fn a_run_stops_at_once_and_leaves_its_last_weights() {
+    let rare = recipe(&["train.log_every=1000", "train.checkpoint_seconds=1", "data.split=[1, 0, 0]"]);
+    let sources = Sources { train: vec![rhyme()], ..Sources::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::create(&folder.path().join("run")).unwrap();
+    run.write_recipe(&rare).unwrap();
+    let part = |start: Start, stop: u64| {
+        let hear = &mut |event: &Event<'_>| match event {
+            Event::Stepped { step } if *step == stop => Control::Stop,
+            _ => Control::Continue,
+        };
+        language_model(&run, &rare, &sources, start, hear).unwrap()
+    };
+    assert_eq!(part(Start::New, 3).steps, 3);
+    let used = || carousel::train::checkpoint::read_tensors(&run.path().join("model.safetensors")).unwrap();
+    let first = used();
+    let slow = &mut |event: &Event<'_>| {
+        // So long that a checkpoint is due, after which nothing more is heard of the run.
+        if matches!(event, Event::Stepped { step: 5 }) {
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+        }
+        if matches!(event, Event::Saved { step: 5, .. }) {
+            assert!(used() != first, "the weights of step 3 are still those that are used");
+        }
+        Control::Continue
+    };
+    assert_eq!(language_model(&run, &rare, &sources, Start::Resume, slow).unwrap().steps, 40);
 }
 
 /// Averaged weights are what is validated, saved as the best and opened, while training goes on from its own.

@@ -68,6 +68,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if task != Task::Lm && !matches!(args.precision, Precision::F32) {
         return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
     }
+    args.search.refuse_idle(task)?;
     if Held::of(&recipe).is_less_than(&args.data)? {
         if task == Task::Classify {
             return classes(args, &evaluate_large_classifier(&args.run, &args.data)?);

@@ -9,7 +9,7 @@ use carousel::data::{Document, read_documents};
 use carousel::metrics::ForecastErrors;
 use carousel::report::{ErrorRow, ForecastChart, ForecastCurve, ForecastSection, step_label, thousands};
 use carousel::run::RunFolder;
-use carousel::saved::{SavedForecaster, SeriesForecast};
+use carousel::saved::{ColumnForecast, SavedForecaster, SeriesForecast};
 use carousel::train::{Contest, DrawnForecast, FORECASTS, ForecastEvaluation, Summary};
 use serde_json::{Map, Value, json};
 
@@ -34,11 +34,15 @@ pub(crate) fn predict(saved: &SavedForecaster, files: &[PathBuf], as_json: bool)
     for forecast in &forecasts {
         for column in &forecast.columns {
             let mut text = String::new();
+            let decimals = decimals(column);
             for (step, value) in column.forecast.iter().enumerate() {
-                let levels: String =
-                    column.quantiles.iter().map(|(_, values)| format!(",{}", plain(values[step]))).collect();
+                let levels: String = column
+                    .quantiles
+                    .iter()
+                    .map(|(_, values)| format!(",{}", plain(values[step], decimals)))
+                    .collect();
                 let (series, name) = (field(&forecast.series), field(&column.column));
-                text.push_str(&format!("{series},{name},{},{}{levels}\n", step + 1, plain(*value)));
+                text.push_str(&format!("{series},{name},{},{}{levels}\n", step + 1, plain(*value, decimals)));
             }
             output::result(&text)?;
         }
@@ -54,9 +58,22 @@ fn field(text: &str) -> String {
     }
 }
 
-/// Seven digits: what the model's precision holds.
-fn plain(value: f64) -> String {
-    format!("{}", value as f32)
+/// Decimals of a column's forecasts: seven digits of how far apart they are, for a model's 32 bits hold that much of
+/// what is added to the last value.
+fn decimals(column: &ColumnForecast) -> usize {
+    let all = || column.forecast.iter().chain(column.quantiles.iter().flat_map(|(_, values)| values));
+    let (low, high) = (all().copied().fold(f64::MAX, f64::min), all().copied().fold(f64::MIN, f64::max));
+    let scale: f64 = if high > low { high - low } else { high.abs() };
+    (6.0 - scale.log10().floor()).clamp(0.0, 15.0) as usize
+}
+
+/// Without zeros at the end.
+fn plain(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }
 
 fn object(forecast: &SeriesForecast) -> Value {
@@ -242,6 +259,25 @@ fn drawn(forecast: &DrawnForecast, simple: &'static str) -> ForecastChart {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forecasts_are_told_as_exactly_as_they_are_known() {
+        let check = |values: &[f64], expected: &[&str]| {
+            let column =
+                ColumnForecast { column: "x".to_owned(), forecast: values.to_vec(), quantiles: Vec::new() };
+            let decimals = decimals(&column);
+            let told: Vec<String> = values.iter().map(|&value| plain(value, decimals)).collect();
+            assert_eq!(told, expected);
+        };
+        check(
+            &[1_700_000_000.0, 1_700_000_001.0, 1_700_000_012.5],
+            &["1700000000", "1700000001", "1700000012.5"],
+        );
+        check(&[3512.123_456_789, 4800.0], &["3512.123", "4800"]);
+        check(&[0.1, 0.1], &["0.1", "0.1"]);
+        check(&[0.0], &["0"]);
+        check(&[-20.0, 100.0], &["-20", "100"]);
+    }
 
     #[test]
     fn fields_survive_commas() {

@@ -18,7 +18,7 @@ use crate::forecast;
 use crate::lines::{TOGETHER, each_lines};
 use crate::machine::MachineArgs;
 use crate::output::{self, Form};
-use crate::search::beam;
+use crate::search::{beam, refuse_idle};
 use crate::translate::{answer_lines, object};
 use crate::usage::BadUsage;
 
@@ -57,9 +57,9 @@ pub(crate) struct PredictArgs {
     #[arg(long)]
     probabilities: bool,
 
-    /// Hypotheses at a time; 1 is greedy
-    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = beam)]
-    beam: usize,
+    /// Hypotheses at a time; 1 is greedy [default: 5]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beam)]
+    beam: Option<usize>,
 
     /// Print one JSON object a line
     #[arg(long)]
@@ -72,6 +72,12 @@ pub(crate) struct PredictArgs {
 pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<()> {
     args.machine.apply();
     let task = RunFolder::open(&args.run)?.read_recipe()?.task;
+    let writes = matches!(task, Task::Translate | Task::Caption);
+    let idle = [
+        ("--beam", !writes && args.beam.is_some()),
+        ("--probabilities", task == Task::Forecast && args.probabilities),
+    ];
+    refuse_idle(task, &idle)?;
     match task {
         Task::Classify => classes(args, &SavedClassifier::open(&args.run)?),
         Task::Tag => tags(args, &SavedTagger::open(&args.run)?),
@@ -128,7 +134,8 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
 }
 
 fn search(args: &PredictArgs) -> Search {
-    Search { beam: args.beam, ..Search::default() }
+    let usual = Search::default();
+    Search { beam: args.beam.unwrap_or(usual.beam), ..usual }
 }
 
 /// Sentences about files, or about those whose paths come from stdin, a line each.
@@ -215,7 +222,7 @@ fn frames(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
         return Err(BadUsage(format!("the run reads {kind}: name the files to answer")).into());
     }
     let mut sequence =
-        Sequence { saved, stream: saved.stream(), open: Vec::new(), width: 0, images: Vec::new() };
+        Sequence { saved, stream: saved.stream(), open: Vec::new(), width: 0, line: 1, images: Vec::new() };
     let mut number = 0;
     each_lines(&[], |lines| {
         let mut answers = String::new();
@@ -257,6 +264,8 @@ struct Sequence<'a> {
     stream: Option<TagStream<'a>>,
     open: Vec<f32>,
     width: usize,
+    /// Where it begins.
+    line: usize,
     images: Vec<Document>,
 }
 
@@ -267,16 +276,7 @@ impl Sequence<'_> {
             return self.finish();
         }
         if self.saved.recipe.data.input == InputName::Images {
-            let image = carousel::data::read_documents(&[PathBuf::from(line.trim())])?;
-            let Some(stream) = &mut self.stream else {
-                self.images.extend(image);
-                return Ok(Vec::new());
-            };
-            let mut steps = Vec::new();
-            for image in &image {
-                steps.extend(stream.push_image(image)?);
-            }
-            return Ok(steps);
+            return self.image(line.trim()).with_context(|| format!("stdin:{number}"));
         }
         let apart = |letter: char| matches!(letter, ',' | ';') || letter.is_whitespace();
         let words = line.split(apart).filter(|word| !word.is_empty());
@@ -293,11 +293,27 @@ impl Sequence<'_> {
                 Ok(stream.push(&example(values.clone(), values.len(), number))?.into_iter().collect())
             }
             None => {
-                self.width = values.len();
+                if self.open.is_empty() {
+                    (self.width, self.line) = (values.len(), number);
+                }
                 self.open.extend(values);
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Reads the image at a path.
+    fn image(&mut self, path: &str) -> anyhow::Result<Vec<TaggedStep>> {
+        let image = carousel::data::read_documents(&[PathBuf::from(path)])?;
+        let Some(stream) = &mut self.stream else {
+            self.images.extend(image);
+            return Ok(Vec::new());
+        };
+        let mut steps = Vec::new();
+        for image in &image {
+            steps.extend(stream.push_image(image)?);
+        }
+        Ok(steps)
     }
 
     /// What is left to answer of the sequence.
@@ -309,7 +325,7 @@ impl Sequence<'_> {
         let found = match (values.is_empty(), images.is_empty()) {
             (true, true) => return Ok(Vec::new()),
             (true, false) => self.saved.predict_images(&images)?,
-            (false, _) => self.saved.predict_numbers(&example(values, self.width, 1))?,
+            (false, _) => self.saved.predict_numbers(&example(values, self.width, self.line))?,
         };
         self.width = 0;
         let steps = found.tags.into_iter().zip(found.probabilities);

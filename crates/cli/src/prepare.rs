@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
 use carousel::data::PairCounts;
 use carousel::recipe::{Recipe, Task};
 use carousel::report::thousands;
@@ -78,8 +77,11 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     let is_set = args.recipe.as_ref().is_some_and(|path| path.is_dir());
     let (recipe, prepared, path) = match (&args.recipe, args.data.is_empty()) {
         (Some(path), true) if is_set => {
-            if !args.set.is_empty() || args.out.is_some() {
-                let message = "a prepared set is shown as it is: --set and --out have no effect".to_owned();
+            let parts = [&args.valid, &args.test];
+            if !args.set.is_empty() || args.out.is_some() || parts.iter().any(|part| !part.is_empty()) {
+                let message =
+                    "a prepared set is shown as it is: --set, --out, --valid and --test have no effect"
+                        .to_owned();
                 return Err(BadUsage(message).into());
             }
             let (recipe, prepared) = Prepared::open(path)?;
@@ -104,7 +106,8 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
                 return Err(BadUsage("prepare takes a recipe of the task translate".to_owned()).into());
             }
             if out.exists() {
-                bail!("{} exists; choose another folder, or remove it", out.display());
+                let message = format!("{} exists; choose another folder, or remove it", out.display());
+                return Err(BadUsage(message).into());
             }
             let (_, sources) = SourceList::read(&args.data, &args.valid, &args.test, Held::All)?;
             let prepared = prepare(&recipe, &sources)?;
@@ -112,6 +115,9 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
             (recipe, prepared, out.clone())
         }
     };
+    if args.json && args.show.is_some() {
+        return Err(BadUsage("--show has no effect beside --json".to_owned()).into());
+    }
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json!({
             "set": path,

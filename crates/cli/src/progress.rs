@@ -171,7 +171,7 @@ impl Progress {
             Event::Saved { path, .. } if self.style == Style::Plain => {
                 self.line(&format!("saved {}", path.display()));
             }
-            Event::Saved { .. } => {}
+            Event::Saved { .. } | Event::Stepped { .. } => {}
         }
     }
 

@@ -35,10 +35,13 @@ pub(crate) fn write(
     learned_from: &str,
 ) -> anyhow::Result<()> {
     let mut report = build(run.path(), &run.read_metrics()?, recipe, summary, learned_from);
-    report.classes = classes(run, summary)?;
-    report.translations = translations(run, summary)?;
-    report.captions = captions(run, summary)?;
-    report.forecasts = forecast::section(run, summary)?;
+    // What a run told at an end before this one is of other steps.
+    if !summary.stopped {
+        report.classes = classes(run, summary)?;
+        report.translations = translations(run, summary)?;
+        report.captions = captions(run, summary)?;
+        report.forecasts = forecast::section(run, summary)?;
+    }
     Ok(run.write("report.html", report.to_html())?)
 }
 

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use carousel::decode::beam::{LengthPenalty, Search};
+use carousel::recipe::{Named, Task};
 use carousel::saved::{OpenError, SavedTranslator};
 use clap::Args;
 
 use crate::machine::MachineArgs;
+use crate::usage::BadUsage;
 
 /// The exponent that Wu et al. (2016) found best.
 const ALPHA: f64 = 0.6;
@@ -39,38 +41,66 @@ impl TranslatorArgs {
 
 #[derive(Args)]
 pub(crate) struct SearchArgs {
-    /// Hypotheses followed at a time; 1 is greedy
-    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true, value_parser = beam, help_heading = "Search")]
-    beam: usize,
+    /// Hypotheses followed at a time; 1 is greedy [default: 5]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beam, help_heading = "Search")]
+    beam: Option<usize>,
 
-    /// Of length: average, none, or wu:0.6
-    #[arg(long, value_name = "P", default_value = "average", value_parser = penalty, help_heading = "Search")]
-    penalty: LengthPenalty,
+    /// Of length: average, none, or wu:0.6 [default: average]
+    #[arg(long, value_name = "P", value_parser = penalty, help_heading = "Search")]
+    penalty: Option<LengthPenalty>,
 
-    /// Let no N tokens in a row occur twice
-    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Search")]
-    no_repeat: usize,
+    /// Let no N tokens in a row occur twice [default: 0]
+    #[arg(long, value_name = "N", value_parser = crate::usage::whole::<usize>, allow_negative_numbers = true, help_heading = "Search")]
+    no_repeat: Option<usize>,
 
-    /// Most tokens for each token of the source …
-    #[arg(long, value_name = "X", default_value_t = 2.0, allow_negative_numbers = true, value_parser = ratio, help_heading = "Search")]
-    max_ratio: f64,
+    /// Most tokens for each token of the source … [default: 2]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = ratio, help_heading = "Search")]
+    max_ratio: Option<f64>,
 
-    /// … and so many more
-    #[arg(long, value_name = "N", default_value_t = 10, allow_negative_numbers = true, value_parser = extra, help_heading = "Search")]
-    max_extra: usize,
+    /// … and so many more [default: 10]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = extra, help_heading = "Search")]
+    max_extra: Option<usize>,
 }
 
 impl SearchArgs {
     /// The search for so many translations of each text.
     pub(crate) fn search(&self, best: usize) -> Search {
+        let usual = Search::default();
         Search {
-            beam: self.beam.max(best),
-            penalty: self.penalty,
-            no_repeat: self.no_repeat,
+            beam: self.beam.unwrap_or(usual.beam).max(best),
+            penalty: self.penalty.unwrap_or(usual.penalty),
+            no_repeat: self.no_repeat.unwrap_or(usual.no_repeat),
             best,
-            ratio: self.max_ratio,
-            extra: self.max_extra,
+            ratio: self.max_ratio.unwrap_or(usual.ratio),
+            extra: self.max_extra.unwrap_or(usual.extra),
         }
+    }
+
+    /// Refuses options that have no effect with a run of `task`.
+    pub(crate) fn refuse_idle(&self, task: Task) -> Result<(), BadUsage> {
+        let lengths = [("--max-ratio", self.max_ratio.is_some()), ("--max-extra", self.max_extra.is_some())];
+        let all = [
+            ("--beam", self.beam.is_some()),
+            ("--penalty", self.penalty.is_some()),
+            ("--no-repeat", self.no_repeat.is_some()),
+        ];
+        let idle: &[_] = match task {
+            Task::Translate => &[],
+            // A caption is at most as long as those that were learned.
+            Task::Caption => &lengths,
+            _ => &[all.as_slice(), &lengths].concat(),
+        };
+        refuse_idle(task, idle)
+    }
+}
+
+/// Refuses those of some options that were given, for a run of `task` has no use for them.
+pub(crate) fn refuse_idle(task: Task, options: &[(&str, bool)]) -> Result<(), BadUsage> {
+    match options.iter().find(|(_, given)| *given) {
+        Some((option, _)) => {
+            Err(BadUsage(format!("{option} has no effect with a run of the task {}", task.name())))
+        }
+        None => Ok(()),
     }
 }
 

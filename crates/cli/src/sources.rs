@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
 use carousel::data::{Document, Documents, list_files, read_documents};
@@ -30,17 +30,34 @@ pub(crate) struct SourceList {
 #[derive(Debug, Serialize, Deserialize)]
 struct Part {
     paths: Vec<PathBuf>,
+    /// The same as they were given. Documents are called by these, for series and groups have their names.
+    #[serde(default)]
+    given: Vec<PathBuf>,
     /// Over all bytes of all documents: tells that a file has changed, not who changed it.
     fingerprint: String,
 }
 
 impl Part {
-    fn new(paths: &[PathBuf], text: Text<'_>) -> anyhow::Result<Part> {
-        let paths = paths
+    fn new(given: &[PathBuf], text: Text<'_>) -> anyhow::Result<Part> {
+        let paths = given
             .iter()
             .map(|path| absolute(path).with_context(|| format!("could not resolve {}", path.display())))
             .collect::<anyhow::Result<_>>()?;
-        Ok(Part { paths, fingerprint: text.fingerprint()? })
+        Ok(Part { paths, given: given.to_vec(), fingerprint: text.fingerprint()? })
+    }
+
+    /// Calls documents what they were called when the run began.
+    fn rename(&self, documents: &mut [Document]) {
+        for document in documents {
+            let pairs = self.paths.iter().zip(&self.given);
+            let given = pairs.filter_map(|(path, given)| {
+                let below = Path::new(&document.name).strip_prefix(path).ok()?;
+                Some(if below.as_os_str().is_empty() { given.clone() } else { given.join(below) })
+            });
+            if let Some(name) = given.min_by_key(|name| name.as_os_str().len()) {
+                document.name = name.display().to_string();
+            }
+        }
     }
 
     fn warn_if_changed(&self, text: Text<'_>) -> anyhow::Result<()> {
@@ -80,7 +97,11 @@ impl SourceList {
         let list: SourceList = serde_json::from_str(&text).with_context(|| {
             format!("{} is not a list of sources that `carousel train` wrote", path.display())
         })?;
-        let sources = read_all(&list.train.paths, &list.valid.paths, &list.test.paths, held)?;
+        let mut sources = read_all(&list.train.paths, &list.valid.paths, &list.test.paths, held)?;
+        let Sources { train, valid, test, .. } = &mut sources;
+        for (part, documents) in [(&list.train, train), (&list.valid, valid), (&list.test, test)] {
+            part.rename(documents);
+        }
         for (part, text) in [&list.train, &list.valid, &list.test].into_iter().zip(texts(&sources)) {
             part.warn_if_changed(text)?;
         }

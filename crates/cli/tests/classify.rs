@@ -55,6 +55,34 @@ fn trained() -> Home {
 }
 
 #[test]
+fn options_that_classes_have_no_use_for_are_refused() {
+    let home = trained();
+    home.carousel("eval run --data reviews.tsv --no-repeat 3")
+        .fails(2, &["--no-repeat has no effect with a run of the task classify"]);
+    home.carousel("predict run reviews.tsv --beam 3").fails(2, &["--beam has no effect"]);
+}
+
+/// Micro-batches of classes that weigh differently are one large batch.
+#[test]
+fn weighted_parts_of_a_batch_are_the_batch() {
+    let home = home();
+    let loss = |name: &str, keys: &str| {
+        let classes = "--set train.class_weights=balanced --set train.log_every=1 --set train.steps=2";
+        home.carousel(&format!("train recipe.toml --data reviews.tsv --out {name} {classes} {keys}"))
+            .succeeds();
+        let lines = home.read(&format!("{name}/metrics.jsonl"));
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let steps: Vec<Value> = lines.filter(|line| line["kind"] == "train").collect();
+        ["loss", "gradient_norm"].map(|field| steps[0][field].as_f64().unwrap())
+    };
+    let whole = loss("whole", "--set train.batch=210");
+    let parts = loss("parts", "--set train.batch=30 --set train.accumulate=7");
+    for (whole, part) in whole.into_iter().zip(parts) {
+        assert!((whole - part).abs() < 1e-4 * whole, "{whole} {part}");
+    }
+}
+
+#[test]
 fn classes_are_learned_measured_and_told() {
     let home = home();
     let said = home.carousel("train recipe.toml --data reviews.tsv --out run --json").succeeds();

@@ -173,6 +173,31 @@ fn a_stopped_run_goes_on() {
     assert_eq!(home.bytes("whole/model.safetensors"), home.bytes("parts/model.safetensors"));
 }
 
+/// Series that have the names of their files have them still when a run goes on, and so the scales that it began with.
+#[test]
+fn a_stopped_run_of_files_goes_on() {
+    let home = home();
+    home.write("bare.toml", RECIPE.replace("id = \"shop\"\n", ""));
+    for shop in 0..2 {
+        let rows: String =
+            (0..120).map(|day| format!("{day},{:.3},{}\n", sold(10 * shop, day), day % 7)).collect();
+        home.write(&format!("{shop}.csv"), format!("day,sold,price\n{rows}"));
+    }
+    home.resumes_to_the_bit("train bare.toml --data 0.csv 1.csv --set train.validate_every=10", 20, 30);
+    assert!(home.read("whole/labels.json").contains("\"0.csv\""));
+    assert_eq!(home.read("whole/forecasts.json"), home.read("half/forecasts.json"));
+}
+
+#[test]
+fn options_that_forecasts_have_no_use_for_are_refused() {
+    let home = home();
+    home.carousel("train recipe.toml --data shops.csv --out run --set train.epochs=1").succeeds();
+    home.carousel("predict run shops.csv --beam 3")
+        .fails(2, &["--beam has no effect with a run of the task forecast"]);
+    home.carousel("predict run shops.csv --probabilities").fails(2, &["--probabilities has no effect"]);
+    home.carousel("eval run --data shops.csv --max-ratio 3").fails(2, &["--max-ratio has no effect"]);
+}
+
 #[test]
 fn everything_wrong_with_series_is_named() {
     let home = home();

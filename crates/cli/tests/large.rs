@@ -166,5 +166,8 @@ fn what_is_wrong_with_a_large_table_is_named() {
     check("uneven.csv", &["uneven.csv:52: 1 fields, expected 3 as in the header"]);
     check("good.csv --valid other.csv", &["other.csv:3: \"lion\" does not occur in the training part"]);
     check("good.csv --set data.text=words", &["good.csv: no column is named \"words\"", "set data.text"]);
+    let open = "it purrs,lion,1\n".repeat(200);
+    home.write("open.csv", format!("author,label,text\n1,lion,it roars\n1,lion,\"{open}"));
+    check("open.csv", &["open.csv:3: a field of more than 100 lines; a quote mark may be open"]);
     check("one.csv", &["the training part has one class, \"lion\""]);
 }

@@ -40,9 +40,17 @@ fn numbers<R: Read>(
     what: &str,
     file: NpyFile<R>,
 ) -> Result<(Vec<usize>, Vec<f32>), DataError> {
+    row_after_row(file, |file| floats(document, what, file))
+}
+
+/// The shape of an array and what is read of it, row after row.
+fn row_after_row<R: Read, T: Clone>(
+    file: NpyFile<R>,
+    read: impl FnOnce(NpyFile<R>) -> Result<Vec<T>, DataError>,
+) -> Result<(Vec<usize>, Vec<T>), DataError> {
     let shape: Vec<usize> = file.shape().iter().map(|&size| size as usize).collect();
     let by_column = file.order() != npyz::Order::C && shape.len() > 1;
-    let values = floats(document, what, file)?;
+    let values = read(file)?;
     let values = if by_column { by_rows(&shape, &values) } else { values };
     Ok((shape, values))
 }
@@ -72,7 +80,7 @@ fn floats<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<
 }
 
 /// Values that stand column after column, as Fortran has them, row after row: in both the first place changes slowest.
-fn by_rows(shape: &[usize], values: &[f32]) -> Vec<f32> {
+fn by_rows<T: Clone>(shape: &[usize], values: &[T]) -> Vec<T> {
     // How far apart two values are in the file whose place differs by one along each axis.
     let mut strides = Vec::with_capacity(shape.len());
     let mut stride = 1;
@@ -90,10 +98,10 @@ fn by_rows(shape: &[usize], values: &[f32]) -> Vec<f32> {
         })
         .sum::<usize>()
     };
-    (0..values.len()).map(|place| values[from(place)]).collect()
+    (0..values.len()).map(|place| values[from(place)].clone()).collect()
 }
 
-/// The names in an array of whole numbers, truth values or text.
+/// The names in an array of whole numbers, truth values or text, in the order of the file.
 fn names<R: Read>(document: &Document, what: &str, file: NpyFile<R>) -> Result<Vec<String>, DataError> {
     let unread = |error: std::io::Error| fails(document, format!("{what} cannot be read: {error}"));
     let file = of_kinds!(
@@ -188,22 +196,21 @@ pub(super) fn read_npz(
             lengths.iter().enumerate().map(length).collect::<Result<Vec<usize>, _>>()?
         }
     };
-    let per_sequence = match named {
-        Named::None => 0,
-        Named::Sequences => 1,
-        Named::Steps => time,
+    let (per_sequence, wanted) = match named {
+        Named::None => (0, vec![0]),
+        Named::Sequences => (1, vec![count]),
+        Named::Steps => (time, vec![count, time]),
     };
-    let all = match (named, archive.by_name("y").map_err(unread)?) {
-        (Named::None, _) => Vec::new(),
-        (_, Some(file)) => names(document, "y", file)?,
+    let (found, all) = match (named, archive.by_name("y").map_err(unread)?) {
+        (Named::None, _) => (vec![0], Vec::new()),
+        (_, Some(file)) => row_after_row(file, |file| names(document, "y", file))?,
         (Named::Sequences, None) => return Err(missing("y", "the class of each sequence")),
         (Named::Steps, None) => return Err(missing("y", "the label of each step")),
     };
-    if all.len() != count * per_sequence {
+    // A last axis of one value changes nothing.
+    if found != wanted && found != [&wanted[..], &[1]].concat() {
         let reason = format!(
-            "y has {} names, expected {}, as x has {count} sequences of {time} steps",
-            all.len(),
-            count * per_sequence
+            "y has the shape {found:?}, expected {wanted:?}, as x has {count} sequences of {time} steps"
         );
         return Err(fails(document, reason));
     }
@@ -244,14 +251,18 @@ mod tests {
 
     /// `x` `[2, 3, 2]` from 0 on, the last value no number; `y` and `lengths` where they are given.
     fn archive(y: Option<&[i64]>, lengths: Option<&[i32]>) -> Document {
+        archive_of(y.map(|y| (y, vec![y.len() as u64], npyz::Order::C)), lengths)
+    }
+
+    fn archive_of(y: Option<(&[i64], Vec<u64>, npyz::Order)>, lengths: Option<&[i32]>) -> Document {
         let mut writer = NpzWriter::new(Cursor::new(Vec::new()));
         let x = writer.array::<f32>("x", FileOptions::default()).unwrap();
         let mut x = x.default_dtype().shape(&[2, 3, 2]).begin_nd().unwrap();
         x.extend((0..12).map(|value| if value == 11 { f32::NAN } else { value as f32 })).unwrap();
         x.finish().unwrap();
-        if let Some(y) = y {
+        if let Some((y, shape, order)) = y {
             let file = writer.array::<i64>("y", FileOptions::default()).unwrap();
-            let mut file = file.default_dtype().shape(&[y.len() as u64]).begin_nd().unwrap();
+            let mut file = file.default_dtype().order(order).shape(&shape).begin_nd().unwrap();
             file.extend(y.iter().copied()).unwrap();
             file.finish().unwrap();
         }
@@ -304,8 +315,18 @@ mod tests {
         let told: Vec<(&[f32], String)> =
             found.iter().map(|one| (one.values.as_slice(), one.names.join(" "))).collect();
         assert_eq!(told, [(&[0.0, 1.0][..], "7".to_owned()), (&[6.0, 7.0, 8.0, 9.0], "8".to_owned())]);
-        let found = read_npz(&archive(Some(&[1, 2, 3, 4, 5, 6]), Some(&[1, 2])), Named::Steps, None).unwrap();
-        assert_eq!((found[0].names.join(" "), found[1].names.join(" ")), ("1".to_owned(), "4 5".to_owned()));
+        for (y, order) in [([1, 2, 3, 4, 5, 6], npyz::Order::C), ([1, 4, 2, 5, 3, 6], npyz::Order::Fortran)] {
+            let document = archive_of(Some((&y, vec![2, 3], order)), Some(&[1, 2]));
+            let found = read_npz(&document, Named::Steps, None).unwrap();
+            let names = (found[0].names.join(" "), found[1].names.join(" "));
+            assert_eq!(names, ("1".to_owned(), "4 5".to_owned()));
+        }
+        let turned = archive_of(Some((&[1, 4, 2, 5, 3, 6], vec![3, 2], npyz::Order::C)), Some(&[1, 2]));
+        let message = read_npz(&turned, Named::Steps, None).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "a.npz: y has the shape [3, 2], expected [2, 3], as x has 2 sequences of 3 steps"
+        );
         assert!(read_npz(&archive(None, Some(&[3, 2])), Named::None, None).unwrap()[0].names.is_empty());
     }
 
@@ -317,7 +338,10 @@ mod tests {
         };
         check(Document { name: "a.npz".to_owned(), bytes: b"no".to_vec() }, "no .npz file that can be read");
         check(archive(None, None), "it has no array \"y\", expected the class of each sequence; found x");
-        check(archive(Some(&[1]), None), "y has 1 names, expected 2");
+        check(
+            archive(Some(&[1]), None),
+            "y has the shape [1], expected [2], as x has 2 sequences of 3 steps",
+        );
         check(archive(Some(&[1, 2]), None), "x[1, 2] has a value that is not a number");
         check(archive(Some(&[1, 2]), Some(&[1])), "lengths has 1 numbers, expected 2");
         check(archive(Some(&[1, 2]), Some(&[1, 4])), "lengths[1] is 4, expected 0 to 3");

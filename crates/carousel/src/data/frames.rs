@@ -33,12 +33,13 @@ pub fn read_frames(
     labelled: bool,
 ) -> Result<Vec<FrameExample>, DataError> {
     let beside: HashMap<&str, &Document> =
-        documents.iter().filter_map(|one| Some((one.name.strip_suffix(LABELS)?, one))).collect();
+        documents.iter().filter_map(|one| Some((unpacked(one).strip_suffix(LABELS)?, one))).collect();
     let named = if labelled { Named::Steps } else { Named::None };
     let mut used = 0;
     let mut examples = Vec::new();
-    for document in documents.iter().filter(|document| !document.name.ends_with(LABELS)) {
-        let stem = document.name.rsplit_once('.').map_or(document.name.as_str(), |parts| parts.0);
+    for document in documents.iter().filter(|document| !unpacked(document).ends_with(LABELS)) {
+        let name = unpacked(document);
+        let stem = name.rsplit_once('.').map_or(name, |parts| parts.0);
         let marks = beside.get(stem);
         used += usize::from(marks.is_some());
         for Told { numbers, names, .. } in read_sequences(document, columns, named)? {
@@ -58,7 +59,7 @@ pub fn read_frames(
         }
     }
     if labelled && used < beside.len() {
-        let owned = |stem: &str| documents.iter().any(|one| is_beside(&one.name, stem));
+        let owned = |stem: &str| documents.iter().any(|one| is_beside(unpacked(one), stem));
         let alone = beside.iter().filter(|(stem, _)| !owned(stem)).map(|(_, document)| document.name.clone());
         if let Some(name) = alone.min() {
             let reason = "no sequence of this name lies beside it; give the folder, or both files".to_owned();
@@ -71,6 +72,11 @@ pub fn read_frames(
         }
         false => Ok(examples),
     }
+}
+
+/// The name of a file without the ending of what is compressed.
+pub(super) fn unpacked(document: &Document) -> &str {
+    document.name.strip_suffix(".gz").unwrap_or(&document.name)
 }
 
 /// Whether a file is the one whose labels are called `stem`.

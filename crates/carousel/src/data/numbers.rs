@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::arrays::{Archived, Named, array, read_npz};
+use super::frames::unpacked;
 use super::sound::{SoundFeatures, read_wav};
 use super::texts::NO_LABEL;
 use super::{DataError, Document, NamePattern, Quoting, Table, at, fails, read_table};
@@ -162,7 +163,7 @@ pub(super) fn read_sequences(
     columns: &NumberColumns<'_>,
     named: Named,
 ) -> Result<Vec<Told>, DataError> {
-    let name = document.name.strip_suffix(".gz").unwrap_or(&document.name).to_ascii_lowercase();
+    let name = unpacked(document).to_ascii_lowercase();
     let one = |values: Vec<f32>, width: usize, rate: u32| {
         let file = document.name.clone();
         let numbers = NumberExample { values, width, file, line: 1, rate, ..NumberExample::default() };
@@ -204,7 +205,9 @@ fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> 
         (Named::Sequences, Some(_)) | (Named::Steps, _) => Some(table.column(columns.label, "data.label")?),
     };
     let apart = [id, step, group, label];
-    let own: Vec<usize> = (0..table.columns.len()).filter(|&place| !apart.contains(&Some(place))).collect();
+    let own: Vec<usize> = (0..table.columns.len())
+        .filter(|&place| !apart.contains(&Some(place)) && !table.columns[place].is_empty())
+        .collect();
     if own.is_empty() {
         let reason = "it has no column of values beside those of the sequence, its steps, group and label";
         return Err(fails(document, reason));
@@ -382,6 +385,7 @@ mod tests {
             };
         let one = &columns(None, None);
         check("up/a.csv", "x,y\n1,2\n3,4\n", one, &[("up", "none", &[1.0, 2.0, 3.0, 4.0])]);
+        check("up/a.csv", ",x,label\n0,1,down\n1,3,down \n", one, &[("down", "none", &[1.0, 3.0])]);
         check("up/a.csv", "x,label\n1,down\n3,down \n", one, &[("down", "none", &[1.0, 3.0])]);
         check("a.csv", "x;label;who\n1;2;ann\n3;2;ann\n", one, &[("2", "ann", &[1.0, 3.0])]);
         let pattern = Some(NamePattern::new("data.file_label", "^(.)").unwrap());

@@ -476,6 +476,17 @@ impl Side {
         }
     }
 
+    /// A text in the canonical Unicode form that its tokens come back in, the same text otherwise: what is spelled in
+    /// another form is not another word.
+    #[must_use]
+    pub fn in_form(&self, text: &str) -> String {
+        match self.uniform.form {
+            NormalForm::None => text.to_owned(),
+            NormalForm::Nfc | NormalForm::Nfkc => text.nfc().collect(),
+            NormalForm::Nfd | NormalForm::Nfkd => text.nfd().collect(),
+        }
+    }
+
     /// A text as it comes back from its tokens: uniform, known or not.
     #[must_use]
     pub fn normal(&self, text: &str) -> String {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::numbers::number;
 use super::order::sizes;
-use super::{DataError, Document, Quoting, Table, read_table};
+use super::{DataError, Document, Quoting, Table, at, read_table};
 
 /// A step of time this many times as long as the usual one is a gap; months differ by less.
 const GAP: f64 = 1.5;
@@ -61,7 +62,7 @@ impl SeriesNames {
         };
         let targets = match columns.targets {
             Some(named) => named.to_vec(),
-            None => table.columns.iter().filter(|name| !told(name)).cloned().collect(),
+            None => table.named().filter(|name| !told(name)).cloned().collect(),
         };
         let wrong = |reason: String| DataError::File { name: table.name.clone(), reason };
         if targets.is_empty() {
@@ -122,7 +123,8 @@ impl SeriesSet {
 #[derive(Default)]
 struct Times {
     at: Vec<f64>,
-    lines: Vec<usize>,
+    /// The file of each, and the line.
+    places: Vec<(Rc<str>, usize)>,
 }
 
 /// Reads series. Of each table the columns are those of `known`, or those that the recipe asks for in the first one;
@@ -140,6 +142,7 @@ pub fn read_series(
     let mut by_name: HashMap<String, usize> = HashMap::new();
     for document in documents {
         let table = read_table(document, Quoting::On)?;
+        let file: Rc<str> = table.name.as_str().into();
         if set.names.targets.is_empty() {
             set.names = SeriesNames::resolve(&table, columns)?;
         }
@@ -158,7 +161,7 @@ pub fn read_series(
             let series = &mut set.series[place];
             if let Some(time) = time {
                 let text = table.field(row, time)?;
-                advance(&mut times[place], series, text, &table.name, row.line)?;
+                advance(&mut times[place], series, text, &file, row.line)?;
                 series.last = Some(text.to_owned());
             }
             for &column in &places {
@@ -204,24 +207,30 @@ fn with_hint(error: DataError, hint: &str) -> DataError {
 }
 
 /// Takes the time of the next row.
-fn advance(times: &mut Times, series: &Series, text: &str, file: &str, line: usize) -> Result<(), DataError> {
-    let wrong = |reason: String| DataError::Line { name: file.to_owned(), line, reason };
-    let at = moment(text).ok_or_else(|| {
+fn advance(
+    times: &mut Times,
+    series: &Series,
+    text: &str,
+    file: &Rc<str>,
+    line: usize,
+) -> Result<(), DataError> {
+    let wrong = |reason: String| at(file, line, reason);
+    let now = moment(text).ok_or_else(|| {
         wrong(format!(
             "the time is {text:?}, expected a number or a date such as 2024-05-31 or 2024-05-31 13:00"
         ))
     })?;
-    if times.at.last().is_some_and(|&before| at <= before) {
+    if times.at.last().is_some_and(|&before| now <= before) {
         let before = series.last.as_deref().unwrap_or_default();
         return Err(wrong(format!(
             "series {:?}: {text:?} does not come after {before:?} on line {}; sort the rows by time, and name \
              the column that tells series apart in data.id",
             series.name,
-            times.lines.last().copied().unwrap_or_default()
+            times.place(times.at.len() - 1, file)
         )));
     }
-    times.at.push(at);
-    times.lines.push(line);
+    times.at.push(now);
+    times.places.push((file.clone(), line));
     Ok(())
 }
 
@@ -232,17 +241,25 @@ fn refuse_gaps(series: &Series, times: &Times) -> Result<(), DataError> {
     let Some(&usual) = steps.get(steps.len() / 2) else { return Ok(()) };
     match all.iter().position(|&step| step > GAP * usual) {
         None => Ok(()),
-        Some(place) => Err(DataError::Line {
-            name: series.file.clone(),
-            line: times.lines[place + 1],
-            reason: format!(
+        Some(place) => {
+            let (file, line) = &times.places[place + 1];
+            let reason = format!(
                 "series {:?}: the step from line {} to here is {:.3} times the usual one; fill the hole, or set \
                  data.gaps=ignore",
                 series.name,
-                times.lines[place],
+                times.place(place, file),
                 all[place] / usual
-            ),
-        }),
+            );
+            Err(at(file, *line, reason))
+        }
+    }
+}
+
+impl Times {
+    /// The line of a step, and its file where that is another one.
+    fn place(&self, step: usize, here: &str) -> String {
+        let (file, line) = &self.places[step];
+        if **file == *here { line.to_string() } else { format!("{line} of {file}") }
     }
 }
 
@@ -343,15 +360,8 @@ impl Spread {
         let width = set.names.width();
         let rows =
             || parts.iter().flat_map(|(series, steps)| steps.clone().map(|step| set.step(*series, step)));
-        let count = rows().count().max(1) as f64;
-        let mean_of = |value: &dyn Fn(usize, &[f64]) -> f64| -> Vec<f64> {
-            (0..width).map(|column| rows().map(|row| value(column, row)).sum::<f64>() / count).collect()
-        };
-        let mean = mean_of(&|column, row| row[column]);
-        // A second walk keeps the digits that a difference of large sums would lose.
-        let variance = mean_of(&|column, row| (row[column] - mean[column]).powi(2));
-        let deviation = variance.iter().map(|variance| variance.sqrt());
-        let deviation = deviation.map(|value| if value > 0.0 { value } else { 1.0 }).collect();
+        let moments = (0..width).map(|column| moments(rows().map(|row| row[column])));
+        let (mean, deviation) = moments.map(|(mean, deviation)| (mean, deviation.unwrap_or(1.0))).unzip();
         let naive = (0..width).map(|column| {
             let (mut sum, mut pairs) = (0.0, 0);
             for (series, steps) in parts {
@@ -364,6 +374,19 @@ impl Spread {
         });
         Spread { naive: naive.collect(), mean, deviation }
     }
+}
+
+/// Mean and standard deviation of values; `None` where they are all the same, for rounding gives those one all the same.
+fn moments(values: impl Iterator<Item = f64> + Clone) -> (f64, Option<f64>) {
+    let first = values.clone().next().unwrap_or_default();
+    if values.clone().all(|value| value == first) {
+        return (first, None);
+    }
+    let count = values.clone().count() as f64;
+    let mean = values.clone().sum::<f64>() / count;
+    // A second walk keeps the digits that a difference of large sums would lose.
+    let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    (mean, Some(variance.sqrt()).filter(|deviation| *deviation > 0.0))
 }
 
 /// The spread of each series in the training part, and of all together, for series that were not there.
@@ -473,15 +496,12 @@ impl Framing {
             SeriesScaling::Window => {
                 let part = (origin.series, origin.at - self.window..origin.at);
                 let rows = || part.1.clone().map(|step| set.step(part.0, step));
-                let count = self.window as f64;
-                let mean: Vec<f64> =
-                    (0..width).map(|column| rows().map(|row| row[column]).sum::<f64>() / count).collect();
-                let deviation = (0..width).map(|column| {
-                    let squares = rows().map(|row| (row[column] - mean[column]).powi(2)).sum::<f64>();
+                let moments = (0..width).map(|column| {
+                    let (mean, deviation) = moments(rows().map(|row| row[column]));
                     // A window in which nothing moves says nothing about how far it might.
-                    if squares > 0.0 { (squares / count).sqrt() } else { own.deviation[column] }
+                    (mean, deviation.unwrap_or(own.deviation[column]))
                 });
-                (mean.clone(), deviation.collect())
+                moments.unzip()
             }
         }
     }
@@ -631,6 +651,13 @@ mod tests {
             true,
             "a.csv:2: the time is \"soon\", expected a number or a date such as 2024-05-31 or 2024-05-31 13:00",
         );
+        let two = [document("a.csv", "t,s,x\n1,u,1\n2,u,1\n3,u,1\n"), document("b.csv", "t,s,x\n9,u,1\n")];
+        let columns = SeriesColumns { time: Some("t"), id: Some("s"), ..SeriesColumns::default() };
+        assert_eq!(
+            read_series(&two, &columns, None).unwrap_err().to_string(),
+            "b.csv:2: series \"u\": the step from line 4 of a.csv to here is 6.000 times the usual one; fill the hole, \
+             or set data.gaps=ignore"
+        );
         check("t\n1\n", true, "a.csv: it has no column to forecast, expected one; set data.targets");
         check(
             "x\n1\nNaN\n",
@@ -669,6 +696,25 @@ mod tests {
         assert_eq!((mean[0], naive[0]), (20.0, 20.0));
         assert!((deviation[0] - 200.0_f64.sqrt()).abs() < 1e-12);
         assert_eq!(spreads.of("another"), &spreads.all);
+    }
+
+    /// The mean of equal numbers is another one by some last digits; that is no deviation.
+    #[test]
+    fn what_never_changes_has_no_spread() {
+        let mut set = ramp();
+        set.series[0].values[..16].fill(20.1);
+        let spreads = Spreads::fit(&set, std::slice::from_ref(&(0..10)), 1);
+        assert_eq!((spreads.all.mean[0], spreads.all.deviation[0]), (20.1, 1.0));
+        let (scaling, base) = (SeriesScaling::Window, Base::Last);
+        let framing = Framing { window: 7, horizon: 1, season: 1, scaling, base, spreads };
+        assert_eq!(framing.wanted(&set, &[Origin { series: 0, at: 16 }]), [160.0 - 20.1]);
+    }
+
+    #[test]
+    fn columns_without_a_name_are_left_out() {
+        let set = read_series(&[document("a.csv", ",x,\n0,5,\n1,6,\n")], &SeriesColumns::default(), None);
+        let set = set.unwrap();
+        assert_eq!((set.names.targets, &set.series[0].values), (named(&["x"]), &vec![5.0, 6.0]));
     }
 
     #[test]

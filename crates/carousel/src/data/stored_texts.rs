@@ -14,7 +14,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use super::stored::{SAMPLE, changed};
 use super::table::{
     BYTE_ORDER_MARK, Fields, Form, column_of, fields_of, header, is_blank, no_header, no_rows, object_fields,
-    records, uneven,
+    records, refuse_open_quote, uneven,
 };
 use super::{DataError, Document, Quoting, TextColumns, Tokens};
 
@@ -285,12 +285,14 @@ impl Walk<'_> {
         let mut reader = records(lines, separator, self.columns.quoting);
         let mut record = csv::ByteRecord::new();
         let mut known: Option<(Vec<String>, Columns)> = None;
+        let wrong = |byte: u64, reason: String| {
+            let line = File::open(name).and_then(|file| Lines::new(file).at(byte));
+            DataError::Line { name: name.to_owned(), line: line.unwrap_or_default(), reason }
+        };
+        let mut last = None;
         loop {
             let place = reader.position().clone();
-            let at = |reason: String| {
-                let line = File::open(name).and_then(|file| Lines::new(file).at(place.byte()));
-                DataError::Line { name: name.to_owned(), line: line.unwrap_or_default(), reason }
-            };
+            let at = |reason: String| wrong(place.byte(), reason);
             if !reader.read_byte_record(&mut record).map_err(|error| at(error.to_string()))? {
                 break;
             }
@@ -306,10 +308,14 @@ impl Walk<'_> {
                     return Err(at(uneven(&fields, columns.len(), self.columns.quoting)));
                 }
                 Some((columns, places)) => {
-                    let row = (&Fields::full(fields), columns.as_slice());
-                    self.row(first + place.byte(), row, *places).map_err(at)?;
+                    let fields = Fields::full(fields);
+                    self.row(first + place.byte(), (&fields, columns.as_slice()), *places).map_err(at)?;
+                    last = Some((place.byte(), fields));
                 }
             }
+        }
+        if let Some((byte, fields)) = last {
+            refuse_open_quote(&fields, self.columns.quoting).map_err(|reason| wrong(byte, reason))?;
         }
         known.map(|(columns, _)| columns).ok_or_else(|| no_header(name))
     }

@@ -85,6 +85,11 @@ impl Table {
         column_of(&self.columns, name, key, &self.name)
     }
 
+    /// The columns that have names.
+    pub(super) fn named(&self) -> impl Iterator<Item = &String> {
+        self.columns.iter().filter(|name| !name.is_empty())
+    }
+
     /// The place of a column, where there is one.
     #[must_use]
     pub fn place(&self, name: &str) -> Option<usize> {
@@ -226,15 +231,23 @@ fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Resul
         rows.push(Row { line, fields: Fields::full(fields) });
     }
     let columns = columns.ok_or_else(|| no_header(name))?;
-    if quoting == Quoting::On
-        && let Some(row) = rows.last()
-        && row.fields.values.iter().any(|field| field.lines().count() > 100)
-    {
-        let reason = "a field of more than 100 lines; a quote mark may be open: set data.quoting=false if \
-                      quotes mean nothing";
-        return Err(at(name, row.line, reason));
+    if let Some(row) = rows.last() {
+        refuse_open_quote(&row.fields, quoting).map_err(|reason| at(name, row.line, reason))?;
     }
     Ok(Table { name: name.clone(), columns, rows })
+}
+
+/// Finds out by the last row of a table whether a quote mark swallowed the rest of it.
+pub(super) fn refuse_open_quote(last: &Fields, quoting: Quoting) -> Result<(), String> {
+    let long = |field: &String| field.lines().nth(100).is_some();
+    match quoting == Quoting::On && last.values.iter().any(long) {
+        true => {
+            Err("a field of more than 100 lines; a quote mark may be open: set data.quoting=false if quotes \
+                     mean nothing"
+                .to_owned())
+        }
+        false => Ok(()),
+    }
 }
 
 /// Counts lines up to a byte, from the last one it was asked for.
@@ -260,7 +273,8 @@ impl Lines<'_> {
 pub(super) fn header(fields: Vec<String>) -> Result<Vec<String>, String> {
     let columns: Vec<String> = fields.iter().map(|field| field.trim().to_owned()).collect();
     for (place, column) in columns.iter().enumerate() {
-        // A comma at the end of each line is a column without a name, and nobody can ask for it.
+        // A comma at the end of each line is a column without a name, and so are numbers that some programs put in
+        // front of the rows; nobody can ask for them, and who takes all columns leaves them out.
         if !column.is_empty() && columns[..place].contains(column) {
             return Err(format!("column {column:?} stands twice in the header"));
         }

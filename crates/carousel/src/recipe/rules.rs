@@ -327,6 +327,9 @@ pub(super) const RULES: &[Rule] = &[
                     _ => None,
                 };
             }
+            if metric == MetricName::SpanF1 && recipe.task == Task::Classify {
+                return Some(needs(&given, "task = \"tag\""));
+            }
             translates.then(|| needs(&given, "task = \"translate\" or \"caption\""))
         },
     },
@@ -342,9 +345,12 @@ pub(super) const RULES: &[Rule] = &[
         keys: &["data.vocab_size", "data.tokens"],
         broken: |recipe| {
             let size = recipe.data.vocab_size?;
-            let broken = recipe.task == Task::Lm && recipe.data.tokens == Tokens::Bpe && size <= 256;
-            broken.then(|| {
-                format!("data.vocab_size is {size}, expected more than the 256 bytes that data.tokens = \"bpe\" begins with")
+            let splits = recipe.data.side_tokens().contains(&Tokens::Bpe);
+            // What writes sentences has <pad>, <unk>, <sos> and <eos> beside.
+            let writes = matches!(recipe.task, Task::Translate | Task::Caption);
+            let (begins, what) = if writes { (260, "256 bytes and 4 marks") } else { (256, "256 bytes") };
+            (splits && size <= begins).then(|| {
+                format!("data.vocab_size is {size}, expected more than the {what} that data.tokens = \"bpe\" begins with")
             })
         },
     },

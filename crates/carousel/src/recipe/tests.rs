@@ -235,6 +235,27 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
 }
 
 #[test]
+fn what_a_task_has_no_use_for_is_refused() {
+    let check = |text: &str, expected: &str| {
+        let error = Recipe::from_toml(text, "a.toml").unwrap_err().to_string();
+        assert_eq!(error, expected);
+    };
+    check(
+        "task = 'classify'\n[train]\nmetric = 'span_f1'",
+        "a.toml:3: train.metric = \"span_f1\" needs task = \"tag\"",
+    );
+    check(
+        "task = 'translate'\n[data]\ntarget_tokens = 'bpe'\nvocab_size = 260",
+        "a.toml:4: data.vocab_size is 260, expected more than the 256 bytes and 4 marks that data.tokens = \"bpe\" \
+         begins with",
+    );
+    check(
+        "task = 'translate'\n[data]\nmax_len = 10001",
+        "a.toml:3: data.max_len is 10001, expected auto, a whole number from 3 to 10000, or a share above 0 and below 1",
+    );
+}
+
+#[test]
 fn a_file_says_what_differs_from_the_defaults() {
     let text =
         "task = 'lm'\nmodel.hidden = 200\n[data]\nsplit = [\n  1, # all\n  0, 0]\n[train]\nsteps = 9\n";

@@ -1,7 +1,7 @@
 //! What values keys take, and how a value becomes a field of the recipe and a field a value.
 
 use super::{InitName, Named};
-use crate::data::MaxLen;
+use crate::data::{MOST_PLACES, MaxLen};
 use std::fmt;
 use toml::Value;
 
@@ -76,7 +76,9 @@ impl fmt::Display for Kind {
             Kind::Text => f.write_str("text"),
             Kind::Names => f.write_str("text, or a list of texts"),
             Kind::Quantiles => f.write_str("ascending numbers above 0 and below 1 with 0.5 among them"),
-            Kind::MaxLen => f.write_str("auto, a whole number from 3, or a share above 0 and below 1"),
+            Kind::MaxLen => {
+                write!(f, "auto, a whole number from 3 to {MOST_PLACES}, or a share above 0 and below 1")
+            }
             Kind::Shares => f.write_str("three shares that add up to 1, the first above 0"),
         }
     }
@@ -118,7 +120,8 @@ impl Setting for MaxLen {
         match value {
             Value::String(text) => (text == "auto").then_some(MaxLen::Auto),
             Value::Integer(places) => {
-                usize::try_from(*places).ok().filter(|&places| places >= 3).map(MaxLen::Places)
+                let places = usize::try_from(*places).ok();
+                places.filter(|places| (3..=MOST_PLACES).contains(places)).map(MaxLen::Places)
             }
             Value::Float(share) => (*share > 0.0 && *share < 1.0).then_some(MaxLen::Quantile(*share)),
             _ => None,

@@ -160,11 +160,9 @@ impl TagEncoder {
             TagEncoder::Numbers { scaling, .. } => {
                 let width = scaling.mean.len();
                 let numbers = |sequence: &&TagSequence| match sequence {
+                    // What follows the end is the mean of everything.
                     TagSequence::Numbers { values, .. } => {
-                        let mut values = values.clone();
-                        // What follows the end is the mean of everything.
-                        values.resize(self.steps(sequence) * width, 0.0);
-                        within(&values, width, steps).to_vec()
+                        filled_within(values, width, self.steps(sequence), steps, 0.0)
                     }
                     _ => panic!("a tagger of numbers reads numbers"),
                 };
@@ -176,9 +174,7 @@ impl TagEncoder {
                 let width = shape.values();
                 let pixels = |sequence: &&TagSequence| match sequence {
                     TagSequence::Images { values, .. } => {
-                        let more = self.steps(sequence) * width - values.len();
-                        let all = [values.as_slice(), &vec![GREY; more]].concat();
-                        within(&all, width, steps).to_vec()
+                        filled_within(values, width, self.steps(sequence), steps, GREY)
                     }
                     _ => panic!("a tagger of images reads images"),
                 };
@@ -194,6 +190,19 @@ impl TagEncoder {
 pub(crate) fn within<'a, T>(values: &'a [T], width: usize, steps: &std::ops::Range<usize>) -> &'a [T] {
     let at = |step: usize| step.saturating_mul(width).min(values.len());
     &values[at(steps.start)..at(steps.end)]
+}
+
+/// The same of a sequence of `length` steps, of which the last ones hold nothing but `rest`.
+fn filled_within<T: Copy>(
+    values: &[T],
+    width: usize,
+    length: usize,
+    steps: &std::ops::Range<usize>,
+    rest: T,
+) -> Vec<T> {
+    let mut part = within(values, width, steps).to_vec();
+    part.resize((steps.end.min(length) - steps.start.min(length)) * width, rest);
+    part
 }
 
 /// Turns words into what a tagger reads.

@@ -301,9 +301,10 @@ struct Scored {
 
 fn score(recipe: &Recipe, side: &Side, answers: &[String], shown: &[&Arc<Shown>]) -> Scored {
     let lowercase = recipe.data.lowercase;
-    let references: Vec<Vec<String>> = shown.iter().map(|one| one.references.clone()).collect();
-    let normal = |all: &Vec<String>| all.iter().map(|text| side.normal(text)).collect();
-    let normal: Vec<Vec<String>> = references.iter().map(normal).collect();
+    let each = |of: &dyn Fn(&str) -> String| -> Vec<Vec<String>> {
+        shown.iter().map(|one| one.references.iter().map(|text| of(text)).collect()).collect()
+    };
+    let (normal, references) = (each(&|text| side.normal(text)), each(&|text| side.in_form(text)));
     let tokens: BleuTokens = recipe.train.bleu_tokens;
     let words = |text: &String| tokens.split(&if lowercase { text.to_lowercase() } else { text.clone() });
     let common = |(answer, references): (&String, &Vec<String>)| {

@@ -3,6 +3,7 @@
 mod examples;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -262,6 +263,10 @@ impl<S: Shelf> ExampleTask for Classification<S> {
 
     fn targets(&self, _: &S::Example) -> usize {
         1
+    }
+
+    fn weight_within(&self, example: &S::Example, _: Range<usize>) -> f64 {
+        self.weights.as_ref().map_or(1.0, |weights| f64::from(weights[self.shelf.class(example) as usize]))
     }
 
     fn objective(&self, model: &Classifier, batch: &[&S::Example], noise: Noise, _: u64) -> Objective {

@@ -51,6 +51,11 @@ pub(super) trait ExampleTask {
         self.targets(example)
     }
 
+    /// How much that weighs in the mean.
+    fn weight_within(&self, example: &Self::Example, steps: Range<usize>) -> f64 {
+        self.targets_within(example, steps) as f64
+    }
+
     /// [`objective`](ExampleTask::objective) over a window of a batch that begins with `state`, and the state, cut
     /// from the graph, that the next one begins with.
     fn windowed(
@@ -228,6 +233,8 @@ pub(super) struct ExampleJob<'a, T: ExampleTask> {
     place: Place,
     /// The batches of the pass under way.
     order: Vec<Vec<usize>>,
+    /// Updates of a pass over whole examples.
+    updates: usize,
     /// What the next window of the batch under way begins with.
     carried: Option<State>,
 }
@@ -254,12 +261,17 @@ pub(super) struct Chosen {
     /// What is read of each example.
     steps: Range<usize>,
     targets: usize,
+    weight: f64,
     frames: usize,
 }
 
 impl Work for Chosen {
     fn targets(&self) -> usize {
         self.targets.max(1)
+    }
+
+    fn weight(&self) -> f64 {
+        if self.weight > 0.0 { self.weight } else { 1.0 }
     }
 
     fn frames(&self) -> usize {
@@ -276,12 +288,9 @@ impl<'a, T: ExampleTask> ExampleJob<'a, T> {
         };
         let passes = Passes::filled(lengths, fill, recipe.seed);
         let order = passes.pass(0);
-        ExampleJob { task, recipe, model, parts, passes, place: Place::default(), order, carried: None }
-    }
-
-    /// Updates of a pass over whole examples.
-    fn updates(&self) -> usize {
-        self.passes.batches().div_ceil(self.recipe.train.accumulate)
+        let updates = passes.batches().div_ceil(recipe.train.accumulate);
+        let place = Place::default();
+        ExampleJob { task, recipe, model, parts, passes, place, order, updates, carried: None }
     }
 
     /// Windows of a batch.
@@ -294,7 +303,7 @@ impl<'a, T: ExampleTask> ExampleJob<'a, T> {
     /// Updates of so many passes.
     fn updates_in(&self, epochs: f64) -> f64 {
         if self.task.window().is_none() {
-            return epochs * self.updates() as f64;
+            return epochs * self.updates as f64;
         }
         // Which examples are together, and so how many windows there are, changes from pass to pass.
         let count =
@@ -359,7 +368,11 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
                     let length = self.task.length(example);
                     length.min(steps.end) - length.min(steps.start)
                 });
-                Chosen { examples, number, steps: steps.clone(), targets, frames }
+                let weight = examples
+                    .iter()
+                    .map(|&example| self.task.weight_within(&self.parts.train[example], steps.clone()))
+                    .sum();
+                Chosen { examples, number, steps: steps.clone(), targets, weight, frames }
             })
             .collect()
     }
@@ -376,7 +389,7 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         };
         let examples: Vec<&T::Example> =
             batch.examples.iter().map(|&example| &self.parts.train[example]).collect();
-        let update = passes * self.updates() as u64 + (first / self.recipe.train.accumulate) as u64;
+        let update = passes * self.updates as u64 + (first / self.recipe.train.accumulate) as u64;
         if self.task.window().is_none() {
             return self.task.objective(&self.model, &examples, noise, update);
         }

@@ -88,6 +88,11 @@ pub(super) trait Work {
     /// What the loss is a mean of, at least 1.
     fn targets(&self) -> usize;
 
+    /// How much they weigh together in that mean, above 0.
+    fn weight(&self) -> f64 {
+        self.targets() as f64
+    }
+
     /// Steps of all sequences.
     fn frames(&self) -> usize;
 }

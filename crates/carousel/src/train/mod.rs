@@ -132,6 +132,11 @@ pub enum Event<'a> {
         /// What a user should hear about the checkpoint that was resumed from.
         note: Option<String>,
     },
+    /// A step was done. Told after each, so that a wish to stop is heard at once.
+    Stepped {
+        /// Steps so far.
+        step: u64,
+    },
     /// Some steps were done, `train.log_every` of them or fewer.
     Step {
         /// Steps so far.

@@ -218,6 +218,14 @@ fn from_documents(recipe: &Recipe, documents: &[Document]) -> Result<Option<Prep
             .find(|document| Path::new(&document.name).file_name().is_some_and(|file| file == name))
     };
     let Some(about) = named(PREPARED) else { return Ok(None) };
+    let folder = Path::new(&about.name).parent();
+    if let Some(other) = documents.iter().find(|document| Path::new(&document.name).parent() != folder) {
+        let reason = format!(
+            "{} is a prepared set, expected nothing beside it; prepare one set of all files together",
+            folder.unwrap_or(Path::new(".")).display()
+        );
+        return Err(DataError::File { name: other.name.clone(), reason }.into());
+    }
     let damaged = |name: &str, reason: String| {
         TrainError::Data(DataError::File {
             name: name.to_owned(),

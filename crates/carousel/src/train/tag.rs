@@ -87,6 +87,12 @@ pub fn tag(
     // A batch in which no step has a tag teaches nothing, and its mean has no number.
     let train_part = parts.train.into_iter().filter(|encoded| encoded.counted() > 0).collect();
     let parts = Parts { train: train_part, ..parts };
+    let has_spans = marks_spans(labels.tags.names().iter().map(String::as_str));
+    if recipe.train.metric == Some(MetricName::SpanF1) && !has_spans {
+        let reason = "train.metric is \"span_f1\", but the tags mark no spans: expected some that begin with B-; choose \
+                      accuracy or macro_f1";
+        return Err(DataError::Examples { reason: reason.to_owned() }.into());
+    }
     let (metric, window, train_recipe) = (recipe.train.metric, recipe.train.window, recipe.train.clone());
     let task = Tagging { labels, encoder, metric, window, train: train_recipe };
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
@@ -103,7 +109,7 @@ pub fn tag(
 /// [`TrainError`] when the run cannot be opened or the sequences do not do.
 pub fn evaluate_tagger(run: &Path, documents: &[Document]) -> Result<TagEvaluation, TrainError> {
     let saved = SavedTagger::open(run)?;
-    let encoded = read(&saved.recipe, documents)?
+    let encoded = read_cut(&saved.recipe, documents)?
         .into_iter()
         .map(|raw| Encoded::new(raw, &saved.labels, &saved.encoder))
         .collect::<Result<Vec<_>, _>>()?;
@@ -241,13 +247,18 @@ impl Encoded {
     }
 }
 
+/// Sequences, cut where the recipe says so.
+fn read_cut(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, TrainError> {
+    let mut all = read(recipe, documents)?;
+    if let Some(most) = recipe.data.max_length {
+        all.iter_mut().for_each(|raw| raw.truncate(most));
+    }
+    Ok(all)
+}
+
 fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainError> {
     let read = |documents: &[Document]| -> Result<Vec<Raw>, TrainError> {
-        let mut all = if documents.is_empty() { Vec::new() } else { read(recipe, documents)? };
-        if let Some(most) = recipe.data.max_length {
-            all.iter_mut().for_each(|raw| raw.truncate(most));
-        }
-        Ok(all)
+        if documents.is_empty() { Ok(Vec::new()) } else { read_cut(recipe, documents) }
     };
     let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
     let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
@@ -384,6 +395,13 @@ impl ExampleTask for Tagging {
         scores.push(Score::new("accuracy", evaluation.accuracy));
         scores.extend(evaluation.intent_accuracy.map(|share| Score::new("intent_accuracy", share)));
         let spans = evaluation.spans.map(|spans| spans.f1);
+        let (macro_f1, balanced) =
+            (evaluation.confusion.macro_f1(), evaluation.confusion.balanced_accuracy());
+        match self.metric {
+            Some(MetricName::MacroF1) => scores.push(Score::new("macro_f1", macro_f1)),
+            Some(MetricName::BalancedAccuracy) => scores.push(Score::new("balanced_accuracy", balanced)),
+            _ => {}
+        }
         Measured {
             loss: evaluation.loss * evaluation.words as f64,
             targets: evaluation.words,
@@ -391,8 +409,8 @@ impl ExampleTask for Tagging {
             criterion: match self.metric {
                 Some(MetricName::Loss) => None,
                 Some(MetricName::Accuracy) => Some(evaluation.accuracy),
-                Some(MetricName::MacroF1) => Some(evaluation.confusion.macro_f1()),
-                Some(MetricName::BalancedAccuracy) => Some(evaluation.confusion.balanced_accuracy()),
+                Some(MetricName::MacroF1) => Some(macro_f1),
+                Some(MetricName::BalancedAccuracy) => Some(balanced),
                 Some(MetricName::SpanF1 | MetricName::Bleu | MetricName::ExactMatch) | None => {
                     Some(spans.unwrap_or(evaluation.accuracy))
                 }

@@ -81,6 +81,7 @@ pub(super) fn train<J: Job>(
         Trainer { run, recipe, job, optimizer, schedule, average, progress, steps, saved, saved_step, clock };
     while trainer.progress.step < steps && !trainer.progress.ended_early && !stop.get() {
         trainer.step()?;
+        tell(&Event::Stepped { step: trainer.progress.step });
         trainer.follow_up(&mut tell)?;
     }
     trainer.finish(&mut tell)?;
@@ -150,8 +151,11 @@ struct Progress {
     /// What it was chosen by, where that is not the loss.
     #[serde(default)]
     best_criterion: Option<f64>,
-    /// The last validation: its step and loss.
-    validated: Option<(u64, f64)>,
+    /// The last validation: its step and loss, if that is a number.
+    validated: Option<(u64, Option<f64>)>,
+    /// The lowest validation loss.
+    #[serde(default)]
+    lowest: Option<f64>,
     /// Loss of the pass under way.
     epoch_loss: f64,
     epoch_targets: usize,
@@ -163,7 +167,7 @@ struct Progress {
     /// Of the last step.
     gradient_norm: f64,
     learning_rate: f64,
-    /// Validations since the lowest loss.
+    /// Validations since the best one.
     since_best: usize,
     /// Validations since the lowest loss or the last plateau.
     waited: usize,
@@ -243,16 +247,17 @@ impl<J: Job> Trainer<'_, J> {
         }
         let step = self.progress.step + 1;
         let targets: usize = batches.iter().map(Work::targets).sum();
-        let mut summed = 0.0;
+        let weight: f64 = batches.iter().map(Work::weight).sum();
+        let mut mean_of_all = 0.0;
         let mut gradients: Option<Vec<Tensor<1>>> = None;
         for batch in &batches {
             let Objective { whole, mean } = self.job.objective(batch);
             if !mean.is_finite() {
                 return Err(self.diverged(step, "the loss", &batches));
             }
-            summed += mean * batch.targets() as f64;
-            // A part counts as much as it has targets, so that the sum is the gradient of the whole mean.
-            let share = batch.targets() as f64 / targets as f64;
+            // A part counts as much as its targets weigh, so that the sum is the gradient of the whole mean.
+            let share = batch.weight() / weight;
+            mean_of_all += mean * share;
             let whole = if batches.len() > 1 { whole * share } else { whole };
             let part = self.job.model().take_gradients(&mut whole.backward());
             gradients = Some(match gradients {
@@ -265,6 +270,7 @@ impl<J: Job> Trainer<'_, J> {
         if !update.norm.is_finite() {
             return Err(self.diverged(step, "the gradient", &batches));
         }
+        let summed = mean_of_all * targets as f64;
         let p = &mut self.progress;
         p.step = step;
         if self.job.pass().is_some_and(|pass| pass.began) {
@@ -342,9 +348,14 @@ impl<J: Job> Trainer<'_, J> {
             self.validate(tell)?;
         }
         if self.saved.elapsed() >= Duration::from_secs(self.recipe.train.checkpoint_seconds) {
-            self.save(Keep { best: false }, tell)?;
+            self.save(self.keep_last(), tell)?;
         }
         Ok(())
+    }
+
+    /// Without validation the last checkpoint is what there is to use.
+    fn keep_last(&self) -> Keep {
+        Keep { best: !self.job.validates() }
     }
 
     fn log(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
@@ -388,14 +399,15 @@ impl<J: Job> Trainer<'_, J> {
             let (loss, accuracy) = (measured.mean(), measured.accuracy());
             best = match (measured.criterion, self.progress.best_criterion) {
                 (Some(found), Some(best)) => found > best,
-                _ => self.progress.best.is_none_or(|best| loss < best),
+                // Nothing is worse than what is no number.
+                _ => self.progress.best.is_none_or(|best| loss < best || !best.is_finite()),
             };
             if best {
                 (self.progress.best, self.progress.best_accuracy) = (Some(loss), accuracy);
                 self.progress.best_criterion = measured.criterion;
                 self.progress.best_scores.clone_from(&measured.scores);
             }
-            self.progress.validated = Some((step, loss));
+            self.progress.validated = Some((step, Some(loss).filter(|loss| loss.is_finite())));
             let scores = &measured.scores;
             tell(&Event::Validated { step, epoch, loss, accuracy, scores, best });
             let mut line =
@@ -421,8 +433,11 @@ impl<J: Job> Trainer<'_, J> {
         let train = &self.recipe.train;
         let p = &mut self.progress;
         let step = p.step;
-        (p.since_best, p.waited) = if best { (0, 0) } else { (p.since_best + 1, p.waited + 1) };
-        if train.optimizer == Optimizer::NtAsgd && !p.averages {
+        p.since_best = if best { 0 } else { p.since_best + 1 };
+        let lower = loss.is_finite() && p.lowest.is_none_or(|lowest| loss < lowest);
+        p.lowest = if lower { Some(loss) } else { p.lowest };
+        p.waited = if lower { 0 } else { p.waited + 1 };
+        if train.optimizer == Optimizer::NtAsgd && !p.averages && loss.is_finite() {
             // Above the lowest of all but the last `nonmono` losses (Merity et al. 2017, algorithm 1).
             let earlier = &p.losses[..p.losses.len().saturating_sub(train.nonmono)];
             p.averages = earlier.iter().any(|&earlier| loss > earlier);
@@ -446,8 +461,7 @@ impl<J: Job> Trainer<'_, J> {
     /// The last checkpoint, where the last step has none yet.
     fn finish(&mut self, tell: Tell<'_>) -> Result<(), TrainError> {
         if self.saved_step != Some(self.progress.step) {
-            // Without validation the last one is what there is to use.
-            self.save(Keep { best: !self.job.validates() }, tell)?;
+            self.save(self.keep_last(), tell)?;
         }
         Ok(())
     }
@@ -477,7 +491,7 @@ impl<J: Job> Trainer<'_, J> {
     /// Measures the best checkpoint on what is kept for the end.
     fn test(&self) -> Result<Option<Measured>, TrainError> {
         let mut best = self.judged()?;
-        if self.progress.validated.map(|(_, loss)| loss) != self.progress.best {
+        if self.progress.validated.and_then(|(_, loss)| loss) != self.progress.best {
             best.load(self.run.load_best()?.checkpoint.weights())?;
         }
         self.job.test(&best)

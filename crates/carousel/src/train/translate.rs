@@ -220,11 +220,13 @@ struct Scored {
 
 fn score(recipe: &Recipe, target: &Side, answers: &[String], references: &[Vec<String>]) -> Scored {
     let lowercase = recipe.data.lowercase;
-    let normal: Vec<Vec<String>> =
-        references.iter().map(|all| all.iter().map(|text| target.normal(text)).collect()).collect();
+    let each = |of: &dyn Fn(&str) -> String| -> Vec<Vec<String>> {
+        references.iter().map(|all| all.iter().map(|text| of(text)).collect()).collect()
+    };
+    let (normal, spelled) = (each(&|text| target.normal(text)), each(&|text| target.in_form(text)));
     Scored {
-        bleu: BleuCounts::new(answers, references, recipe.train.bleu_tokens, lowercase),
-        chrf: chrf(answers, references, lowercase),
+        bleu: BleuCounts::new(answers, &spelled, recipe.train.bleu_tokens, lowercase),
+        chrf: chrf(answers, &spelled, lowercase),
         exact_match: exact_matches(answers, &normal) as f64 / answers.len().max(1) as f64,
         token_error_rate: token_errors(answers, &normal).rate(),
     }

@@ -104,6 +104,7 @@ fn draw(args: &AttentionArgs, page: AttentionPage, drawn: &[Option<String>]) -> 
 
 /// Where a captioner looks at images.
 fn captions(args: &AttentionArgs, saved: &SavedCaptioner) -> anyhow::Result<()> {
+    args.search.refuse_idle(Task::Caption)?;
     let (mut files, _) = list_files(&args.data)?;
     // A folder may hold the table that the images belong to.
     files.retain(|path| is_subject(&path.display().to_string()));
