@@ -25,8 +25,9 @@ pub(crate) struct MachineArgs {
 }
 
 impl MachineArgs {
-    /// Sets the threads of the process.
+    /// Sets the threads of the process, and what becomes of its memory.
     pub(crate) fn apply(&self) {
+        carousel_kernels::memory::keep_freed();
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS);
         match self.device {
             Device::Cpu => carousel_kernels::set_threads(self.threads.unwrap_or_else(cores)),

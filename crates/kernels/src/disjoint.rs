@@ -10,6 +10,7 @@
 //! reads another's row, and no barrier is needed; where rows are dealt that everyone reads, each worker writes its
 //! ranks' rows of the open step.
 
+use crate::memory::use_large_pages;
 use crate::shape::{Batch, Direction, Layout};
 use crate::team::{Worker, share};
 use std::marker::PhantomData;
@@ -58,26 +59,6 @@ impl Buffer {
         // SAFETY: as above, any bytes are a float as well, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
     }
-}
-
-/// Asks for large pages where memory is about to be used for the first time. Weights that are read front to
-/// back at every step then need few page translations, and the processor reads ahead further.
-fn use_large_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    {
-        const PAGE: usize = 2 << 20;
-        let bytes = size_of_val(memory);
-        let start = memory.as_mut_ptr().cast::<u8>();
-        let skip = start.align_offset(PAGE);
-        let whole = bytes.saturating_sub(skip) / PAGE * PAGE;
-        if whole > 0 {
-            // SAFETY: the range lies inside memory that is borrowed exclusively, and the advice changes no
-            // contents. A kernel that does not know it refuses, which changes nothing either.
-            unsafe { libc::madvise(start.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
-        }
-    }
-    #[cfg(not(all(target_os = "linux", not(miri))))]
-    let _ = memory;
 }
 
 /// How work is dealt to the workers of a team.

@@ -526,6 +526,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                         a,
                         depth: self.depth,
                         panel: packed.panels(p, count),
+                        made: None,
                         bias,
                         past_h,
                         past_c,

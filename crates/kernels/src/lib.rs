@@ -8,7 +8,8 @@
 //! plain loops is [`mod@reference`].
 //!
 //! What is deliberately absent: this crate names no tensor library, reads no file, looks at no
-//! environment variable, and prints nothing. `unsafe` lives in `simd/`, `team.rs` and `disjoint.rs`.
+//! environment variable, and prints nothing. `unsafe` lives in `simd/`, `team.rs`, `disjoint.rs` and
+//! `memory.rs`.
 //!
 //! # Bits and threads
 //! At one [`Level`], results are equal to the bit for every number of threads: each output element is one
@@ -30,6 +31,8 @@ mod grid;
 mod layer;
 mod linear;
 pub mod loss;
+#[allow(unsafe_code)]
+pub mod memory;
 mod operands;
 pub mod optim;
 mod pack;

@@ -21,7 +21,7 @@ use crate::quant::{self, ByteProduct, Quantize, QuantizedRows, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
 use crate::rowwise::{RowBuffers, by_row, kept_rows};
 use crate::shape::{Activation, Cell, Direction, Layer, Reset, ShapeError, expect};
-use crate::simd::{ByteLevel, Dispatch, Job, Lanes, Level, Quad};
+use crate::simd::{ByteLevel, Dispatch, Lanes, Level, Quad};
 use crate::sizes::Sizes;
 use crate::team::{self, Worker};
 use branches::{Branches, Given};
@@ -759,15 +759,14 @@ impl<S: Lanes> Walker<'_, S> {
             y: stage.y.private(worker),
         };
         // In floats, a cell of one phase multiplies its inputs in passing.
-        let fuses = K::TRAITS.phases == 1
-            && matches!(stage.weights, StepWeights::F32 { .. })
-            && stage.given.is_none();
-        if !fuses && !stage.given.is_some_and(|given| given.has_tokens()) {
-            self.product(stage, 0, x, stage.input_bias, &mut parts.gates);
+        let fuses = K::TRAITS.phases == 1 && matches!(stage.weights, StepWeights::F32 { .. });
+        match stage.given {
+            _ if fuses => {}
+            Some(given) if given.has_tokens() => self.copy_tokens(stage, &given, &mut parts.gates),
+            _ => self.product(stage, 0, x, stage.input_bias, &mut parts.gates),
         }
         for phase in 0..K::TRAITS.phases {
             match stage.weights {
-                _ if phase == 0 && stage.given.is_some() => self.recur_given::<K>(stage, &mut parts),
                 StepWeights::F32 { panels, packed } => {
                     self.recur::<K>(stage, &mut parts, phase, fuses.then_some(x), (panels, packed));
                 }
@@ -855,6 +854,19 @@ impl<S: Lanes> Walker<'_, S> {
         h
     }
 
+    /// Puts what is made of tokens into the gates, for a cell whose second phase reads it there.
+    fn copy_tokens(&self, stage: &Stage<'_>, given: &Given<'_>, gates: &mut Part<'_>) {
+        let own = stage.geometry.own_groups(self.worker);
+        let width = stage.weights.panels(0).width * S::N;
+        for k in 0..self.own(stage) {
+            let ranks = self.ranks::<1>(stage, k);
+            let mut row = gates.own(Some(0), ranks, &own);
+            let first = own.start * width;
+            let row = row.row(0);
+            row.copy_from_slice(given.tokens(ranks.each(), first..first + row.len()).row(0));
+        }
+    }
+
     /// `out = from · W + bias` for one of the layer's weights: the input's, or the recurrent ones by phase.
     fn product(
         &mut self,
@@ -918,13 +930,22 @@ impl<S: Lanes> Walker<'_, S> {
             for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
                 with_rows!(m, M => {
                     let ranks = self.ranks::<M>(stage, k);
-                    let tile = Forward::<M> {
-                        input: x.map_or(Input::Gates, |x| Input::Product {
+                    let read = match (x, stage.given) {
+                        (None, _) => Input::Gates,
+                        (_, Some(given)) if given.has_tokens() => {
+                            Input::Table(given.tokens(ranks.each(), at..at + nv * S::N))
+                        }
+                        (Some(x), _) => Input::Product {
                             x: x.tile(ranks, input),
                             depth: input,
                             panel: all[0].panel(packed[0].as_ref(), p),
                             bias: &stage.input_bias[at..],
-                        }),
+                        },
+                    };
+                    let given = stage.given.filter(|_| phase == 0);
+                    let tile = Forward::<M> {
+                        input: read,
+                        made: given.map(|given| given.sums(ranks.each(), at..at + nv * S::N)),
                         a: parts.multiplied(stage, phase).tile(ranks, hidden),
                         depth: hidden,
                         panel: panels.panel(packed[1 + phase].as_ref(), p),
@@ -948,36 +969,11 @@ impl<S: Lanes> Walker<'_, S> {
     ) {
         self.quantize(stage, &parts.multiplied(stage, phase), stage.layer.hidden);
         let column = if phase == 0 { 0 } else { K::TRAITS.panel * S::N };
-        self.recur_made::<K>(stage, parts, phase, weights.panels, |walk, gates, tile, late| {
-            walk.add_rounded(stage, gates, tile, weights, column, late);
-        });
-    }
-
-    /// The first phase of the recurrence where the products with `h` are made.
-    fn recur_given<K: Kernel>(&mut self, stage: &Stage<'_>, parts: &mut Parts<'_>) {
-        let given = stage.given.expect("products that are made");
-        let panels = stage.weights.panels(1);
-        self.recur_made::<K>(stage, parts, 0, panels, |walk, gates, tile, late| {
-            walk.add_given(stage, &given, gates, tile, late);
-        });
-    }
-
-    /// A phase of the recurrence with nothing left to multiply. `add` adds panel `p`'s products with `m` rows from the
-    /// `k`-th on to the gates; what the cell itself adds to the last gate when it has made the others goes into the
-    /// rows of `late`, with its bias.
-    fn recur_made<K: Kernel>(
-        &mut self,
-        stage: &Stage<'_>,
-        parts: &mut Parts<'_>,
-        phase: usize,
-        panels: Panels,
-        add: impl Fn(&Self, &mut Part<'_>, (usize, usize, usize), &mut [[f32; quant::WIDEST]; 6]),
-    ) {
         let mut late = [[0.0; quant::WIDEST]; 6];
         for p in stage.geometry.own_groups(self.worker) {
-            let nv = panels.vectors_of(p);
+            let nv = weights.panels.vectors_of(p);
             for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
-                add(self, &mut parts.gates, (p, k, m), &mut late);
+                self.add_rounded(stage, &mut parts.gates, (p, k, m), weights, column, &mut late);
                 for (i, late) in late[..m].iter().enumerate() {
                     let ranks = self.ranks::<1>(stage, k + i);
                     let tile = Forward::<1> { bias: late, ..parts.tile::<S, 1>(stage, phase, ranks, p) };
@@ -987,39 +983,8 @@ impl<S: Lanes> Walker<'_, S> {
         }
     }
 
-    /// Puts the products of tokens into the gates, where there are some, and adds those with `h`.
-    fn add_given(
-        &self,
-        stage: &Stage<'_>,
-        given: &Given<'_>,
-        gates: &mut Part<'_>,
-        (p, k, m): (usize, usize, usize),
-        late: &mut [[f32; quant::WIDEST]; 6],
-    ) {
-        let columns = |panels: Panels| {
-            let first = p * panels.width * S::N;
-            first..first + panels.vectors_of(p) * S::N
-        };
-        let waits = stage.layer.cell == Cell::Gru(Reset::After);
-        let (of_tokens, of_states) = (columns(stage.weights.panels(0)), columns(stage.weights.panels(1)));
-        for (i, late) in late[..m].iter_mut().enumerate() {
-            let ranks = self.ranks::<1>(stage, k + i);
-            let [stream] = ranks.each();
-            let mut row = gates.own(Some(0), ranks, &(p..p + 1));
-            let row = row.row(0);
-            let sums = given.sums(stream, of_states.clone());
-            let (early, last) = sums.split_at(if waits { 2 * S::N } else { sums.len() });
-            let token = given.token(stream, of_tokens.clone());
-            self.simd.call(Add { to: row, token, early });
-            let bias = stage.recurrent_bias[of_states.start..].iter().skip(early.len());
-            for ((late, sum), bias) in late[early.len()..].iter_mut().zip(last).zip(bias) {
-                *late = sum + bias;
-            }
-        }
-    }
-
-    /// Adds products with rows of eight bits to the gates, from their `column` on; see
-    /// [`recur_made`](Walker::recur_made).
+    /// Adds panel `p`'s products with `m` rows of eight bits to the gates, from their `column` on. What the
+    /// cell itself adds to the last gate when it has made the others goes into `late`, with its bias.
     fn add_rounded(
         &self,
         stage: &Stage<'_>,
@@ -1071,26 +1036,6 @@ impl<S: Lanes> Walker<'_, S> {
     }
 }
 
-/// Makes a row the sums of a token, where there is one, and adds others.
-struct Add<'a> {
-    to: &'a mut [f32],
-    token: Option<&'a [f32]>,
-    early: &'a [f32],
-}
-
-impl<S: Lanes> Job<S> for Add<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self, _: S) {
-        let Add { to, token, early } = self;
-        if let Some(token) = token {
-            to.copy_from_slice(token);
-        }
-        to.iter_mut().zip(early).for_each(|(to, sum)| *to += sum);
-    }
-}
-
 /// One panel of a cell's forward tile.
 fn job<K, const M: usize, const NV: usize>(phase: usize, tile: Forward<'_, M>) -> ForwardJob<'_, K, M, NV> {
     ForwardJob { phase, tile, seen: TileMut::empty(), panels: 1, kernel: PhantomData }
@@ -1124,6 +1069,7 @@ impl<'a> Parts<'a> {
             a: Tile::of(stage.past_h, &rows, 0),
             depth: 0,
             panel: &[],
+            made: None,
             bias: &[],
             past_h: Tile::of(stage.past_h, &rows, sizes.units()).columns(first),
             past_c: Tile::of(stage.past_c, &rows, sizes.units()).columns(first),

@@ -24,7 +24,9 @@ use crate::saved::{
     CAPTIONER, Caption, KnownCaptions, SavedCaptioner, SubjectBatch, caption_columns, caption_side,
     caption_text, captioner_config, read_json, sentence, subject_kind, write_all,
 };
-use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, draw, groups, numbered, shifted};
+use crate::train::examples::{
+    ExampleJob, ExampleTask, Parts, deal, draw, groups, numbered, shifted, spread_over,
+};
 use crate::train::job::{Facts, Measured, Objective};
 use crate::train::trainer::train;
 use crate::train::{
@@ -380,7 +382,7 @@ impl Captioning<'_> {
         subjects.chunks(BATCH).flat_map(one).map(|ids| self.text(&ids)).collect()
     }
 
-    /// Loss of all sentences, and scores of what `write` makes of the first subjects.
+    /// Loss of all sentences, and scores of what `write` makes of `most` subjects.
     fn measured(
         &self,
         model: &Captioner,
@@ -391,8 +393,8 @@ impl Captioning<'_> {
         let (loss, targets, correct) = losses(model, sentences);
         let mut measured =
             Measured { loss, targets, answers: Some((correct, targets)), ..Measured::default() };
-        let mut shown = subjects(sentences);
-        shown.truncate(most);
+        let all = subjects(sentences);
+        let shown: Vec<&Arc<Shown>> = spread_over(all.len(), most).map(|place| all[place]).collect();
         if shown.is_empty() {
             return measured;
         }
@@ -454,9 +456,7 @@ impl ExampleTask for Captioning<'_> {
             return None;
         }
         let shown = subjects(examples);
-        // Spread over the part, for neighbours in a table are alike.
-        let apart = shown.len().div_ceil(SAMPLES).max(1);
-        let chosen: Vec<&&Arc<Shown>> = shown.iter().step_by(apart).collect();
+        let chosen: Vec<&Arc<Shown>> = spread_over(shown.len(), SAMPLES).map(|place| shown[place]).collect();
         let subjects: Vec<&Subject> = chosen.iter().map(|one| &one.subject).collect();
         let found = self.greedy(&model.valid(), &subjects);
         Some(chosen.iter().zip(&found).map(|(one, text)| format!("{} → {text}\n", one.path)).collect())

@@ -253,6 +253,13 @@ struct Place {
     window: usize,
 }
 
+/// The places of `most` of `count` examples, spread over all: neighbours in a file are alike, and a file may begin with
+/// its shortest.
+pub(super) fn spread_over(count: usize, most: usize) -> impl Iterator<Item = usize> {
+    let kept = count.min(most);
+    (0..kept).map(move |place| place * count / kept)
+}
+
 /// The examples of a batch.
 pub(super) struct Chosen {
     examples: Vec<usize>,
@@ -522,6 +529,18 @@ mod tests {
         let groups: Vec<usize> = (0..30).map(|example| example / 3).collect();
         let by_group = split_groups(&groups, [0.6, 0.2, 0.2], 1);
         check(Some(&groups), &[by_group[2][1]], [21, 6, 3]);
+    }
+
+    #[test]
+    fn few_stand_for_all() {
+        let check = |count, most, expected: &[usize]| {
+            assert_eq!(spread_over(count, most).collect::<Vec<_>>(), expected, "{most} of {count}");
+        };
+        check(7, 3, &[0, 2, 4]);
+        check(3, 7, &[0, 1, 2]);
+        check(3, usize::MAX, &[0, 1, 2]);
+        check(0, 3, &[]);
+        check(5, 0, &[]);
     }
 
     #[test]

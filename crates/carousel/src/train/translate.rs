@@ -20,7 +20,7 @@ use crate::run::RunFolder;
 use crate::saved::{
     Known, SavedTranslator, TRANSLATOR, search_all, sentence, side_by_side, translator_config,
 };
-use crate::train::examples::{ExampleJob, ExampleTask, Parts, shifted};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts, shifted, spread_over};
 use crate::train::job::{Facts, Measured, Objective};
 use crate::train::prepare::{places, prepare, prepare_with, prepared_among, read_sides};
 use crate::train::trainer::train;
@@ -205,6 +205,13 @@ impl<'a> Grouped<'a> {
         grouped
     }
 
+    /// Keeps so many sentences, spread over all.
+    fn thin(&mut self, most: usize) {
+        let chosen: Vec<usize> = spread_over(self.first.len(), most).collect();
+        self.references = chosen.iter().map(|&place| std::mem::take(&mut self.references[place])).collect();
+        self.first = chosen.iter().map(|&place| self.first[place]).collect();
+    }
+
     fn sources(&self) -> Vec<&'a [u32]> {
         self.first.iter().map(|pair| pair.source.as_slice()).collect()
     }
@@ -328,8 +335,7 @@ impl Translating<'_> {
     ) -> Measured {
         let (loss, targets, correct) = losses(model, pairs, false);
         let mut grouped = Grouped::new(pairs);
-        grouped.first.truncate(most);
-        grouped.references.truncate(most);
+        grouped.thin(most);
         let mut measured =
             Measured { loss, targets, answers: Some((correct, targets)), ..Measured::default() };
         if grouped.first.is_empty() {
@@ -422,9 +428,8 @@ impl ExampleTask for Translating<'_> {
             return None;
         }
         let model = model.valid();
-        // Spread over the part, for neighbours in a file are alike.
-        let apart = examples.len().div_ceil(SAMPLES).max(1);
-        let chosen: Vec<&EncodedPair> = examples.iter().step_by(apart).collect();
+        let chosen: Vec<&EncodedPair> =
+            spread_over(examples.len(), SAMPLES).map(|place| &examples[place]).collect();
         let sources: Vec<&[u32]> = chosen.iter().map(|pair| pair.source.as_slice()).collect();
         let found = greedy_all(&model, &sources);
         let line =

@@ -6,7 +6,7 @@
 //! reset before:  n = tanh(Wn x + bn + Un (r * h) + cn)
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
+use super::{Backward, Forward, Kernel, Traits, add_recurrent, gradient_of_h, input_sums};
 use crate::chance::times;
 use crate::disjoint::Tile;
 use crate::gemm::{load_row, store_row};
@@ -69,7 +69,7 @@ impl Kernel for After {
         for i in 0..M {
             std::mem::swap(&mut candidate[i], &mut acc[i][2]);
         }
-        multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+        add_recurrent(simd, &t, &mut acc);
         let taped = t.extra.width() > 0;
         for i in 0..M {
             let r = simd.sigmoid(acc[i][0]);
@@ -128,7 +128,7 @@ impl Kernel for Before {
         if phase == 0 {
             assert!(NV == 2);
             acc = input_sums::<S, M, NV>(simd, &mut t);
-            multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+            add_recurrent(simd, &t, &mut acc);
             for i in 0..M {
                 let r = simd.sigmoid(acc[i][0]);
                 let z = simd.sigmoid(acc[i][1]);
@@ -142,7 +142,7 @@ impl Kernel for Before {
             for i in 0..M {
                 acc[i][0] = simd.load(&t.gates.row(i)[2 * S::N..]);
             }
-            multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+            add_recurrent(simd, &t, &mut acc);
             for i in 0..M {
                 let n = simd.tanh(acc[i][0]);
                 let z = simd.load(&t.gates.row(i)[S::N..]);

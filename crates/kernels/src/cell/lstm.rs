@@ -5,10 +5,10 @@
 //! c' = f * c + i * g                      h' = o * tanh(c')
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums, zoned};
+use super::{Backward, Forward, Kernel, Traits, add_recurrent, gradient_of_h, input_sums, zoned};
 use crate::chance::times;
 use crate::gemm::{load_row, store_row};
-use crate::simd::{Lanes, multiply};
+use crate::simd::Lanes;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Lstm;
@@ -28,7 +28,7 @@ impl Kernel for Lstm {
     fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
         assert!(NV == 4);
         let mut acc = input_sums::<S, M, NV>(simd, &mut t);
-        multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+        add_recurrent(simd, &t, &mut acc);
         let taped = t.extra.width() > 0;
         for r in 0..M {
             let i = simd.sigmoid(acc[r][0]);

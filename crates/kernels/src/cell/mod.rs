@@ -45,6 +45,8 @@ pub(crate) struct Forward<'a, const M: usize> {
     pub(crate) a: Tile<'a, M>,
     pub(crate) depth: usize,
     pub(crate) panel: &'a [f32],
+    /// Their products where they are made already, from the panel's first column on.
+    pub(crate) made: Option<Tile<'a, M>>,
     /// Recurrent bias of these columns, where it cannot be added to the input's.
     pub(crate) bias: &'a [f32],
     /// Last step's `h` of these units.
@@ -90,6 +92,7 @@ impl<const M: usize> Forward<'_, M> {
             a: self.a,
             depth: self.depth,
             panel: &self.panel[of(self.panel, self.depth)],
+            made: self.made.map(|made| made.columns(p * width)),
             bias: &self.bias[sums(self.bias)],
             past_h: self.past_h.columns(first),
             past_c: self.past_c.columns(first.min(self.past_c.width())),
@@ -164,6 +167,24 @@ pub(crate) fn input_sums<S: Lanes, const M: usize, const NV: usize>(
         }
     }
     acc
+}
+
+/// Adds what the recurrent weights make of a tile's rows to its sums.
+#[inline(always)]
+pub(crate) fn add_recurrent<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    t: &Forward<'_, M>,
+    acc: &mut [[S::V; NV]; M],
+) {
+    let Some(made) = &t.made else {
+        return multiply(simd, &t.a, t.depth, t.panel, acc);
+    };
+    for i in 0..M {
+        let row = made.row(i);
+        for j in 0..NV {
+            acc[i][j] = simd.add(acc[i][j], simd.load(&row[j * S::N..]));
+        }
+    }
 }
 
 /// Zoneout of a forward tile, once its cell has run: `s` of the new value and the rest of the last one.

@@ -1,8 +1,8 @@
 //! Vanilla RNN: `h = act(W x + b + U h + c)`.
 
-use super::{Backward, Forward, Kernel, Traits, gradient_of_h, input_sums};
+use super::{Backward, Forward, Kernel, Traits, add_recurrent, gradient_of_h, input_sums};
 use crate::gemm::store_row;
-use crate::simd::{Lanes, multiply};
+use crate::simd::Lanes;
 
 const TRAITS: Traits = Traits {
     gates: 1,
@@ -26,7 +26,7 @@ fn forward<S: Lanes, const M: usize, const NV: usize>(
     act: impl Fn(S::V) -> S::V,
 ) {
     let mut acc = input_sums::<S, M, NV>(simd, &mut t);
-    multiply(simd, &t.a, t.depth, t.panel, &mut acc);
+    add_recurrent(simd, &t, &mut acc);
     for i in 0..M {
         for j in 0..NV {
             acc[i][j] = act(acc[i][j]);

@@ -2,13 +2,14 @@
 //! product with it; those that read the same token, now or later, share the product with its row of a table.
 
 use super::StepLayer;
-use crate::disjoint::Buffer;
+use crate::disjoint::{Buffer, Tile};
 use crate::embedding;
 use crate::gemm::Start;
 use crate::linear::{Rows, copy_rows, multiply_packed, stride};
 use crate::pack::Panels;
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
+use std::ops::Range;
 
 /// What the streams of a stepper share. Layers of cells with options share nothing.
 #[derive(Default)]
@@ -53,17 +54,19 @@ pub(super) struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// `columns` of a stream's products with `h`.
+    /// `columns` of the streams' products with `h`.
     #[inline(always)]
-    pub(super) fn sums(&self, stream: usize, columns: std::ops::Range<usize>) -> &'a [f32] {
-        &self.sums[self.follows[stream] * self.gate_stride..][columns]
+    pub(super) fn sums<const M: usize>(&self, streams: [usize; M], columns: Range<usize>) -> Tile<'a, M> {
+        let starts = streams.map(|stream| self.follows[stream] * self.gate_stride + columns.start);
+        Tile::of(self.sums, &starts, columns.len())
     }
 
-    /// `columns` of the products of the token that a stream reads; `None` where it reads no tokens.
+    /// `columns` of the products of the tokens that the streams read.
     #[inline(always)]
-    pub(super) fn token(&self, stream: usize, columns: std::ops::Range<usize>) -> Option<&'a [f32]> {
-        let tokens = self.tokens?;
-        Some(&tokens.rows.as_ref()[tokens.read[stream] * self.gate_stride..][columns])
+    pub(super) fn tokens<const M: usize>(&self, streams: [usize; M], columns: Range<usize>) -> Tile<'a, M> {
+        let tokens = self.tokens.expect("streams that read tokens");
+        let starts = streams.map(|stream| tokens.read[stream] * self.gate_stride + columns.start);
+        Tile::of(tokens.rows.as_ref(), &starts, columns.len())
     }
 
     /// Whether the products of the inputs are there.
