@@ -36,7 +36,7 @@ pub(crate) struct TranslateArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beam)]
     best: Option<usize>,
 
-    /// What every translation must begin with; blanks around it do not count
+    /// What translations must begin with, but for blanks around it
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
 

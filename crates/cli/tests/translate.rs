@@ -204,7 +204,7 @@ fn a_prepared_set_is_shown_and_learned_from() {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
-    home.carousel(&format!("{prepare} --out set")).fails(1, &["set exists"]);
+    home.carousel(&format!("{prepare} --out set")).fails(2, &["set exists"]);
 
     // What is learned from the set is what is learned from its files.
     let keys = "--set data.max_len=8 --set data.split=[1.0,0.0,0.0] --set train.epochs=2";

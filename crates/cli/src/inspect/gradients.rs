@@ -146,7 +146,10 @@ pub(crate) fn run(args: &GradientsArgs) -> anyhow::Result<()> {
         Form::Text => {
             let mut shown = curves(&flows, args.lags);
             if cell.has_cell_state() && flows[0].1.layers.iter().all(|layer| layer.c.is_empty()) {
-                shown.push_str("c of the run is left out: its peepholes or zoneout read c in more ways\n");
+                shown.push_str(
+                    "c of the run is left out: peepholes, zoneout, or hard gates with layer\n\
+                     normalisation read it in more ways\n",
+                );
             }
             shown.push_str(&jacobians(&flows));
             if let Some(log) = log {
