@@ -62,18 +62,24 @@ fn field(text: &str) -> String {
 /// what is added to the last value.
 fn decimals(column: &ColumnForecast) -> usize {
     let all = || column.forecast.iter().chain(column.quantiles.iter().flat_map(|(_, values)| values));
-    let (low, high) = (all().copied().fold(f64::MAX, f64::min), all().copied().fold(f64::MIN, f64::max));
-    let scale: f64 = if high > low { high - low } else { high.abs() };
-    (6.0 - scale.log10().floor()).clamp(0.0, 15.0) as usize
+    let finite = all().copied().filter(|value| value.is_finite());
+    let (low, high) =
+        finite.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
+    match high > low {
+        true => (6.0 - (high - low).log10().floor()).clamp(0.0, 15.0) as usize,
+        // Of one value alone nothing says how exact it is.
+        false => (7.0 - high.abs().log10().floor()).clamp(2.0, 15.0) as usize,
+    }
 }
 
 /// Without zeros at the end.
 fn plain(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
-    }
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
 fn object(forecast: &SeriesForecast) -> Value {
@@ -276,6 +282,10 @@ mod tests {
         check(&[3512.123_456_789, 4800.0], &["3512.123", "4800"]);
         check(&[0.1, 0.1], &["0.1", "0.1"]);
         check(&[0.0], &["0"]);
+        check(&[1_700_000_012.5], &["1700000012.5"]);
+        check(&[123_456.78], &["123456.78"]);
+        check(&[f64::INFINITY, 0.25, 0.5], &["inf", "0.25", "0.5"]);
+        check(&[-0.00001, 500.0], &["0", "500"]);
         check(&[-20.0, 100.0], &["-20", "100"]);
     }
 

@@ -74,6 +74,9 @@ pub(crate) struct PrepareArgs {
 
 pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
     args.machine.apply();
+    if args.json && args.show.is_some() {
+        return Err(BadUsage("--show has no effect beside --json".to_owned()).into());
+    }
     let is_set = args.recipe.as_ref().is_some_and(|path| path.is_dir());
     let (recipe, prepared, path) = match (&args.recipe, args.data.is_empty()) {
         (Some(path), true) if is_set => {
@@ -115,9 +118,6 @@ pub(crate) fn run(args: &PrepareArgs) -> anyhow::Result<()> {
             (recipe, prepared, out.clone())
         }
     };
-    if args.json && args.show.is_some() {
-        return Err(BadUsage("--show has no effect beside --json".to_owned()).into());
-    }
     match Form::from_flag(args.json) {
         Form::Json => output::json(&json!({
             "set": path,

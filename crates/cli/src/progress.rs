@@ -156,7 +156,7 @@ impl Progress {
                         "validation loss stands still: weights are averaged from here on".to_owned()
                     }
                     Notice::EarlyStop { validations } => {
-                        format!("no lower validation loss in {validations} validations: the run ends")
+                        format!("nothing better in {validations} validations: the run ends")
                     }
                 };
                 self.line(&format!("step {}  {what}", thousands(*step)));

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
-use carousel::data::{Document, Documents, list_files, read_documents};
+use carousel::data::{Document, Documents, GivenPaths, list_files, read_documents};
 use carousel::recipe::{InputName, Recipe, Task};
 use carousel::run::RunFolder;
 use carousel::train::{LargeSources, Sources};
@@ -46,18 +46,8 @@ impl Part {
         Ok(Part { paths, given: given.to_vec(), fingerprint: text.fingerprint()? })
     }
 
-    /// Calls documents what they were called when the run began.
-    fn rename(&self, documents: &mut [Document]) {
-        for document in documents {
-            let pairs = self.paths.iter().zip(&self.given);
-            let given = pairs.filter_map(|(path, given)| {
-                let below = Path::new(&document.name).strip_prefix(path).ok()?;
-                Some(if below.as_os_str().is_empty() { given.clone() } else { given.join(below) })
-            });
-            if let Some(name) = given.min_by_key(|name| name.as_os_str().len()) {
-                document.name = name.display().to_string();
-            }
-        }
+    fn given(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> + '_ {
+        self.paths.iter().cloned().zip(self.given.iter().cloned())
     }
 
     fn warn_if_changed(&self, text: Text<'_>) -> anyhow::Result<()> {
@@ -98,9 +88,17 @@ impl SourceList {
             format!("{} is not a list of sources that `carousel train` wrote", path.display())
         })?;
         let mut sources = read_all(&list.train.paths, &list.valid.paths, &list.test.paths, held)?;
-        let Sources { train, valid, test, .. } = &mut sources;
-        for (part, documents) in [(&list.train, train), (&list.valid, valid), (&list.test, test)] {
-            part.rename(documents);
+        // The images of a table of captions lie beside it: it is called by where it is.
+        if run.read_recipe()?.task != Task::Caption {
+            let given =
+                GivenPaths::new([&list.train, &list.valid, &list.test].into_iter().flat_map(Part::given));
+            let Sources { train, valid, test, large } = &mut sources;
+            for document in train.iter_mut().chain(valid).chain(test) {
+                document.name = given.name(Path::new(&document.name));
+            }
+            if let Some(large) = large {
+                large.given = given;
+            }
         }
         for (part, text) in [&list.train, &list.valid, &list.test].into_iter().zip(texts(&sources)) {
             part.warn_if_changed(text)?;
@@ -200,7 +198,8 @@ fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) 
     let given = [train, valid, test].concat();
     if !train.is_empty() && held.is_less_than(&given)? {
         let [train, valid, test] = [train, valid, test].map(<[PathBuf]>::to_vec);
-        return Ok(Sources { large: Some(LargeSources { train, valid, test }), ..Sources::default() });
+        let large = LargeSources { train, valid, test, ..LargeSources::default() };
+        return Ok(Sources { large: Some(large), ..Sources::default() });
     }
     let read = |paths: &[PathBuf]| if paths.is_empty() { Ok(Vec::new()) } else { read_documents(paths) };
     let train = if train.is_empty() { embedded() } else { read_documents(train)? };

@@ -36,7 +36,7 @@ pub(crate) struct TranslateArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = beam)]
     best: Option<usize>,
 
-    /// What translations must begin with, but for blanks around it
+    /// What translations must begin with; it is trimmed
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
 

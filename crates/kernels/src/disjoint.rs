@@ -28,7 +28,7 @@ pub(crate) struct Buffer {
 struct Line([f32; 16]);
 
 impl Buffer {
-    /// At least `length` floats; contents are unspecified, memory is kept from use to use.
+    /// At least `length` floats; memory and what is in it are kept from use to use, what is new is unspecified.
     pub(crate) fn ensure(&mut self, length: usize) -> &mut [f32] {
         let lines = length.div_ceil(16);
         if self.lines.len() < lines {

@@ -324,7 +324,7 @@ impl Stepper {
         &self.layers[self.layers.len() - 1].y
     }
 
-    /// A step that reads `x`, or words that are ready.
+    /// A step that reads `x`, or tokens that are ready.
     fn advance(&mut self, x: Option<&[f32]>) {
         let (level, workers, batch) = (self.level, self.workers(), self.batch);
         if let Some(branches) = &mut self.branches {

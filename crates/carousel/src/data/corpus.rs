@@ -18,6 +18,30 @@ pub struct Document {
     pub bytes: Vec<u8>,
 }
 
+/// What files are called: by the paths that were given for them, wherever they are found now. Series and groups have
+/// their names from these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GivenPaths(Vec<(PathBuf, PathBuf)>);
+
+impl GivenPaths {
+    /// Of files and folders each where it is, and what was given for it.
+    #[must_use]
+    pub fn new(pairs: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> GivenPaths {
+        GivenPaths(pairs.into_iter().collect())
+    }
+
+    /// What a file, or one below a folder, is called; its own path where nothing else was given.
+    #[must_use]
+    pub fn name(&self, path: &Path) -> String {
+        let given = self.0.iter().filter_map(|(place, given)| {
+            let below = path.strip_prefix(place).ok()?;
+            Some(if below.as_os_str().is_empty() { given.clone() } else { given.join(below) })
+        });
+        let name = given.min_by_key(|name| name.as_os_str().len());
+        name.as_deref().unwrap_or(path).display().to_string()
+    }
+}
+
 /// Reads files in the order given. A folder stands for the files in it and in its folders, sorted by
 /// path; names that start with a dot and empty files are left out there. A name that ends in `.gz` is
 /// decompressed.

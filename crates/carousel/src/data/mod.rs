@@ -33,7 +33,7 @@ pub use captions::{
     CaptionColumns, CaptionExample, Subject, SubjectKind, is_subject, read_captions, read_subject,
 };
 pub use classes::{Classes, Counts, Lengths};
-pub use corpus::{Corpus, Document, read_documents};
+pub use corpus::{Corpus, Document, GivenPaths, read_documents};
 pub use frames::{FrameExample, read_frames};
 pub use images::{ImageShape, VideoExample, read_image, read_videos, thumbnail};
 pub use name_pattern::NamePattern;

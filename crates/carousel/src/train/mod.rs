@@ -47,7 +47,7 @@ pub use tbptt::{Carried, Place, StateShape, Tbptt};
 pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evaluate_translator, translate};
 
 use crate::config_error::ConfigError;
-use crate::data::{Counts, DataError, Document, Lengths, PairCounts};
+use crate::data::{Counts, DataError, Document, GivenPaths, Lengths, PairCounts};
 use crate::decode::sampling::Sampling;
 use crate::parameters::LoadError;
 use crate::recipe::{Named, Recipe, Task};
@@ -206,9 +206,9 @@ pub enum Notice {
     },
     /// The validation loss stands still, so weights are averaged from here on (NT-ASGD).
     Averaging,
-    /// The validation loss has stood still for too long, so the run ends.
+    /// No validation was better for too long, so the run ends.
     EarlyStop {
-        /// Validations since the lowest loss.
+        /// Validations since the best one.
         validations: usize,
     },
 }
@@ -245,6 +245,8 @@ pub struct LargeSources {
     pub valid: Vec<PathBuf>,
     /// To measure the best checkpoint on.
     pub test: Vec<PathBuf>,
+    /// What they are called.
+    pub given: GivenPaths,
 }
 
 /// The shares of the training data for training, validation and test. Nothing is held out for what was given

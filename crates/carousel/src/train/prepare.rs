@@ -218,11 +218,16 @@ fn from_documents(recipe: &Recipe, documents: &[Document]) -> Result<Option<Prep
             .find(|document| Path::new(&document.name).file_name().is_some_and(|file| file == name))
     };
     let Some(about) = named(PREPARED) else { return Ok(None) };
-    let folder = Path::new(&about.name).parent();
-    if let Some(other) = documents.iter().find(|document| Path::new(&document.name).parent() != folder) {
+    let folder_of = |name: &str| {
+        let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+        folder.strip_prefix(".").unwrap_or(folder).to_owned()
+    };
+    let folder = folder_of(&about.name);
+    // A run may lie in the set's folder.
+    if let Some(other) = documents.iter().find(|other| !folder_of(&other.name).starts_with(&folder)) {
         let reason = format!(
-            "{} is a prepared set, expected nothing beside it; prepare one set of all files together",
-            folder.unwrap_or(Path::new(".")).display()
+            "{} is of a prepared set, expected nothing beside it; prepare one set of all files together",
+            about.name
         );
         return Err(DataError::File { name: other.name.clone(), reason }.into());
     }

@@ -87,11 +87,14 @@ pub fn tag(
     // A batch in which no step has a tag teaches nothing, and its mean has no number.
     let train_part = parts.train.into_iter().filter(|encoded| encoded.counted() > 0).collect();
     let parts = Parts { train: train_part, ..parts };
-    let has_spans = marks_spans(labels.tags.names().iter().map(String::as_str));
-    if recipe.train.metric == Some(MetricName::SpanF1) && !has_spans {
-        let reason = "train.metric is \"span_f1\", but the tags mark no spans: expected some that begin with B-; choose \
-                      accuracy or macro_f1";
-        return Err(DataError::Examples { reason: reason.to_owned() }.into());
+    let names = || labels.tags.names().iter().map(String::as_str);
+    if recipe.train.metric == Some(MetricName::SpanF1) && !marks_spans(names()) {
+        let odd = names().find(|tag| *tag != "O" && !marks_spans([*tag])).unwrap_or("O alone");
+        let reason = format!(
+            "train.metric is \"span_f1\", but the tags mark no spans: found {odd}, expected O, or B-, I-, E-, S-, L- or \
+             U- and a type; choose accuracy or macro_f1"
+        );
+        return Err(DataError::Examples { reason }.into());
     }
     let (metric, window, train_recipe) = (recipe.train.metric, recipe.train.window, recipe.train.clone());
     let task = Tagging { labels, encoder, metric, window, train: train_recipe };

@@ -325,7 +325,7 @@ struct Translating<'a> {
 }
 
 impl Translating<'_> {
-    /// Loss of all pairs, and scores of the first different sources, translated by `translate`.
+    /// Loss of all pairs, and scores of the different sources, spread over all, translated by `translate`.
     fn measured(
         &self,
         model: &Translator,

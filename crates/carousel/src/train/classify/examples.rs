@@ -119,7 +119,7 @@ impl StoredParts {
         let end = |files: usize| files.checked_sub(1).map_or(0, |last| ends[last]);
         let test = train.split_off(end(lists[0].len() + lists[1].len()));
         let valid = train.split_off(end(lists[0].len()));
-        let names: Vec<String> = lists[0].iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = lists[0].iter().map(|path| large.given.name(path)).collect();
         let of = |row: usize| {
             let group = groups.get(row).copied().flatten();
             let file = &names[ends.partition_point(|&end| end <= row)];
