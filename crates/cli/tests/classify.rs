@@ -71,9 +71,9 @@ fn weighted_parts_of_a_batch_are_the_batch() {
         home.carousel(&format!("train recipe.toml --data reviews.tsv --out {name} {classes} {keys}"))
             .succeeds();
         let lines = home.read(&format!("{name}/metrics.jsonl"));
-        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
         let steps: Vec<Value> = lines.filter(|line| line["kind"] == "train").collect();
-        ["loss", "gradient_norm"].map(|field| steps[0][field].as_f64().unwrap())
+        ["loss", "gradient_norm"].map(|field| steps[0][field].as_f64().expect("a number"))
     };
     let whole = loss("whole", "--set train.batch=210");
     let parts = loss("parts", "--set train.batch=30 --set train.accumulate=7");
