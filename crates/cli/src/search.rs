@@ -78,19 +78,17 @@ impl SearchArgs {
 
     /// Refuses options that have no effect with a run of `task`.
     pub(crate) fn refuse_idle(&self, task: Task) -> Result<(), BadUsage> {
-        let lengths = [("--max-ratio", self.max_ratio.is_some()), ("--max-extra", self.max_extra.is_some())];
-        let all = [
-            ("--beam", self.beam.is_some()),
-            ("--penalty", self.penalty.is_some()),
-            ("--no-repeat", self.no_repeat.is_some()),
+        let searches = matches!(task, Task::Translate | Task::Caption);
+        // A caption is at most as long as those that were learned.
+        let stretches = task == Task::Translate;
+        let idle = [
+            ("--beam", !searches && self.beam.is_some()),
+            ("--penalty", !searches && self.penalty.is_some()),
+            ("--no-repeat", !searches && self.no_repeat.is_some()),
+            ("--max-ratio", !stretches && self.max_ratio.is_some()),
+            ("--max-extra", !stretches && self.max_extra.is_some()),
         ];
-        let idle: &[_] = match task {
-            Task::Translate => &[],
-            // A caption is at most as long as those that were learned.
-            Task::Caption => &lengths,
-            _ => &[all.as_slice(), &lengths].concat(),
-        };
-        refuse_idle(task, idle)
+        refuse_idle(task, &idle)
     }
 }
 

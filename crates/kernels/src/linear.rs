@@ -104,7 +104,7 @@ pub(crate) fn product<S: Lanes>(
 }
 
 /// The same with a matrix that is packed, to rows of `width` values, `stride` floats apart.
-pub(crate) fn multiply_packed<S: Lanes>(
+fn multiply_packed<S: Lanes>(
     simd: S,
     a: Rows<'_>,
     (panels, packed): (Panels, &[f32]),
@@ -208,15 +208,18 @@ impl Linear {
         expect("rows to multiply", x.len(), rows * self.inputs())?;
         expect("multiplied rows", out.len(), rows * self.outputs)?;
         let (width, stride) = (self.outputs, self.outputs);
-        let x = Rows::dense(x, self.inputs());
-        self.level.dispatch(Apply { linear: self, x, out, stride, width });
+        self.multiply(Rows::dense(x, self.inputs()), (out, stride, width));
         Ok(())
     }
 
     /// The same between rows that are filled up with zeros.
     pub(crate) fn apply_filled(&self, x: Rows<'_>, out: &mut [f32]) {
-        let (width, stride) = (self.outputs, stride(self.outputs));
-        self.level.dispatch(Apply { linear: self, x, out, stride, width });
+        self.multiply(x, (out, stride(self.outputs), self.outputs));
+    }
+
+    fn multiply(&self, a: Rows<'_>, out: (&mut [f32], usize, usize)) {
+        let start = self.bias.as_ref().map_or(Start::Zero, |bias| Start::Bias(bias.as_ref()));
+        self.level.dispatch(Multiply { a, weight: (self.panels, self.packed.as_ref()), start, out });
     }
 }
 
@@ -248,20 +251,20 @@ impl Dispatch for Pack<'_> {
     }
 }
 
-struct Apply<'a> {
-    linear: &'a Linear,
-    x: Rows<'a>,
-    out: &'a mut [f32],
-    stride: usize,
-    width: usize,
+/// [`multiply_packed`] at a level.
+pub(crate) struct Multiply<'a> {
+    pub(crate) a: Rows<'a>,
+    pub(crate) weight: (Panels, &'a [f32]),
+    pub(crate) start: Start<'a>,
+    /// Rows, how far apart they are, and how many values each has.
+    pub(crate) out: (&'a mut [f32], usize, usize),
 }
 
-impl Dispatch for Apply<'_> {
+impl Dispatch for Multiply<'_> {
     type Output = ();
 
     fn run<S: Lanes>(self, simd: S) {
-        let Apply { linear: Linear { panels, packed, bias, .. }, x, out, stride, width } = self;
-        let start = bias.as_ref().map_or(Start::Zero, |bias| Start::Bias(bias.as_ref()));
-        multiply_packed(simd, x, (*panels, packed.as_ref()), start, (out, stride, width));
+        let Multiply { a, weight, start, out } = self;
+        multiply_packed(simd, a, weight, start, out);
     }
 }

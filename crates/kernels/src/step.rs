@@ -326,13 +326,18 @@ impl Stepper {
 
     /// A step that reads `x`, or tokens that are ready.
     fn advance(&mut self, x: Option<&[f32]>) {
-        let (level, workers, batch) = (self.level, self.workers(), self.batch);
+        let (level, workers) = (self.level, self.workers());
         if let Some(branches) = &mut self.branches {
             branches.multiply_states(level, &self.layers);
         }
         level.dispatch(StepJob { stepper: self, workers, x });
+        self.part();
+    }
+
+    /// No stream follows what another does any more.
+    fn part(&mut self) {
         if let Some(branches) = &mut self.branches {
-            branches.part(batch);
+            branches.part(self.batch);
         }
     }
 
@@ -413,9 +418,6 @@ impl Stepper {
         if let Some(c) = state.c {
             expect("c of a step's state", c.len(), dense_c.len())?;
         }
-        if let Some(branches) = &mut self.branches {
-            branches.part(batch);
-        }
         for (from, dense, padded) in [(state.h, y, &mut h[0]), (state.c, dense_c, &mut c[0])] {
             dense.fill(0.0);
             if let Some(from) = from {
@@ -426,6 +428,7 @@ impl Stepper {
                 row[..hidden].copy_from_slice(dense);
             }
         }
+        self.part();
         Ok(())
     }
 
@@ -474,9 +477,7 @@ impl Stepper {
     /// When there is no such stream.
     pub fn reset_stream(&mut self, stream: usize) {
         assert!(stream < self.batch, "stream {stream} of {}", self.batch);
-        if let Some(branches) = &mut self.branches {
-            branches.part(self.batch);
-        }
+        self.part();
         for StepLayer { layer, sizes, h, c, y, dense_c, .. } in &mut self.layers {
             for (dense, padded) in [(y, &mut h[0]), (dense_c, &mut c[0])] {
                 padded.as_mut()[stream * sizes.unit_stride..][..sizes.unit_stride].fill(0.0);

@@ -248,6 +248,27 @@ pub enum NormalForm {
     Nfkd,
 }
 
+impl NormalForm {
+    fn apply(self, text: &str) -> String {
+        match self {
+            NormalForm::None => text.to_owned(),
+            NormalForm::Nfc => text.nfc().collect(),
+            NormalForm::Nfd => text.nfd().collect(),
+            NormalForm::Nfkc => text.nfkc().collect(),
+            NormalForm::Nfkd => text.nfkd().collect(),
+        }
+    }
+
+    /// The form that keeps looks.
+    fn canonical(self) -> NormalForm {
+        match self {
+            NormalForm::Nfkc => NormalForm::Nfc,
+            NormalForm::Nfkd => NormalForm::Nfd,
+            other => other,
+        }
+    }
+}
+
 /// How text is made uniform before it becomes tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uniform {
@@ -261,14 +282,7 @@ impl Uniform {
     /// The uniform text.
     #[must_use]
     pub fn apply(self, text: &str) -> String {
-        let text = text.trim();
-        let text: String = match self.form {
-            NormalForm::None => text.to_owned(),
-            NormalForm::Nfc => text.nfc().collect(),
-            NormalForm::Nfd => text.nfd().collect(),
-            NormalForm::Nfkc => text.nfkc().collect(),
-            NormalForm::Nfkd => text.nfkd().collect(),
-        };
+        let text = self.form.apply(text.trim());
         if self.lowercase { text.to_lowercase() } else { text }
     }
 }
@@ -480,11 +494,7 @@ impl Side {
     /// another form is not another word.
     #[must_use]
     pub fn in_form(&self, text: &str) -> String {
-        match self.uniform.form {
-            NormalForm::None => text.to_owned(),
-            NormalForm::Nfc | NormalForm::Nfkc => text.nfc().collect(),
-            NormalForm::Nfd | NormalForm::Nfkd => text.nfd().collect(),
-        }
+        self.uniform.form.canonical().apply(text)
     }
 
     /// A text as it comes back from its tokens: uniform, known or not.

@@ -3,7 +3,6 @@
 mod examples;
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -265,7 +264,7 @@ impl<S: Shelf> ExampleTask for Classification<S> {
         1
     }
 
-    fn weight_within(&self, example: &S::Example, _: Range<usize>) -> f64 {
+    fn weight(&self, example: &S::Example) -> f64 {
         self.weights.as_ref().map_or(1.0, |weights| f64::from(weights[self.shelf.class(example) as usize]))
     }
 

@@ -51,9 +51,9 @@ pub(super) trait ExampleTask {
         self.targets(example)
     }
 
-    /// How much that weighs in the mean.
-    fn weight_within(&self, example: &Self::Example, steps: Range<usize>) -> f64 {
-        self.targets_within(example, steps) as f64
+    /// How much each of an example's targets weighs in the mean.
+    fn weight(&self, _example: &Self::Example) -> f64 {
+        1.0
     }
 
     /// [`objective`](ExampleTask::objective) over a window of a batch that begins with `state`, and the state, cut
@@ -367,18 +367,14 @@ impl<T: ExampleTask> Job for ExampleJob<'_, T> {
         (self.place.first..self.place.batch)
             .map(|number| {
                 let examples = self.order[number].clone();
-                let sum = |of: &dyn Fn(&T::Example) -> usize| {
-                    examples.iter().map(|&example| of(&self.parts.train[example])).sum()
-                };
-                let targets = sum(&|example| self.task.targets_within(example, steps.clone()));
-                let frames = sum(&|example| {
+                let (mut targets, mut weight, mut frames) = (0, 0.0, 0);
+                for example in examples.iter().map(|&example| &self.parts.train[example]) {
+                    let own = self.task.targets_within(example, steps.clone());
+                    targets += own;
+                    weight += self.task.weight(example) * own as f64;
                     let length = self.task.length(example);
-                    length.min(steps.end) - length.min(steps.start)
-                });
-                let weight = examples
-                    .iter()
-                    .map(|&example| self.task.weight_within(&self.parts.train[example], steps.clone()))
-                    .sum();
+                    frames += length.min(steps.end) - length.min(steps.start);
+                }
                 Chosen { examples, number, steps: steps.clone(), targets, weight, frames }
             })
             .collect()

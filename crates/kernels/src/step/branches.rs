@@ -5,10 +5,9 @@ use super::StepLayer;
 use crate::disjoint::{Buffer, Tile};
 use crate::embedding;
 use crate::gemm::Start;
-use crate::linear::{Rows, copy_rows, multiply_packed, stride};
-use crate::pack::Panels;
+use crate::linear::{Multiply, Rows, copy_rows, stride};
 use crate::shape::{ShapeError, expect};
-use crate::simd::{Dispatch, Lanes, Level};
+use crate::simd::Level;
 use std::ops::Range;
 
 /// What the streams of a stepper share. Layers of cells with options share nothing.
@@ -113,12 +112,13 @@ impl Branches {
             let h = self.h.ensure(self.leaders.len() * stride(hidden));
             let all = Rows::new(layer.h[0].as_ref(), sizes.unit_stride, hidden);
             copy_rows((h, stride(hidden)), all, &self.leaders);
+            let weight = layer.weights.packed(1);
+            let out = sums.ensure(self.leaders.len() * sizes.gate_stride);
             level.dispatch(Multiply {
                 a: Rows::filled(h, hidden),
-                weight: layer.weights.packed(1),
+                weight,
                 start: Start::Zero,
-                out: sums.ensure(self.leaders.len() * sizes.gate_stride),
-                stride: sizes.gate_stride,
+                out: (out, sizes.gate_stride, weight.0.vectors * weight.0.lanes),
             });
         }
     }
@@ -155,12 +155,12 @@ impl Branches {
         copy_rows((own, stride(input)), Rows::dense(table, input), fresh);
         let gate_stride = layer.sizes.gate_stride;
         let rows = rows.ensure((*count + fresh.len()) * gate_stride);
+        let weight = layer.weights.packed(0);
         level.dispatch(Multiply {
             a: Rows::filled(own, input),
-            weight: layer.weights.packed(0),
+            weight,
             start: Start::Bias(layer.bias.as_ref()),
-            out: &mut rows[*count * gate_stride..],
-            stride: gate_stride,
+            out: (&mut rows[*count * gate_stride..], gate_stride, weight.0.vectors * weight.0.lanes),
         });
         *count += fresh.len();
         Ok(())
@@ -174,24 +174,5 @@ impl Branches {
             tokens: tokens.then_some(&self.tokens),
             gate_stride,
         }
-    }
-}
-
-/// Rows times packed weights, to rows in the order of the gates.
-struct Multiply<'a> {
-    a: Rows<'a>,
-    weight: (Panels, &'a [f32]),
-    start: Start<'a>,
-    out: &'a mut [f32],
-    stride: usize,
-}
-
-impl Dispatch for Multiply<'_> {
-    type Output = ();
-
-    fn run<S: Lanes>(self, simd: S) {
-        let Multiply { a, weight, start, out, stride } = self;
-        let width = weight.0.vectors * S::N;
-        multiply_packed(simd, a, weight, start, (out, stride, width));
     }
 }
