@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use carousel_kernels::{Batch, Layout, StepNoise, Weights};
 
-use crate::regularize::Dropout;
+use crate::regularize::{Dropout, StepKeys};
 use crate::slices::with_slice;
 use crate::state::LayerState;
 use crate::tapes::TapePool;
@@ -113,7 +113,7 @@ pub(crate) struct LayerInput<'a> {
 #[derive(Clone)]
 pub(crate) struct LayerNoise<'a> {
     /// One a direction.
-    pub(crate) keys: Vec<u64>,
+    pub(crate) keys: Vec<StepKeys>,
     pub(crate) dropout: Dropout,
     /// One a sequence.
     pub(crate) names: &'a [u32],
@@ -123,8 +123,8 @@ impl LayerNoise<'_> {
     /// As the kernels read it.
     pub(crate) fn of(&self, direction: usize) -> StepNoise<'_> {
         let Dropout { recurrent, update, .. } = self.dropout;
-        let key = self.keys[direction];
-        StepNoise { key, recurrent: recurrent as f32, update: update as f32, names: self.names }
+        let StepKeys { locked: key, free } = self.keys[direction];
+        StepNoise { key, free, recurrent: recurrent as f32, update: update as f32, names: self.names }
     }
 }
 

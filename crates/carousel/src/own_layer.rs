@@ -135,7 +135,7 @@ impl OwnLayer<'_> {
         for (place, &direction) in self.directions.iter().enumerate() {
             let keep = recording.as_ref().map(|recording| recording.keep);
             let initial = initial.map(|all| all[place].clone());
-            let zones = noise.as_ref().map(|noise| noise.keys[place]);
+            let zones = noise.as_ref().map(|noise| noise.keys[place].free);
             let walked = self.walk_one(x.clone(), batch, place, initial, learning, zones, keep);
             if let Some(Recording { record, layout, .. }) = &mut recording {
                 record.series.extend(walked.signals.into_iter().map(|(name, rows)| Series {

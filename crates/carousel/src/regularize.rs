@@ -25,33 +25,60 @@ use crate::state::index_tensor;
 
 /// The random choices of one update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noise(u64);
+pub struct Noise {
+    key: u64,
+    /// Of what is drawn anew in each reading of an update.
+    free: u64,
+}
+
+/// Keys of the masks inside the steps of a layer in one direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepKeys {
+    /// Of those that sequences keep.
+    pub(crate) locked: u64,
+    /// Of those that change from step to step.
+    pub(crate) free: u64,
+}
 
 impl Noise {
     /// Named by any numbers: a run's seed, its step, a part of the step.
     #[must_use]
     pub fn new(numbers: &[u64]) -> Noise {
-        Noise(key(numbers))
+        let key = key(numbers);
+        Noise { key, free: key }
     }
 
-    /// The key of all masks inside the steps of a layer in one direction.
-    pub(crate) fn steps(self, layer: usize) -> u64 {
-        self.draws(Purpose::Steps, layer)
+    /// The choices of one reading, where an update reads its sequences piece by piece: words, weights and what is
+    /// locked to a sequence drop out as in the whole update, the rest is drawn anew.
+    #[must_use]
+    pub fn reading(self, index: u64) -> Noise {
+        Noise { free: key(&[self.key, index]), ..self }
+    }
+
+    /// The keys of all masks inside the steps of a layer in one direction.
+    pub(crate) fn steps(self, layer: usize) -> StepKeys {
+        let of = |locked| self.over_steps(locked).draws(Purpose::Steps, layer);
+        StepKeys { locked: of(true), free: of(false) }
+    }
+
+    /// The choices that sequences keep from step to step, or those that they do not.
+    pub(crate) fn over_steps(self, locked: bool) -> Noise {
+        Noise { key: if locked { self.key } else { self.free }, ..self }
     }
 
     /// The choices of one part of a model that has several.
     pub(crate) fn part(self, part: u64) -> Noise {
-        Noise::new(&[self.0, part])
+        Noise::new(&[self.key, part])
     }
 
     /// A seed for what is drawn for a purpose one after the other.
     pub(crate) fn draws(self, purpose: Purpose, layer: usize) -> u64 {
-        key(&[self.0, purpose as u64, layer as u64])
+        key(&[self.key, purpose as u64, layer as u64])
     }
 
     /// A seed for other random choices of the update.
     pub(crate) fn seed(self) -> u64 {
-        self.0
+        self.key
     }
 
     /// The mask of a purpose; `None` where nothing drops out.

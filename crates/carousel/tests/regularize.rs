@@ -215,6 +215,26 @@ fn each_option_changes_the_loss_and_noise_repeats_it() {
     }
 }
 
+/// Where an update reads its sequences piece by piece, what is locked stays and the rest is drawn anew.
+#[test]
+fn readings_of_an_update_share_what_is_locked() {
+    let losses = |options: &[&str], path| {
+        let case = case(Cell::Lstm, options, path);
+        [0, 1].map(|reading| values(&case.loss(Noise::new(&[7]).reading(reading)))[0])
+    };
+    for path in [Path::Auto, Path::Portable] {
+        for free in ["input", "between", "output", "update", "zoneout", "zoneout of c"] {
+            let [first, second] = losses(&[free], path);
+            assert_ne!(first, second, "{free}");
+        }
+        for kept in [&["words"][..], &["weights"], &["recurrent"], &["input", "between", "output", "locked"]]
+        {
+            let [first, second] = losses(kept, path);
+            assert_eq!(first, second, "{kept:?}");
+        }
+    }
+}
+
 /// The kernels and plain Burn operations drop the same, and mean the same.
 #[test]
 fn both_paths_agree_with_everything_on() {

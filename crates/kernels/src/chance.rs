@@ -18,12 +18,15 @@ use crate::simd::{Job, Lanes};
 
 /// What a pass leaves to chance inside its steps, beside the zoneout of its [`Layer`].
 ///
-/// Masks follow from `key` and an element's place. Those that change from step to step are placed by the
+/// Masks follow from a key and an element's place. Those that change from step to step are placed by the
 /// frame's row in [`Layout::Packed`] order, those that are locked by the sequence's name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepNoise<'a> {
-    /// Names the pass; see [`dropout::key`](crate::dropout::key).
+    /// Names what is locked; see [`dropout::key`](crate::dropout::key).
     pub key: u64,
+    /// Names what changes from step to step. Passes that read one sequence in pieces have one `key` and a
+    /// `free` each.
+    pub free: u64,
     /// Probability that a unit of `h` drops out of what the recurrent weights multiply, the same units at all
     /// steps of a sequence (Gal and Ghahramani 2016).
     pub recurrent: f32,
@@ -54,13 +57,13 @@ impl StepNoise<'_> {
     /// drops out.
     #[must_use]
     pub fn mask(&self, layer: &Layer, which: StepMask) -> Option<Mask> {
-        let drop = match which {
-            StepMask::Hidden => layer.zoneout.hidden,
-            StepMask::Cell => layer.zoneout.cell,
-            StepMask::Recurrent => self.recurrent,
-            StepMask::Update => self.update,
+        let (name, drop) = match which {
+            StepMask::Hidden => (self.free, layer.zoneout.hidden),
+            StepMask::Cell => (self.free, layer.zoneout.cell),
+            StepMask::Recurrent => (self.key, self.recurrent),
+            StepMask::Update => (self.free, self.update),
         };
-        (drop > 0.0).then(|| Mask { key: key(&[self.key, which as u64]), drop })
+        (drop > 0.0).then(|| Mask { key: key(&[name, which as u64]), drop })
     }
 
     pub(crate) fn check(&self, layer: &Layer, batch: &Batch) -> Result<(), ShapeError> {

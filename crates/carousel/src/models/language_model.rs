@@ -202,11 +202,12 @@ impl LanguageModel {
         let NoisySequences { noise, names } = noisy;
         let Regularize { words, input, recurrent, output, .. } = self.regularize;
         let sharing = || Sharing::of(recurrent.locked, batch, names);
+        let over_steps = noise.over_steps(recurrent.locked);
         let words = noise.mask(Purpose::Words, 0, words);
         let fits = "the inputs are as many as the batch's frames";
         let (y, state) = if input > 0.0 {
             let x = masked(self.embedding.forward(inputs), words, Sharing::Whole(inputs.to_vec()));
-            let x = masked(x, noise.mask(Purpose::Input, 0, input), sharing());
+            let x = masked(x, over_steps.mask(Purpose::Input, 0, input), sharing());
             let x = Ragged::new(x, batch.clone()).expect(fits);
             self.recurrent.forward_noisy(x, state, Some(noisy))
         } else {
@@ -216,7 +217,7 @@ impl LanguageModel {
             self.recurrent.forward_shared_noisy(x, state, Some(noisy))
         };
         let raw = y.frames();
-        let dropped = masked(raw.clone(), noise.mask(Purpose::Output, 0, output), sharing());
+        let dropped = masked(raw.clone(), over_steps.mask(Purpose::Output, 0, output), sharing());
         NoisyOutputs { raw, dropped, state }
     }
 

@@ -13,7 +13,7 @@ use crate::layer::{LayerInput, LayerNoise, RecurrentWeights};
 use crate::own_cell::AnyCell;
 use crate::own_layer::{OwnLayer, Recording};
 use crate::ragged::{Ragged, SharedRows};
-use crate::regularize::{Purpose, Sharing, masked};
+use crate::regularize::{Dropout, Purpose, Sharing, masked};
 use crate::state::State;
 use crate::{fused, portable, walk};
 
@@ -142,8 +142,9 @@ impl Recurrent {
             let first = layer * directions;
             let skipped = (self.residual && layer > 0).then(|| x.clone());
             if let (Some(NoisySequences { noise, names }), 1..) = (noise, layer) {
-                let mask = noise.mask(Purpose::Between, layer, self.dropout.between);
-                x = masked(x, mask, Sharing::of(self.dropout.locked, batch, names));
+                let Dropout { between, locked, .. } = self.dropout;
+                let mask = noise.over_steps(locked).mask(Purpose::Between, layer, between);
+                x = masked(x, mask, Sharing::of(locked, batch, names));
             }
             let initial = state.as_ref().map(|state| &state.layers[first..first + directions]);
             // Between the layers rows stand step after step, the order in which the kernels walk.

@@ -117,7 +117,7 @@ pub struct Noise {
 impl Noise {
     pub fn lend(&self) -> StepNoise<'_> {
         let Noise { key, recurrent, update, names } = self;
-        StepNoise { key: *key, recurrent: *recurrent, update: *update, names }
+        StepNoise { key: *key, free: *key, recurrent: *recurrent, update: *update, names }
     }
 }
 
