@@ -79,6 +79,10 @@ pub struct DataRecipe {
     pub step: Option<String>,
     /// What of a file's name is its class, a pattern with a group; unset: the folder's name.
     pub file_label: Option<String>,
+    /// Columns of words and of their tags, counted from 1.
+    pub word_column: Option<usize>,
+    /// See there.
+    pub tag_column: Option<usize>,
     /// What becomes of sound. [`InputName::Audio`].
     pub sound: SoundFeatures,
     /// Height and width that images are scaled to. [`InputName::Images`].
@@ -518,6 +522,8 @@ impl Recipe {
                 id: None,
                 step: None,
                 file_label: None,
+                word_column: None,
+                tag_column: None,
                 sound: SoundFeatures::LogMel,
                 image_size: 32,
                 color: true,

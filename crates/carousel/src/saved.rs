@@ -24,7 +24,7 @@ pub(crate) use forecaster::{SeriesLabels, forecaster_config, forecasts, framing,
 pub(crate) use images::image_shape;
 pub use language_model::{SavedLanguageModel, language_model_config};
 pub(crate) use tagger::{
-    Found, TagBatch, TagEncoder, TagLabels, TagSequence, tag_all, tagger_config, within,
+    Found, TagBatch, TagEncoder, TagLabels, TagSequence, tag_all, tag_columns, tagger_config, within,
 };
 pub use tagger::{SavedTagger, TagStream, TaggedSentence, TaggedStep};
 pub(crate) use translator::{Known, TRANSLATOR, search_all, sentence, side_by_side};

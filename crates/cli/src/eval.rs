@@ -8,7 +8,7 @@ use carousel::run::RunFolder;
 use carousel::train::{
     CaptionEvaluation, ClassEvaluation, Evaluation, TagEvaluation, TranslateEvaluation, evaluate,
     evaluate_captioner, evaluate_classifier, evaluate_forecaster, evaluate_large, evaluate_large_classifier,
-    evaluate_stepwise, evaluate_tagger, evaluate_translator,
+    evaluate_large_tagger, evaluate_stepwise, evaluate_tagger, evaluate_translator,
 };
 use clap::Args;
 use serde_json::json;
@@ -72,6 +72,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if Held::of(&recipe).is_less_than(&args.data)? {
         if task == Task::Classify {
             return classes(args, &evaluate_large_classifier(&args.run, &args.data)?);
+        }
+        if task == Task::Tag {
+            return tags(args, &evaluate_large_tagger(&args.run, &args.data)?, recipe.data.input);
         }
         let precision = match args.precision {
             Precision::F32 => None,
@@ -244,10 +247,14 @@ fn translations(args: &EvalArgs, measured: &TranslateEvaluation) -> anyhow::Resu
     }
     let TranslateEvaluation { loss, perplexity, free_perplexity, exact_match, token_error_rate, .. } =
         measured;
+    let left_out = match measured.left_out {
+        0 => String::new(),
+        count => format!("left out                   {} with an empty side\n", thousands(count as u64)),
+    };
     let interval = measured.bleu_interval.map(|interval| format!("BLEU {interval}\n")).unwrap_or_default();
     output::result(&format!(
         "sentences                  {} with {} references\n\
-         loss                       {loss:.4} nats/token\n\
+         {left_out}loss                       {loss:.4} nats/token\n\
          teacher-forced perplexity  {perplexity:.4}\n\
          free-running perplexity    {free_perplexity:.4}\n\
          exact match                {:.2} %\n\

@@ -25,7 +25,10 @@ pub(crate) fn predict(saved: &SavedForecaster, files: &[PathBuf], as_json: bool)
     } else {
         read_documents(files)?
     };
-    let forecasts = saved.predict(&documents)?;
+    let (forecasts, short) = saved.predict(&documents)?;
+    for reason in &short {
+        output::message(format_args!("left out: {reason}"));
+    }
     if as_json {
         return forecasts.iter().try_for_each(|forecast| output::json(&object(forecast)));
     }

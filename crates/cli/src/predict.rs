@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use carousel::data::{Document, NumberExample, list_files};
+use carousel::data::{
+    Document, NumberExample, Quoting, TextColumns, list_files, read_documents, read_sentences, read_texts,
+    unmarked,
+};
 use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
 use carousel::run::RunFolder;
@@ -33,7 +36,9 @@ A line of text in, a line out: the likeliest class and its probability, with a
 tab between; of a tagger the tags of the words, apart by blanks, and before them
 the class of the sentence where it has learned some; of a translator what
 `carousel translate` says; of a captioner the path of an image in, a sentence
-about it out. Every line is answered as soon as it is there. Of a
+about it out. Every line is answered as soon as it is there. Files named .csv,
+.tsv or .jsonl are tables such as the classifier was trained on, a row an
+answer, and .conll, .conllu, .iob or .bio hold a word a line. Of a
 forecaster tables in, with the columns it was trained on, and the steps behind
 their ends out, as a table.
 
@@ -114,7 +119,7 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
             let kind = saved.recipe.data.input.name();
             return Err(BadUsage(format!("the run reads {kind}: name the files to answer")).into());
         }
-        let documents = carousel::data::read_documents(&args.files)?;
+        let documents = read_documents(&args.files)?;
         for (place, prediction) in saved.predict_files(&documents)? {
             let answer = shown(args, saved, &prediction);
             let line = match args.json {
@@ -125,12 +130,59 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    each_lines(&args.files, |lines| {
+    let answer = |lines: &[String]| {
         let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
         let answers = saved.predict(&texts);
         let written = answers.iter().map(|prediction| shown(args, saved, prediction));
         output::result(&written.collect::<String>())
-    })
+    };
+    if args.files.is_empty() {
+        return each_lines(&[], answer);
+    }
+    for path in &args.files {
+        match texts_of(saved, path)? {
+            Some(texts) => texts.chunks(TOGETHER).try_for_each(answer)?,
+            None => each_lines(std::slice::from_ref(path), answer)?,
+        }
+    }
+    Ok(())
+}
+
+/// The texts of a table such as the run learned from, or of one without classes. `None`: the file is read by lines.
+fn texts_of(saved: &SavedClassifier, path: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    const OBJECTS: [&str; 3] = [".jsonl", ".ndjson", ".json"];
+    let data = &saved.recipe.data;
+    let holds_objects = has_ending(path, &OBJECTS);
+    if !path.is_file() || !holds_objects && !has_ending(path, &[".csv", ".tsv", ".tab"]) {
+        return Ok(None);
+    }
+    let documents = read_documents(&[path.to_owned()])?;
+    let text = String::from_utf8_lossy(&documents[0].bytes);
+    let first = unmarked(&text).lines().next().unwrap_or_default();
+    let has_column = match holds_objects {
+        true => {
+            serde_json::from_str::<Map<String, Value>>(first).is_ok_and(|row| row.contains_key(&data.text))
+        }
+        false => first.split(['\t', ',', ';']).any(|name| name.trim().trim_matches('"') == data.text),
+    };
+    if !has_column {
+        let (path, column) = (path.display(), &data.text);
+        output::message(format_args!(
+            "note: {path} has no column {column:?}, so its lines are answered as they stand"
+        ));
+        return Ok(None);
+    }
+    let quoting = if data.quoting { Quoting::On } else { Quoting::Off };
+    let columns = TextColumns { text: &data.text, label: None, group: None, quoting };
+    let texts = read_texts(&documents, columns)?;
+    Ok(Some(texts.into_iter().map(|example| example.text).collect()))
+}
+
+/// Whether a file's name, packed or not, ends so.
+fn has_ending(path: &Path, endings: &[&str]) -> bool {
+    let name = path.to_string_lossy().to_lowercase();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    endings.iter().any(|ending| name.ends_with(ending))
 }
 
 fn search(args: &PredictArgs) -> Search {
@@ -191,20 +243,38 @@ fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
     if saved.recipe.data.input != InputName::Text {
         return frames(args, saved);
     }
-    each_lines(&args.files, |lines| {
-        let split = |line: &String| line.split_whitespace().map(str::to_owned).collect();
-        let sentences: Vec<Vec<String>> = lines.iter().map(split).collect();
+    let answer = |sentences: &[Vec<String>]| {
         let rows: Vec<&[String]> = sentences.iter().map(Vec::as_slice).collect();
         let answers = saved.predict(&rows);
-        let written = answers.iter().zip(&sentences).map(|(found, words)| tagged(args, found, words));
+        let written = answers.iter().zip(sentences).map(|(found, words)| tagged(args, found, words));
         output::result(&written.collect::<String>())
-    })
+    };
+    let by_lines = |files: &[PathBuf]| {
+        each_lines(files, |lines| {
+            let split = |line: &String| line.split_whitespace().map(str::to_owned).collect();
+            answer(&lines.iter().map(split).collect::<Vec<_>>())
+        })
+    };
+    if args.files.is_empty() {
+        return by_lines(&[]);
+    }
+    for path in &args.files {
+        // Files with a word a line have its tag beside it, which is not asked for.
+        if has_ending(path, &[".conllu", ".conll", ".iob", ".iob2", ".bio"]) {
+            let found = read_sentences(&read_documents(&[path.to_owned()])?, saved.columns())?;
+            let sentences: Vec<Vec<String>> = found.into_iter().map(|sentence| sentence.words).collect();
+            sentences.chunks(TOGETHER).try_for_each(answer)?;
+        } else {
+            by_lines(std::slice::from_ref(path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sequences in files, a line each; or steps from stdin.
 fn frames(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
     if !args.files.is_empty() {
-        let documents = carousel::data::read_documents(&args.files)?;
+        let documents = read_documents(&args.files)?;
         for (place, found) in saved.predict_files(&documents)? {
             let line = match args.json {
                 true => {
@@ -304,7 +374,7 @@ impl Sequence<'_> {
 
     /// Reads the image at a path.
     fn image(&mut self, path: &str) -> anyhow::Result<Vec<TaggedStep>> {
-        let image = carousel::data::read_documents(&[PathBuf::from(path)])?;
+        let image = read_documents(&[PathBuf::from(path)])?;
         let Some(stream) = &mut self.stream else {
             self.images.extend(image);
             return Ok(Vec::new());

@@ -17,7 +17,7 @@ const FRAME: Duration = Duration::from_millis(100);
 /// Characters of the bar. With it, the longest line stays within 80 columns.
 const BAR: usize = 24;
 /// Columns of a terminal.
-const WIDTH: usize = 80;
+pub(crate) const WIDTH: usize = 80;
 /// Classes whose shares are shown.
 const MOST_CLASSES: usize = 12;
 /// Lines and characters shown of a sample.

@@ -5,10 +5,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
-use carousel::data::{Document, Documents, GivenPaths, list_files, read_documents};
+use carousel::data::{Document, Documents, GivenPaths, lies_beside_others, list_files, read_documents};
 use carousel::recipe::{InputName, Recipe, Task};
 use carousel::run::RunFolder;
-use carousel::train::{LargeSources, Sources};
+use carousel::train::{LargeSources, Prepared, Sources};
 use serde::{Deserialize, Serialize};
 
 use crate::output;
@@ -131,6 +131,8 @@ pub(crate) enum Held {
     All,
     /// No more than so many megabytes; what is more is read piece by piece.
     Megabytes(usize),
+    /// The same of words and tags; files that belong together line by line are held.
+    Sentences(usize),
 }
 
 impl Held {
@@ -140,16 +142,19 @@ impl Held {
         match (recipe.task, recipe.data.input) {
             (Task::Lm, _) if streams => Held::Megabytes(recipe.data.memory),
             (Task::Classify, InputName::Text) => Held::Megabytes(recipe.data.memory),
+            (Task::Tag, InputName::Text) => Held::Sentences(recipe.data.memory),
             _ => Held::All,
         }
     }
 
     /// Whether some files are more than that. What is compressed or comes through a pipe has to be held.
     pub(crate) fn is_less_than(self, paths: &[PathBuf]) -> anyhow::Result<bool> {
-        let Held::Megabytes(most) = self else { return Ok(false) };
+        let (Held::Megabytes(most) | Held::Sentences(most)) = self else { return Ok(false) };
         let (files, bytes) = list_files(paths)?;
         let compressed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
-        Ok(bytes > (most as u64) << 20 && !files.iter().any(|path| compressed(path) || !path.is_file()))
+        let together = |path: &PathBuf| matches!(self, Held::Sentences(_)) && lies_beside_others(path);
+        let is_held = |path: &PathBuf| compressed(path) || together(path) || !path.is_file();
+        Ok(bytes > (most as u64) << 20 && !files.iter().any(is_held))
     }
 }
 
@@ -196,6 +201,9 @@ fn texts(sources: &Sources) -> [Text<'_>; 3] {
 
 fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) -> anyhow::Result<Sources> {
     let given = [train, valid, test].concat();
+    if let ([folder], [], []) = (train, valid, test) {
+        note_parts(folder)?;
+    }
     if !train.is_empty() && held.is_less_than(&given)? {
         let [train, valid, test] = [train, valid, test].map(<[PathBuf]>::to_vec);
         let large = LargeSources { train, valid, test, ..LargeSources::default() };
@@ -204,6 +212,31 @@ fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) 
     let read = |paths: &[PathBuf]| if paths.is_empty() { Ok(Vec::new()) } else { read_documents(paths) };
     let train = if train.is_empty() { embedded() } else { read_documents(train)? };
     Ok(Sources { train, valid: read(valid)?, test: read(test)?, large: None })
+}
+
+/// Tells that a folder's files are read as one where their names say that they are parts.
+fn note_parts(folder: &Path) -> anyhow::Result<()> {
+    if !folder.is_dir() || Prepared::recipe_in(folder).is_some() {
+        return Ok(());
+    }
+    let (files, _) = list_files(&[folder.to_owned()])?;
+    let says = |wanted: &[&str]| {
+        files.iter().find(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+            name.split(|letter: char| !letter.is_alphanumeric()).any(|word| wanted.contains(&word))
+        })
+    };
+    let others = says(&["test", "valid", "validation", "val", "dev"]);
+    if let (Some(train), Some(other)) = (says(&["train", "training"]), others) {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        output::message(format_args!(
+            "note: {} and {} are both learned from, for --data is the whole folder;\n      --valid and --test keep \
+             parts apart",
+            name(train),
+            name(other)
+        ));
+    }
+    Ok(())
 }
 
 /// The built-in text: the Rust and Markdown files of this project, as they were when it was built.

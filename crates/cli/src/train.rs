@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::machine::MachineArgs;
 use crate::measure::Measure;
 use crate::output::{self, Form, message, visible};
-use crate::progress::Progress;
+use crate::progress::{Progress, WIDTH};
 use crate::sources::{Held, SourceList};
 use crate::usage::BadUsage;
 use crate::wording::{cell_name, duration, rounded, score_line};
@@ -272,7 +272,15 @@ fn recipe_of(args: &TrainArgs) -> anyhow::Result<Recipe> {
     let seed = args.seed.map(|seed| format!("seed={seed}"));
     let precision = args.precision.as_ref().map(|precision| format!("train.precision={precision}"));
     let assignments: Vec<&String> = args.set.iter().chain(&seed).chain(&precision).collect();
-    read_recipe(args.recipe.as_deref(), &assignments)
+    let of_set = recipe_of_set(args);
+    read_recipe(of_set.as_deref().or(args.recipe.as_deref()), &assignments)
+}
+
+/// A prepared set was made with a recipe, which holds for it where only the task is named.
+fn recipe_of_set(args: &TrainArgs) -> Option<PathBuf> {
+    let [folder] = args.data.as_slice() else { return None };
+    let names_task = args.recipe.as_deref().is_some_and(|name| name == Path::new(Task::Translate.name()));
+    carousel::train::Prepared::recipe_in(folder).filter(|_| names_task)
 }
 
 fn is_toml(path: &Path) -> bool {
@@ -357,9 +365,19 @@ fn describe(args: &TrainArgs, path: &Path, recipe: &Recipe, summary: &Summary, s
         message(format_args!("  {:<11} {:.1} % of the symbols", "recalled", share * 100.0));
     }
     for (part, scores) in [("validation", &summary.valid_scores), ("test", &summary.test_scores)] {
-        let scores: Vec<String> = scores.iter().map(score_line).collect();
-        if !scores.is_empty() {
-            message(format_args!("  {part:<11} {}", scores.join("  ")));
+        // As many on a line as fit.
+        let (mut line, mut begins) = (format!("  {part:<11}"), true);
+        for score in scores.iter().map(score_line) {
+            if !begins && line.chars().count() + 2 + score.chars().count() > WIDTH {
+                message(format_args!("{line}"));
+                line = " ".repeat(13);
+            }
+            line.push_str(if line.ends_with(' ') { " " } else { "  " });
+            line.push_str(&score);
+            begins = false;
+        }
+        if !begins {
+            message(format_args!("{line}"));
         }
     }
     message(format_args!("  {:<11} {}", "run", path.display()));

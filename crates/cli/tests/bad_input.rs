@@ -239,6 +239,36 @@ fn every_broken_file_is_named_with_what_was_found_and_wanted() {
     let long = "--set data.input=numbers --set data.id=id";
     let cases: &[Broken<'_>] = &[
         // Texts with classes.
+        (
+            "classify",
+            "a.tsv",
+            b"text\tlabel\n\"open\t1\nb\t2\n\"c\" d\t1\n",
+            ["a.tsv:2:", "text follows a quote mark that ends a field", "set data.quoting=false"],
+        ),
+        (
+            "classify",
+            "a.tsv",
+            b"ham\tGo until jurong point, crazy.. Available only in bugis\nspam\tFree\n",
+            ["a.tsv:", "no column is named \"text\"", "put one with the names of the columns above it"],
+        ),
+        (
+            "tag",
+            "a.tsv",
+            b"1\tAn\tO\n2\tAnn\tB-PER\n",
+            ["a.tsv:", "its first column counts the words", "data.word_column says"],
+        ),
+        (
+            "forecast",
+            "a.csv",
+            b"day,y\n20240530,5\n20240531,4\n20240601,7\n",
+            ["a.csv:", "column \"day\" only tells the row", "set data.time=day"],
+        ),
+        (
+            "forecast",
+            "a.csv",
+            b"n,y\n1,5\n2,4\n3,7\n4,1\n",
+            ["a.csv:", "column \"n\" only tells the row", "set data.time=n"],
+        ),
         ("classify", "a.tsv", b"", ["a.tsv", "empty", "expected"]),
         (
             "classify",
@@ -464,6 +494,12 @@ fn every_broken_file_is_named_with_what_was_found_and_wanted() {
             ["the training part is empty", "give more data", ""],
         ),
         // Pairs of texts.
+        (
+            "translate",
+            "a.tsv",
+            b"1\tHi.\t2\tSalut.\n3\tRun!\t4\tCours !\n",
+            ["a.tsv:", "columns 1 and 3 are numbers alone", "expected text; set data.source"],
+        ),
         ("translate", "a.tsv", b"a\tb\nc\n", ["a.tsv:2:", "1 column between tabs", "expected at least 2"]),
     ];
     let mut seen = std::collections::HashSet::new();

@@ -112,6 +112,16 @@ fn classes_are_learned_measured_and_told() {
     let labels: Vec<&str> = told.lines().filter_map(|line| line.split('\t').next()).collect();
     assert_eq!(labels.len(), 4, "{told}");
     assert_eq!([labels[0], labels[1], labels[3]], ["pos", "neg", "mixed"], "{told}");
+    // Tables are answered row by row, with classes or without; lines that only look like one as lines.
+    home.write("new.csv", "text,stars\n\"it was\ngood\",1\nit was bad,2\n");
+    home.write("new.jsonl", "{\"text\": \"it was good\"}\n\n{\"text\": \"it was bad\"}\n");
+    home.write("lines.tsv", "it was good\nit was bad\n");
+    for name in ["new.csv", "new.jsonl", "lines.tsv"] {
+        let said = home.carousel(&format!("predict run {name}")).succeeds();
+        let labels: Vec<&str> = said.stdout.lines().filter_map(|line| line.split('\t').next()).collect();
+        assert_eq!(labels, ["pos", "neg"], "{name}");
+        assert_eq!(said.stderr.contains("has no column \"text\""), name == "lines.tsv", "{}", said.stderr);
+    }
     let told = home.carousel("predict run new.txt --json").succeeds().stdout;
     for line in told.lines() {
         let object: Value = serde_json::from_str(line).expect("a JSON object a line");

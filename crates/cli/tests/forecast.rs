@@ -104,6 +104,20 @@ fn what_comes_next_is_answered_as_a_table() {
         1,
         &["short.csv:2: series \"shop 0\" has 13 steps, expected at least 14 to look back at", "data.window"],
     );
+    // Beside others a series that is too short is told, and left out.
+    let short = table(0..13);
+    let kiosk = short
+        .lines()
+        .filter(|line| line.contains("shop 0"))
+        .map(|line| line.replace("shop 0", "kiosk") + "\n");
+    home.write("both.csv", table(0..200) + &kiosk.collect::<String>());
+    let answered = home.carousel("predict run both.csv").succeeds();
+    assert_eq!(answered.stdout, said);
+    assert!(
+        answered.stderr.contains("left out: both.csv:402: series \"kiosk\" has 13 steps"),
+        "{}",
+        answered.stderr
+    );
     home.carousel("predict run text.txt").fails(1, &["text.txt"]);
     let coverage = home.carousel("eval run --data shops.csv").succeeds().stdout;
     assert!(coverage.contains("pinball loss") && coverage.contains("at or below"), "{coverage}");

@@ -154,6 +154,77 @@ fn tables_that_are_read_row_by_row_are_learned_alike() {
     home.resumes_to_the_bit(&format!("train classify.toml --data tables {by_path}"), 17, 40);
 }
 
+const TAG: &str = "\
+task = \"tag\"
+
+[data]
+split = [0.6, 0.2, 0.2]
+
+[model]
+hidden = 8
+embedding = 6
+
+[train]
+epochs = 2.0
+batch = 8
+learning_rate = 0.02
+";
+
+/// Sentences about animals, word by word.
+fn tagged(sentences: usize) -> String {
+    let sentence = |number: usize| {
+        let animal = ["cat", "dog", "cow"][number % 3];
+        let filling = "and O\n".repeat(number * 7 % 5);
+        let rare = if number % 50 == 7 { "gnu S-RARE\n" } else { "" };
+        format!("the O\n{filling}{animal} B-ANIMAL\n{rare}sleeps _\n\n")
+    };
+    (0..sentences).map(sentence).collect()
+}
+
+#[test]
+fn sentences_that_are_read_one_by_one_are_learned_alike() {
+    let home = Home::new();
+    home.write("tag.toml", TAG);
+    home.write("texts/a.txt", tagged(150));
+    home.write("texts/b.txt", tagged(71));
+    home.write("more.txt", tagged(40));
+    for (name, more) in [
+        ("words", ""),
+        ("letters", "--set model.characters=4 --set data.max_length=3 --set train.metric=span_f1"),
+        ("given", "--valid more.txt --set data.min_count=2 --set data.file_group=([ab])[.]txt$"),
+    ] {
+        let train = |run: &str, memory: usize| {
+            let set = format!("--set data.memory={memory} {more}");
+            home.carousel(&format!("train tag.toml --data texts --out {run} --json {set}")).succeeds().json()
+        };
+        let (held, stored) = (format!("held-{name}"), format!("stored-{name}"));
+        let (mut one, mut two) = (train(&held, 64), train(&stored, 0));
+        for told in [&mut one, &mut two] {
+            told["run"] = serde_json::Value::Null;
+            told["tokens_per_second"] = serde_json::Value::Null;
+        }
+        assert_eq!(one, two, "{name}");
+        for file in ["vocab.json", "labels.json", "evaluation.json"] {
+            let read = |run: &str| home.read(&format!("{run}/{file}"));
+            assert_eq!(read(&held), read(&stored), "{name}: {file}");
+        }
+        assert!(home.weights(&held) == home.weights(&stored), "{name}: other weights");
+        let eval = |run: &str| {
+            let mut told = home.carousel(&format!("eval {run} --data more.txt --json")).succeeds().json();
+            told["run"] = serde_json::Value::Null;
+            told
+        };
+        assert_eq!(eval(&held), eval(&stored), "{name}");
+    }
+    home.resumes_to_the_bit("train tag.toml --data texts --set data.memory=0", 7, 30);
+    // A tag that training did not have is named with its line, as of files that are held.
+    home.write("odd.txt", "the O\ncat B-ANIMAL\n\nthe O\nsun B-STAR\n");
+    for memory in [64, 0] {
+        let set = format!("--valid odd.txt --out odd{memory} --set data.memory={memory}");
+        home.carousel(&format!("train tag.toml --data texts {set}")).fails(1, &["odd.txt:4: ", "B-STAR"]);
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_large_table_is_named() {
     let home = Home::new();

@@ -82,6 +82,9 @@ fn tags_and_intents_are_learned_measured_and_told() {
     let lines: Vec<&str> = told.lines().collect();
     assert_eq!(lines[..2], ["play\tO B-song I-song O", "go\tO O B-place"], "{told}");
     assert_eq!(lines.len(), 3, "{told}");
+    home.write("new.conll", "play _\nblue _\nmoon _\nnow _\n\ngo _\nto _\ntown _\n");
+    let columns = home.carousel("predict run new.conll").succeeds().stdout;
+    assert_eq!(columns.lines().collect::<Vec<_>>(), lines[..2]);
     let told = home.carousel("predict run new.txt --json").succeeds().stdout;
     let object: Value = serde_json::from_str(told.lines().next().unwrap_or_default()).expect("JSON");
     assert_eq!(object["tags"], serde_json::json!(["O", "B-song", "I-song", "O"]));

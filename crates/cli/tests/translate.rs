@@ -211,7 +211,17 @@ fn a_prepared_set_is_shown_and_learned_from() {
     home.carousel(&format!("train recipe.toml --data set --out a {keys}")).succeeds();
     home.carousel(&format!("train recipe.toml --data some.tsv --out b {keys}")).succeeds();
     assert!(home.weights("a") == home.weights("b"));
-    home.carousel("train recipe.toml --data set --out c").fails(1, &["prepared with other data.* keys"]);
+    home.carousel("train recipe.toml --data set --out c").fails(
+        1,
+        &[
+            "set/prepared.json: data.",
+            " is ",
+            ", the set was prepared with ",
+            "or train with its recipe.toml",
+        ],
+    );
+    // Where only the task is named, the set brings its keys along.
+    home.carousel("train translate --data set --out brought --set train.epochs=1").succeeds();
     home.carousel(&format!("train recipe.toml --data set --valid some.tsv --out c {keys}"))
         .fails(1, &["holds its own validation and test parts"]);
     home.carousel("eval a --data set").fails(1, &["set/prepared.json", "a prepared set, expected pairs"]);

@@ -1,6 +1,7 @@
 //! Images, or features of them, and sentences about them: a table of paths and texts.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -12,7 +13,7 @@ use super::{DataError, Document, Quoting, fails, read_table};
 /// Which columns hold what.
 #[derive(Clone, Copy, Debug)]
 pub struct CaptionColumns<'a> {
-    /// The path of the image or array, relative to the table's folder.
+    /// The path of the image or array, relative to the table's folder or to one of the folders in it.
     pub path: &'a str,
     /// The sentence.
     pub text: &'a str,
@@ -75,6 +76,7 @@ pub fn read_captions(
         let text = table.column(columns.text, "data.text")?;
         let group = columns.group.and_then(|group| table.place(group));
         let folder = Path::new(&document.name).parent().unwrap_or(Path::new(""));
+        let beside = Beside::new(folder);
         for row in &table.rows {
             let wrong = |reason: &str| DataError::Line {
                 name: table.name.clone(),
@@ -88,7 +90,7 @@ pub fn read_captions(
             if text.is_empty() {
                 return Err(wrong("the caption is empty, expected a text; leave the row out"));
             }
-            let name = folder.join(name);
+            let name = beside.find(name);
             let group = group.map(|group| table.field(row, group).map(str::to_owned)).transpose()?;
             let place = *known.entry(name.clone()).or_insert_with(|| {
                 let subject = Subject::Image(Vec::new());
@@ -131,8 +133,38 @@ pub fn read_captions(
     Ok(found)
 }
 
+/// Where what a table names lies: beside it, or in one of the folders there, as collections come.
+struct Beside<'a> {
+    folder: &'a Path,
+    inner: Vec<PathBuf>,
+}
+
+impl Beside<'_> {
+    fn new(folder: &Path) -> Beside<'_> {
+        let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let entries = fs::read_dir(here).into_iter().flatten().flatten();
+        let mut inner: Vec<PathBuf> = entries
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| folder.join(entry.file_name()))
+            .collect();
+        inner.sort();
+        Beside { folder, inner }
+    }
+
+    fn find(&self, name: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        if path.exists() {
+            return path;
+        }
+        self.inner.iter().map(|inner| inner.join(name)).find(|path| path.exists()).unwrap_or(path)
+    }
+}
+
 fn hint(error: &DataError) -> &'static str {
-    if matches!(error, DataError::Read { .. }) { "; paths are relative to the table's folder" } else { "" }
+    match error {
+        DataError::Read { .. } => "; paths are relative to the table's folder, or to one in it",
+        _ => "",
+    }
 }
 
 /// Whether a name is that of an image or array.
@@ -216,6 +248,10 @@ mod tests {
         assert_eq!(told, [(vec!["one", "three"], &image(7)), (vec!["two"], &image(9))]);
         assert!(found[0].place.ends_with("t.tsv:2") && found[0].path.ends_with("p/a.png"));
         assert_eq!((&found[0].group, &found[1].group), (&None, &None));
+        // Images may lie in a folder of their own.
+        let inner = "image\tcaption\na.png\tone\n";
+        let found = read_captions(&[table(&home, inner)], COLUMNS, SubjectKind::Images(SHAPE)).unwrap();
+        assert!(found[0].path.ends_with("p/a.png") && found[0].subject == image(7));
         let by = CaptionColumns { group: Some("by"), ..COLUMNS };
         let found = read_captions(&[table(&home, text)], by, SubjectKind::Images(SHAPE)).unwrap();
         assert_eq!((found[0].group.as_deref(), found[1].group.as_deref()), (Some("x"), Some("y")));

@@ -19,6 +19,8 @@ mod pairs;
 mod series;
 mod sound;
 mod stored;
+mod stored_files;
+mod stored_sentences;
 mod stored_texts;
 mod table;
 mod tagged;
@@ -50,9 +52,10 @@ pub use series::{
 };
 pub use sound::{BANDS, COEFFICIENTS, SoundFeatures, log_mel, mfcc, read_wav};
 pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
+pub use stored_sentences::{IndexedSentences, StoredSentence, StoredSentences};
 pub use stored_texts::{IndexedTexts, StoredRow, StoredTexts};
 pub use table::{Quoting, Row, Table, read_table};
-pub use tagged::{NO_TAG, Sentence, read_sentences};
+pub use tagged::{NO_TAG, Sentence, TagColumns, lies_beside_others, read_sentences};
 pub use texts::{TextColumns, TextExample, read_texts};
 pub use tokenizer::{Decoder, Documents, Tokenizer, Tokens, read_lines, unmarked};
 pub use vocab::{Limits, Vocab};
@@ -159,12 +162,14 @@ fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
     DataError::Line { name: name.to_owned(), line, reason: reason.into() }
 }
 
+const NOT_UTF8: &str = "the line is not UTF-8; convert the file to UTF-8";
+
 /// A file as text, without the mark that some editors put in front of it.
 fn text_of(document: &Document) -> Result<&str, DataError> {
     std::str::from_utf8(&document.bytes).map(unmarked).map_err(|error| {
         let before = &document.bytes[..error.valid_up_to()];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-        at(&document.name, line, "the line is not UTF-8; convert the file to UTF-8")
+        at(&document.name, line, NOT_UTF8)
     })
 }
 

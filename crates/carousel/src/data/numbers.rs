@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::arrays::{Archived, Named, array, read_npz};
 use super::frames::unpacked;
 use super::sound::{SoundFeatures, read_wav};
+use super::table::shortened;
 use super::texts::NO_LABEL;
 use super::{DataError, Document, NamePattern, Quoting, Table, at, fails, read_table};
 
@@ -135,7 +136,14 @@ pub fn read_numbers(
 ) -> Result<Vec<NumberExample>, DataError> {
     let named = if labelled { Named::Sequences } else { Named::None };
     let mut examples = Vec::new();
-    for document in documents {
+    let is_sound = |document: &&Document| unpacked(document).to_ascii_lowercase().ends_with(".wav");
+    // Beside sounds their collections have lists and licences.
+    let passes_over = columns.sound.is_some() && documents.iter().any(|document| is_sound(&document));
+    let is_note = |document: &Document| {
+        let name = unpacked(document).rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+        !name.contains('.') || name.ends_with(".md") || name.ends_with(".txt")
+    };
+    for document in documents.iter().filter(|document| !(passes_over && is_note(document))) {
         for mut found in read_sequences(document, columns, named)? {
             if labelled {
                 found.numbers.label = class_of(document, columns, &found)?;
@@ -201,7 +209,19 @@ fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> 
     let group = columns.group.and_then(|group| table.place(group));
     let label = match (named, id) {
         // What names a file of its own may be its name, or its folder.
-        (Named::None, _) | (Named::Sequences, None) => table.place(columns.label),
+        (Named::None, _) | (Named::Sequences, None) => {
+            let place = table.place(columns.label);
+            let alike = |name: &&String| name.eq_ignore_ascii_case(columns.label);
+            if let (None, Some(alike)) = (place, table.named().find(alike)) {
+                let reason = format!(
+                    "no column is named {:?}, but one is {alike:?}; set data.label={alike}, or rename it if it is no \
+                     class",
+                    columns.label
+                );
+                return Err(fails(document, reason));
+            }
+            place
+        }
         (Named::Sequences, Some(_)) | (Named::Steps, _) => Some(table.column(columns.label, "data.label")?),
     };
     let apart = [id, step, group, label];
@@ -339,6 +359,7 @@ pub(super) fn number(text: &str, name: &str, line: usize, column: &str) -> Resul
     const HOLE: &str = "; fill the hole, or leave the step out";
     let text = text.trim();
     let wrong = |what: &str, hint: &str| {
+        let (column, text) = (shortened(column), shortened(text));
         Err(at(name, line, format!("column {column:?} is {text:?}, expected a {what}{hint}")))
     };
     match text.parse::<f64>() {
@@ -444,6 +465,10 @@ mod tests {
         );
         check("a/b.wav", "RIFF", one, "a/b.wav: it holds sound; set data.input=audio");
         let sound = &NumberColumns { sound: Some(SoundFeatures::LogMel), ..one.clone() };
+        let noted = [("a/b.wav", "RIFF"), ("a/LICENSE", "")]
+            .map(|(name, text)| Document { name: name.to_owned(), bytes: text.as_bytes().to_vec() });
+        let error = read_numbers(&noted, sound, true).unwrap_err().to_string();
+        assert!(error.starts_with("a/b.wav: "), "{error}");
         check("a/README.txt", "notes", sound, "a/README.txt: no name of a sound file, expected .wav");
     }
 }

@@ -124,7 +124,9 @@ fn read_columns(
     columns: PairColumns,
     pairs: &mut Vec<TextPair>,
 ) -> Result<(), DataError> {
-    for (number, line) in (1..).zip(lines(document)?) {
+    let lines = lines(document)?;
+    refuse_numbers(document, &lines, columns)?;
+    for (number, line) in (1..).zip(lines) {
         let place = format!("{}:{number}", document.name);
         if line.trim().is_empty() {
             pairs.push(TextPair { source: String::new(), target: String::new(), place });
@@ -145,6 +147,31 @@ fn read_columns(
         pairs.push(TextPair { source: (*source).to_owned(), target: (*target).to_owned(), place });
     }
     Ok(())
+}
+
+/// Collections number their sentences: where a side and the column two further on are nothing but numbers, texts stand
+/// between them.
+fn refuse_numbers(document: &Document, lines: &[&str], columns: PairColumns) -> Result<(), DataError> {
+    let are_numbers = |column: usize| {
+        let field =
+            |line: &&str| line.split('\t').nth(column - 1).map(|field| field.trim().parse::<u64>().is_ok());
+        let mut told = lines.iter().filter(|line| !line.trim().is_empty()).map(field).peekable();
+        told.peek().is_some() && told.all(|is_number| is_number == Some(true))
+    };
+    match [columns.source, columns.target]
+        .into_iter()
+        .find(|&side| are_numbers(side) && are_numbers(side + 2))
+    {
+        None => Ok(()),
+        Some(side) => {
+            let reason = format!(
+                "columns {side} and {} are numbers alone, expected text; set data.source and data.target to the columns \
+                 of the texts, counted from 1",
+                side + 2
+            );
+            Err(DataError::File { name: document.name.clone(), reason })
+        }
+    }
 }
 
 fn read_files(

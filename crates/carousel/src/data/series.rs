@@ -64,6 +64,19 @@ impl SeriesNames {
             Some(named) => named.to_vec(),
             None => table.named().filter(|name| !told(name)).cloned().collect(),
         };
+        let id = columns.id.and_then(|id| table.place(id));
+        // A number that only says which row it is, or when, is nothing to forecast beside others.
+        if columns.targets.is_none()
+            && let Some(place) = targets.iter().position(|name| tells_rows(table, name, id))
+            && targets.iter().any(|name| !tells_rows(table, name, id))
+        {
+            let name = &targets[place];
+            let reason = format!(
+                "column {name:?} only tells the row or its day, expected values to forecast; set data.time={name} if it is the time, or \
+                 name the columns in data.targets"
+            );
+            return Err(DataError::File { name: table.name.clone(), reason });
+        }
         let wrong = |reason: String| DataError::File { name: table.name.clone(), reason };
         if targets.is_empty() {
             return Err(wrong("it has no column to forecast, expected one; set data.targets".to_owned()));
@@ -82,6 +95,24 @@ impl SeriesNames {
         let targets = self.targets.iter().map(|name| table.column(name, "data.targets"));
         targets.chain(self.features.iter().map(|name| table.column(name, "data.features"))).collect()
     }
+}
+
+/// Whether a column counts the rows of each series one by one, or holds their days as numbers such as 20240531.
+fn tells_rows(table: &Table, column: &str, id: Option<usize>) -> bool {
+    let Some(place) = table.place(column) else { return false };
+    let mut last: HashMap<&str, f64> = HashMap::new();
+    let (mut steps, mut counts, mut are_days) = (0, true, true);
+    for row in &table.rows {
+        let name = id.map_or(Ok(""), |id| table.field(row, id)).unwrap_or_default();
+        let text = table.field(row, place).unwrap_or_default().trim();
+        let Ok(value) = text.parse::<f64>() else { return false };
+        are_days &= moment(text).is_some_and(|moment| moment != value);
+        if let Some(before) = last.insert(name, value) {
+            steps += 1;
+            counts &= value == before + 1.0;
+        }
+    }
+    steps > 1 && (counts || are_days)
 }
 
 /// One series.
@@ -217,7 +248,7 @@ fn advance(
     let wrong = |reason: String| at(file, line, reason);
     let now = moment(text).ok_or_else(|| {
         wrong(format!(
-            "the time is {text:?}, expected a number or a date such as 2024-05-31 or 2024-05-31 13:00"
+            "the time is {text:?}, expected a number or a date such as 2024-05-31, 2024-05-31 13:00 or 31.05.2024"
         ))
     })?;
     if times.at.last().is_some_and(|&before| now <= before) {
@@ -263,7 +294,7 @@ impl Times {
     }
 }
 
-/// A time as a number: a number itself, or the seconds since 1970 of `2024-05`, `2024-05-31`, `20240531`,
+/// A time as a number: a number itself, or the seconds since 1970 of `2024-05`, `2024-05-31`, `20240531`, `31.05.2024`,
 /// `2024/05/31 13:00`, `2024-05-31T13:00:00.5Z` or `2024-05-31 13:00:00+02:00`.
 fn moment(text: &str) -> Option<f64> {
     let text = text.trim();
@@ -282,7 +313,13 @@ fn moment(text: &str) -> Option<f64> {
         Some((date, clock)) => (date, clock.trim().trim_end_matches('Z')),
         None => (text, ""),
     };
-    let parts: Vec<u32> = date.split(['-', '/']).map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let has_points = date.contains('.');
+    let apart = |letter: char| if has_points { letter == '.' } else { matches!(letter, '-' | '/') };
+    let mut parts: Vec<u32> = date.split(apart).map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    // Where points stand between them, the day comes first.
+    if has_points {
+        parts.reverse();
+    }
     let (year, month, day) = match parts[..] {
         [year, month] => (year, month, 1),
         [year, month, day] => (year, month, day),
@@ -613,6 +650,8 @@ mod tests {
         let check = |text: &str, expected: Option<f64>| assert_eq!(moment(text), expected, "{text}");
         check("1970-01-01", Some(0.0));
         check("2000-03-01", Some(951_868_800.0));
+        check("29.02.2024 12:30:00", Some(1_709_209_800.0));
+        check("2024.02.29", None);
         check("2024/02/29 12:30", Some(1_709_209_800.0));
         check("2024-02-29T12:30:01.5Z", Some(1_709_209_801.5));
         check("2024-02-29 12:30:00+02:00", Some(1_709_209_800.0 - 7200.0));
@@ -649,7 +688,7 @@ mod tests {
         check(
             "t,x\nsoon,5\n",
             true,
-            "a.csv:2: the time is \"soon\", expected a number or a date such as 2024-05-31 or 2024-05-31 13:00",
+            "a.csv:2: the time is \"soon\", expected a number or a date such as 2024-05-31, 2024-05-31 13:00 or 31.05.2024",
         );
         let two = [document("a.csv", "t,s,x\n1,u,1\n2,u,1\n3,u,1\n"), document("b.csv", "t,s,x\n9,u,1\n")];
         let columns = SeriesColumns { time: Some("t"), id: Some("s"), ..SeriesColumns::default() };

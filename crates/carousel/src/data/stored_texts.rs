@@ -3,23 +3,17 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use carousel_kernels::dropout::key;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
-
 use super::stored::{SAMPLE, changed};
+use super::stored_files::{LineCounter, StoredFiles, sampled, unreadable};
 use super::table::{
     BYTE_ORDER_MARK, Fields, Form, column_of, fields_of, header, is_blank, no_header, no_rows, object_fields,
-    records, refuse_open_quote, uneven,
+    records, refuse_open_quote, uneven, unread,
 };
 use super::{DataError, Document, Quoting, TextColumns, Tokens};
-
-/// Tells the sample's random numbers from others of the same seed.
-const SAMPLING: u64 = 5;
 
 /// A row, as far as it is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +26,19 @@ pub struct StoredRow {
     pub class: u32,
 }
 
-/// A table in a file.
+/// How the table in a file is read.
 #[derive(Debug)]
 struct StoredTable {
-    name: String,
-    file: Mutex<File>,
     form: Form,
     columns: Vec<String>,
     text: usize,
-    /// Bytes of the tables before it.
-    first: u64,
 }
 
 /// The tables, and how their rows are read.
 #[derive(Debug)]
 pub struct StoredTexts {
+    files: StoredFiles,
+    /// One a file.
     tables: Vec<StoredTable>,
     quoting: Quoting,
     failure: Mutex<Option<DataError>>,
@@ -108,14 +100,14 @@ impl StoredTexts {
             groups: Names::default(),
             members: Vec::new(),
         };
-        let (mut tables, mut ends, mut first) = (Vec::new(), Vec::new(), 0);
+        let (mut stored, mut tables, mut ends) = (StoredFiles::default(), Vec::new(), Vec::new());
         for path in files {
-            tables.push(walk.table(path, first)?);
+            tables.push(walk.table(path, stored.add(path)?)?);
             ends.push(walk.rows.len());
-            first += path.metadata().map_err(|source| unreadable(path, source))?.len();
         }
         let Walk { rows, labels, members, groups, .. } = walk;
-        let texts = StoredTexts { tables, quoting: columns.quoting, failure: Mutex::default() };
+        let texts =
+            StoredTexts { files: stored, tables, quoting: columns.quoting, failure: Mutex::default() };
         let (labels, group_names) = (labels.into_list(), groups.into_list());
         Ok(IndexedTexts { texts, rows, labels, groups: members, group_names, ends })
     }
@@ -140,22 +132,7 @@ impl StoredTexts {
     /// # Errors
     /// [`DataError::Read`].
     pub fn places(&self, rows: &[StoredRow]) -> Result<Vec<(String, usize)>, DataError> {
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_unstable_by_key(|&row| rows[row].place);
-        let mut places = vec![(String::new(), 0); rows.len()];
-        let mut order = order.into_iter().peekable();
-        for (number, table) in self.tables.iter().enumerate() {
-            let end = self.tables.get(number + 1).map_or(u64::MAX, |next| next.first);
-            let mut file = table.file.lock().unwrap_or_else(PoisonError::into_inner);
-            let failed = |source| unreadable(Path::new(&table.name), source);
-            file.seek(SeekFrom::Start(0)).map_err(failed)?;
-            let mut lines = Lines::new(&mut *file);
-            while let Some(row) = order.next_if(|&row| rows[row].place < end) {
-                let line = lines.at(rows[row].place - table.first).map_err(failed)?;
-                places[row] = (table.name.clone(), line);
-            }
-        }
-        Ok(places)
+        self.files.lines(&rows.iter().map(|row| row.place).collect::<Vec<_>>())
     }
 
     /// Texts to build a vocabulary from: those of all rows, or of some that a seed draws, about 100 MB.
@@ -165,22 +142,17 @@ impl StoredTexts {
     }
 
     fn sample_of(&self, rows: &[StoredRow], seed: u64, most: u64) -> Vec<Document> {
-        let first = rows.iter().map(|row| row.place).min().unwrap_or(0);
-        let last = rows.iter().map(|row| row.place).max().unwrap_or(0);
-        let share = most as f64 / (last - first).max(1) as f64;
-        let mut random = ChaCha8Rng::seed_from_u64(key(&[seed, SAMPLING]));
+        let chosen = sampled(rows.iter().map(|row| row.place), seed, most);
         rows.iter()
-            .filter(|_| share >= 1.0 || f64::from(random.next_u32()) < share * f64::from(u32::MAX))
-            .map(|row| Document { name: String::new(), bytes: self.text(row).into_bytes() })
+            .zip(chosen)
+            .filter(|(_, chosen)| *chosen)
+            .map(|(row, _)| Document { name: String::new(), bytes: self.text(row).into_bytes() })
             .collect()
     }
 
     fn read(&self, row: &StoredRow) -> Result<String, DataError> {
-        let number = self.tables.partition_point(|table| table.first <= row.place) - 1;
+        let (number, name, mut file) = self.files.at(row.place)?;
         let table = &self.tables[number];
-        let mut file = table.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = |source| unreadable(Path::new(&table.name), source);
-        file.seek(SeekFrom::Start(row.place - table.first)).map_err(failed)?;
         let fields = match table.form {
             Form::Separated(separator) => {
                 let mut record = csv::ByteRecord::new();
@@ -189,49 +161,17 @@ impl StoredTexts {
             }
             Form::Json => {
                 let mut line = Vec::new();
-                BufReader::new(&mut *file).read_until(b'\n', &mut line).map_err(failed)?;
+                BufReader::new(&mut *file)
+                    .read_until(b'\n', &mut line)
+                    .map_err(|source| unreadable(Path::new(name), source))?;
                 object_fields(&line, &mut table.columns.clone()).ok()
             }
         };
         match fields {
             Some(fields) if fields.count() == table.columns.len() => {
-                fields.get(table.text, &table.columns).map(str::to_owned).map_err(|_| changed(&table.name))
+                fields.get(table.text, &table.columns).map(str::to_owned).map_err(|_| changed(name))
             }
-            _ => Err(changed(&table.name)),
-        }
-    }
-}
-
-fn unreadable(path: &Path, source: io::Error) -> DataError {
-    DataError::Read { path: path.to_owned(), source }
-}
-
-/// Counts lines up to bytes that come one after the other.
-struct Lines<R> {
-    bytes: BufReader<R>,
-    offset: u64,
-    line: usize,
-}
-
-impl<R: Read> Lines<R> {
-    fn new(file: R) -> Lines<R> {
-        Lines { bytes: BufReader::with_capacity(1 << 20, file), offset: 0, line: 1 }
-    }
-
-    /// The line of the first byte from `offset` on that ends none.
-    fn at(&mut self, offset: u64) -> io::Result<usize> {
-        loop {
-            let bytes = self.bytes.fill_buf()?;
-            let ahead = (offset.saturating_sub(self.offset) as usize).min(bytes.len());
-            let blank = bytes[ahead..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            let (passed, is_end) = (ahead + blank, bytes.is_empty());
-            let is_there = passed < bytes.len();
-            self.line += bytes[..passed].iter().filter(|&&byte| byte == b'\n').count();
-            self.offset += passed as u64;
-            self.bytes.consume(passed);
-            if is_there || is_end {
-                return Ok(self.line);
-            }
+            _ => Err(changed(name)),
         }
     }
 }
@@ -271,8 +211,7 @@ impl Walk<'_> {
             return Err(no_rows(&name));
         }
         let text = self.places(&columns, &name)?.text;
-        let file = Mutex::new(File::open(path).map_err(failed)?);
-        Ok(StoredTable { name, file, form, columns, text, first })
+        Ok(StoredTable { form, columns, text })
     }
 
     fn separated(
@@ -286,14 +225,18 @@ impl Walk<'_> {
         let mut record = csv::ByteRecord::new();
         let mut known: Option<(Vec<String>, Columns)> = None;
         let wrong = |byte: u64, reason: String| {
-            let line = File::open(name).and_then(|file| Lines::new(file).at(byte));
+            let line = File::open(name).and_then(|file| LineCounter::new(file).at(byte));
             DataError::Line { name: name.to_owned(), line: line.unwrap_or_default(), reason }
         };
         let mut last = None;
         loop {
             let place = reader.position().clone();
             let at = |reason: String| wrong(place.byte(), reason);
-            if !reader.read_byte_record(&mut record).map_err(|error| at(error.to_string()))? {
+            let more = reader.read_byte_record(&mut record).map_err(|error| match unread(&error) {
+                (Some(line), reason) => super::at(name, line, reason),
+                (None, reason) => at(reason),
+            })?;
+            if !more {
                 break;
             }
             let fields = fields_of(&record).map_err(at)?;
@@ -445,6 +388,7 @@ mod tests {
         check("a.csv", "text,label,author\na,x,u\nb\n", "a.csv:3: 1 fields, expected 3");
         check("b.csv", "text,label,author\na, ,u\n", "b.csv:2: the label is empty");
         check("c.csv", "text,label,author\n", "no row below its header");
+        check("g.csv", "text,label,author\n\"a,x,u\n\"b\" c,x,u\n", "g.csv:2: text follows a quote mark");
         check("d.csv", "text,class\na,x\n", "no column is named \"label\"");
         check(
             "e.jsonl",

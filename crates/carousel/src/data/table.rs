@@ -1,6 +1,6 @@
 //! Tables with named columns: values apart by tabs, commas or semicolons, or one JSON object a line.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use serde_json::{Map, Value};
 
@@ -163,14 +163,115 @@ pub(super) fn no_header(name: &str) -> DataError {
 
 /// The place of a column of a file. `key` is the recipe's key that names it.
 pub(super) fn column_of(columns: &[String], wanted: &str, key: &str, name: &str) -> Result<usize, DataError> {
-    columns.iter().position(|column| column == wanted).ok_or_else(|| DataError::File {
-        name: name.to_owned(),
-        reason: format!("no column is named {wanted:?}, expected one of {}; set {key}", columns.join(", ")),
+    columns.iter().position(|column| column == wanted).ok_or_else(|| {
+        let mut listed: Vec<String> = columns.iter().take(LISTED).map(|column| shortened(column)).collect();
+        listed.extend((columns.len() > LISTED).then(|| format!("{} more", columns.len() - LISTED)));
+        // Names are short, and no numbers.
+        let is_data = |column: &String| column.chars().count() > SHOWN || column.parse::<f64>().is_ok();
+        let hint = match columns.iter().any(is_data) {
+            true => "; if its first line holds data, put one with the names of the columns above it",
+            false => "",
+        };
+        let reason =
+            format!("no column is named {wanted:?}, expected one of {}; set {key}{hint}", listed.join(", "));
+        DataError::File { name: name.to_owned(), reason }
     })
 }
 
+/// Columns that a message lists.
+const LISTED: usize = 20;
+/// Characters of a field that a message shows.
+const SHOWN: usize = 40;
+
+/// A field as a message shows it.
+pub(super) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Watches over quote marks on the way to a reader of records, which would take whatever comes: once a field's quotes
+/// are closed, only a separator or the end of a line may follow.
+pub(super) struct QuoteGuard<R> {
+    from: R,
+    separator: u8,
+    quoting: Quoting,
+    at: QuotePlace,
+    line: usize,
+    /// The line on which the last quotes were opened.
+    opened: usize,
+}
+
+/// Where in a record a byte is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum QuotePlace {
+    /// At the beginning of a field.
+    Start,
+    /// In a field without quotes.
+    Plain,
+    /// In quotes.
+    Within,
+    /// Behind a quote mark that was in quotes: it closes them, or the next one makes it a character.
+    Behind,
+    /// In blanks behind the quotes.
+    Blank,
+}
+
+impl<R: Read> Read for QuoteGuard<R> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        use QuotePlace::{Behind, Blank, Plain, Start, Within};
+        let read = self.from.read(to)?;
+        if self.quoting == Quoting::Off {
+            return Ok(read);
+        }
+        for &byte in &to[..read] {
+            let ends = byte == self.separator || matches!(byte, b'\n' | b'\r');
+            self.at = match (self.at, byte) {
+                (Within, b'"') => Behind,
+                (Within, _) | (Behind, b'"') => Within,
+                _ if ends => Start,
+                (Start, b'"') => {
+                    self.opened = self.line;
+                    Within
+                }
+                (Start | Plain, _) => Plain,
+                (Behind | Blank, b' ' | b'\t') => Blank,
+                (Behind | Blank, _) => return Err(io::Error::other(StrayQuote(self.opened))),
+            };
+            self.line += usize::from(byte == b'\n');
+        }
+        Ok(read)
+    }
+}
+
+/// Text follows the end of quotes that were opened on this line.
+#[derive(Debug)]
+struct StrayQuote(usize);
+
+impl std::error::Error for StrayQuote {}
+
+impl std::fmt::Display for StrayQuote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "text follows a quote mark that ends a field: in quotes a quote mark is doubled; set data.quoting=false if \
+             quotes mean nothing",
+        )
+    }
+}
+
+/// What is wrong with records, and on which line where it is another than that on which the record begins.
+pub(super) fn unread(error: &csv::Error) -> (Option<usize>, String) {
+    let stray = match error.kind() {
+        csv::ErrorKind::Io(error) => error.get_ref().and_then(|inner| inner.downcast_ref::<StrayQuote>()),
+        _ => None,
+    };
+    (stray.map(|stray| stray.0), stray.map_or_else(|| error.to_string(), ToString::to_string))
+}
+
 /// Reads records of fields, the header among them.
-pub(super) fn records<R: Read>(from: R, separator: u8, quoting: Quoting) -> csv::Reader<R> {
+pub(super) fn records<R: Read>(from: R, separator: u8, quoting: Quoting) -> csv::Reader<QuoteGuard<R>> {
+    let from = QuoteGuard { from, separator, quoting, at: QuotePlace::Start, line: 1, opened: 1 };
     csv::ReaderBuilder::new()
         .delimiter(separator)
         .quoting(quoting == Quoting::On)
@@ -213,7 +314,10 @@ fn read_separated(document: &Document, separator: u8, quoting: Quoting) -> Resul
     let mut lines = Lines { bytes: &document.bytes, offset: 0, line: 1 };
     loop {
         let line = lines.at(reader.position().byte() as usize);
-        let more = reader.read_byte_record(&mut record).map_err(|error| at(name, line, error.to_string()))?;
+        let more = reader.read_byte_record(&mut record).map_err(|error| {
+            let (elsewhere, reason) = unread(&error);
+            at(name, elsewhere.unwrap_or(line), reason)
+        })?;
         if !more {
             break;
         }
@@ -416,6 +520,7 @@ mod tests {
             Quoting::On,
             &[(2, &["a, \"b\"\nc", "x"]), (4, &["d", "y"])],
         );
+        check("q.csv", "text,label\r\n\"a\" ,\"x\"\r\n", Quoting::On, &[(2, &["a ", "x"])]);
         check(
             "q.tsv",
             "text\tlabel\n\"open\tx\nd\ty\n",
@@ -444,6 +549,13 @@ mod tests {
             Quoting::On,
             "a.tsv:2: 1 fields, expected 2 as in the header; a quote mark may be open: set data.quoting=false \
              if quotes mean nothing",
+        );
+        check(
+            "a.tsv",
+            b"a\tb\n1\t2\n\"open\t2\n1\t2\n\"x\" y\t3\n",
+            Quoting::On,
+            "a.tsv:3: text follows a quote mark that ends a field: in quotes a quote mark is doubled; set \
+             data.quoting=false if quotes mean nothing",
         );
         check(
             "a.csv",

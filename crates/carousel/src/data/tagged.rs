@@ -1,5 +1,7 @@
 //! Sentences with a tag a word: files of columns, CoNLL-U, or lines side by side.
 
+use std::path::Path;
+
 use super::{DataError, Document, at, fails, text_of};
 
 /// The tag of a step that counts in neither loss nor metrics.
@@ -21,14 +23,15 @@ pub struct Sentence {
 }
 
 /// Reads sentences. Files named `seq.in` hold one sentence a line; beside each must lie a `seq.out` with its tags,
-/// and a `label` with one class a line may. Names that end in `.conllu` hold CoNLL-U, of which the words and the
-/// universal part-of-speech tags are taken. Other files have a word in the first column and its tag in the last,
-/// columns apart by tabs or blanks, and an empty line between sentences; a first line that names them (`word`, `tag`) is
-/// passed over, and so is a line that begins with `#` ahead of a sentence and has not its columns.
+/// and a `label` with one class a line may. Names that end in `.conllu`, and files of ten columns that count the words, hold
+/// CoNLL-U, of which the words and the universal part-of-speech tags are taken. Other files have a word in the first
+/// column and its tag in the last, columns apart by tabs or blanks, and an empty line between sentences; a first line
+/// that names them (`word`, `tag`) is passed over, and so is a line that begins with `#` ahead of a sentence and has not
+/// its columns. `columns` says where words and tags are in either kind if not there.
 ///
 /// # Errors
 /// [`DataError`] with file and line.
-pub fn read_sentences(documents: &[Document]) -> Result<Vec<Sentence>, DataError> {
+pub fn read_sentences(documents: &[Document], columns: TagColumns) -> Result<Vec<Sentence>, DataError> {
     let mut sentences = Vec::new();
     for document in documents {
         let (folder, name) = split_name(&document.name);
@@ -49,21 +52,33 @@ pub fn read_sentences(documents: &[Document]) -> Result<Vec<Sentence>, DataError
                 })?;
                 read_parallel(document, tags, beside("label"), &mut sentences)?;
             }
-            _ if name.ends_with(".conllu") => read_conllu(document, &mut sentences)?,
-            _ if [".json", ".jsonl", ".ndjson"].iter().any(|ending| name.ends_with(ending)) => {
-                let reason =
-                    "it holds JSON, expected a word and its tag a line, CoNLL-U, or seq.in and seq.out";
-                return Err(fails(document, reason));
+            _ => {
+                refuse_json(&document.name)?;
+                read_lines(document, columns, &mut sentences)?;
             }
-            _ => read_columns(document, &mut sentences)?,
         }
     }
-    match sentences.is_empty() {
-        true => {
-            Err(DataError::Examples { reason: "the data has no sentence, expected at least one".to_owned() })
-        }
-        false => Ok(sentences),
+    if sentences.is_empty() { Err(no_sentence()) } else { Ok(sentences) }
+}
+
+/// Files of JSON would be taken for words.
+pub(super) fn refuse_json(name: &str) -> Result<(), DataError> {
+    let bare = name.strip_suffix(".gz").unwrap_or(name);
+    if [".json", ".jsonl", ".ndjson"].iter().any(|ending| bare.ends_with(ending)) {
+        let reason = "it holds JSON, expected a word and its tag a line, CoNLL-U, or seq.in and seq.out";
+        return Err(DataError::File { name: name.to_owned(), reason: reason.to_owned() });
     }
+    Ok(())
+}
+
+pub(super) fn no_sentence() -> DataError {
+    DataError::Examples { reason: "the data has no sentence, expected at least one".to_owned() }
+}
+
+/// Whether a file is of those that belong together line by line; see [`read_sentences`].
+#[must_use]
+pub fn lies_beside_others(path: &Path) -> bool {
+    matches!(split_name(&path.to_string_lossy()).1, "seq.in" | "seq.out" | "label")
 }
 
 /// Folder with its slash, and name without `.gz`.
@@ -121,33 +136,189 @@ fn read_parallel(
     Ok(())
 }
 
-/// Collects words until a sentence ends.
-struct Open<'a> {
-    document: &'a Document,
+/// Which columns hold words and tags, counted from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TagColumns {
+    /// `None`: the first one, of CoNLL-U the second.
+    pub word: Option<usize>,
+    /// `None`: the last one, of CoNLL-U the fourth, universal parts of speech.
+    pub tag: Option<usize>,
+}
+
+/// How lines say words and their tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LineForm {
+    /// Columns of a line.
+    count: usize,
+    /// Places of the word and of its tag.
+    word: usize,
+    tag: usize,
+    /// Whether it is CoNLL-U: the first column counts the words, and comments stand anywhere.
+    is_conllu: bool,
+}
+
+impl LineForm {
+    /// That of a file: its name tells, or its first lines of words.
+    pub(super) fn of<T: AsRef<str>>(
+        name: &str,
+        lines: impl IntoIterator<Item = T>,
+        columns: TagColumns,
+    ) -> Result<LineForm, DataError> {
+        // Where all lines begin like comments, the first one is of a word.
+        let mut marked = None;
+        let mut first: Option<LineForm> = None;
+        for line in lines {
+            let text = line.as_ref();
+            if text.trim().is_empty() || text.starts_with(DOCUMENT) {
+                continue;
+            }
+            let found = columns_of(text);
+            let begins_with = |number: &str| found[0] == number;
+            match first {
+                None if text.starts_with('#') => {
+                    marked.get_or_insert(found.len());
+                }
+                None => {
+                    let is_conllu = name.strip_suffix(".gz").unwrap_or(name).ends_with(".conllu")
+                        || found.len() == CONLLU && begins_with("1");
+                    first = Some(LineForm::placed(name, found.len(), is_conllu, columns)?);
+                    if is_conllu || columns.word.is_some() || !begins_with("1") {
+                        break;
+                    }
+                }
+                Some(_) if begins_with("2") => {
+                    let reason = "its first column counts the words, 1, 2, …; data.word_column says which one holds \
+                                  them, and data.tag_column that of the tags where it is not the last";
+                    return Err(DataError::File { name: name.to_owned(), reason: reason.to_owned() });
+                }
+                Some(_) => break,
+            }
+        }
+        let marked = || LineForm::placed(name, marked.unwrap_or(0), false, columns);
+        first.map_or_else(marked, Ok)
+    }
+
+    fn placed(name: &str, found: usize, is_conllu: bool, columns: TagColumns) -> Result<LineForm, DataError> {
+        let count = if is_conllu { CONLLU } else { found };
+        let [word, tag] = if is_conllu { [2, 4] } else { [1, count.max(1)] };
+        let place = |key: &str, given: Option<usize>, usual: usize| match given {
+            Some(column) if column > count => {
+                let reason =
+                    format!("{key} is {column}, but its lines have {count} columns, expected one of them");
+                Err(DataError::File { name: name.to_owned(), reason })
+            }
+            given => Ok(given.unwrap_or(usual) - 1),
+        };
+        let word = place("data.word_column", columns.word, word)?;
+        Ok(LineForm { count, word, tag: place("data.tag_column", columns.tag, tag)?, is_conllu })
+    }
+}
+
+/// Columns of CoNLL-U.
+const CONLLU: usize = 10;
+
+/// What begins a document in the files of CoNLL 2003.
+const DOCUMENT: &str = "-DOCSTART-";
+
+/// Reads sentences line by line.
+pub(super) struct SentenceLines<'a> {
+    name: &'a str,
+    form: LineForm,
+    /// Whether the next line of columns may name them.
+    is_first: bool,
     words: Vec<String>,
     tags: Vec<String>,
     line: usize,
 }
 
-impl<'a> Open<'a> {
-    fn new(document: &'a Document) -> Open<'a> {
-        Open { document, words: Vec::new(), tags: Vec::new(), line: 1 }
+impl<'a> SentenceLines<'a> {
+    /// From the beginning of a file.
+    pub(super) fn new(name: &'a str, form: LineForm) -> SentenceLines<'a> {
+        SentenceLines { name, form, is_first: true, words: Vec::new(), tags: Vec::new(), line: 1 }
     }
 
-    fn push(&mut self, word: &str, tag: &str, line: usize) {
-        if self.words.is_empty() {
-            self.line = line;
-        }
-        self.words.push(word.to_owned());
-        self.tags.push(tag.to_owned());
+    /// From the beginning of a sentence within a file.
+    pub(super) fn within(name: &'a str, form: LineForm) -> SentenceLines<'a> {
+        SentenceLines { is_first: false, ..SentenceLines::new(name, form) }
     }
 
-    fn close(&mut self, sentences: &mut Vec<Sentence>) {
-        if !self.words.is_empty() {
-            let (words, tags) = (std::mem::take(&mut self.words), std::mem::take(&mut self.tags));
-            let file = self.document.name.clone();
-            sentences.push(Sentence { words, tags, intent: None, file, line: self.line });
+    /// Whether a sentence has begun.
+    pub(super) fn is_open(&self) -> bool {
+        !self.words.is_empty()
+    }
+
+    /// Reads a line, and gives the sentence that it ends.
+    pub(super) fn push(&mut self, text: &str, line: usize) -> Result<Option<Sentence>, DataError> {
+        if text.trim().is_empty() {
+            return Ok(self.end());
         }
+        let pair = if self.form.is_conllu { self.conllu(text, line) } else { self.columns(text, line) }?;
+        if let Some((word, tag)) = pair {
+            if self.words.is_empty() {
+                self.line = line;
+            }
+            self.words.push(word.to_owned());
+            self.tags.push(tag.to_owned());
+        }
+        Ok(None)
+    }
+
+    /// The sentence that nothing has ended yet.
+    pub(super) fn end(&mut self) -> Option<Sentence> {
+        self.is_open().then(|| Sentence {
+            words: std::mem::take(&mut self.words),
+            tags: std::mem::take(&mut self.tags),
+            intent: None,
+            file: self.name.to_owned(),
+            line: self.line,
+        })
+    }
+
+    /// The word and the tag of a line, if it has some.
+    fn columns<'t>(&mut self, text: &'t str, line: usize) -> Result<Option<(&'t str, &'t str)>, DataError> {
+        let LineForm { count, word, tag, .. } = self.form;
+        let columns = columns_of(text);
+        let is_comment = text.starts_with('#') && !self.is_open() && columns.len() != count;
+        if columns[0] == DOCUMENT || is_comment {
+            return Ok(None);
+        }
+        if columns.len() < 2 {
+            let reason = match text.contains(',') {
+                true => {
+                    "one column, expected a word and its tag, apart by a tab or blanks; tables of commas are not read"
+                }
+                false => "one column, expected a word and its tag, apart by a tab or blanks",
+            };
+            return Err(at(self.name, line, reason));
+        }
+        if columns.len() != count {
+            let reason = format!("{} columns, expected {count} as in the lines before", columns.len());
+            return Err(at(self.name, line, reason));
+        }
+        let (word, tag) = (columns[word], columns[tag]);
+        if std::mem::take(&mut self.is_first) && is_header(word, tag) {
+            return Ok(None);
+        }
+        if word.is_empty() || tag.is_empty() {
+            let reason = "a word or its tag is empty; write _ for a word without a tag";
+            return Err(at(self.name, line, reason));
+        }
+        Ok(Some((word, tag)))
+    }
+
+    fn conllu<'t>(&self, text: &'t str, line: usize) -> Result<Option<(&'t str, &'t str)>, DataError> {
+        if text.starts_with('#') {
+            return Ok(None);
+        }
+        let columns: Vec<&str> = text.split('\t').collect();
+        if columns.len() != CONLLU {
+            let reason =
+                format!("{} columns, expected the {CONLLU} of CoNLL-U, apart by tabs", columns.len());
+            return Err(at(self.name, line, reason));
+        }
+        // Words of several tokens and words that are not there have a range or a fraction for a number.
+        let is_word = !columns[0].contains(['-', '.']);
+        Ok(is_word.then(|| (columns[self.form.word], columns[self.form.tag])))
     }
 }
 
@@ -165,75 +336,17 @@ fn is_header(word: &str, tag: &str) -> bool {
     WORDS.contains(&word.to_lowercase().as_str()) && TAGS.contains(&tag.to_lowercase().as_str())
 }
 
-fn read_columns(document: &Document, sentences: &mut Vec<Sentence>) -> Result<(), DataError> {
-    let mut open = Open::new(document);
+fn read_lines(
+    document: &Document,
+    columns: TagColumns,
+    sentences: &mut Vec<Sentence>,
+) -> Result<(), DataError> {
     let lines = lines(document)?;
-    let told = || lines.iter().filter(|text| !text.trim().is_empty() && !text.starts_with("-DOCSTART-"));
-    let first = told().find(|text| !text.starts_with('#')).or_else(|| told().next());
-    let wanted = first.map_or(0, |text| columns_of(text).len());
-    let mut is_first = true;
-    for (place, text) in lines.iter().enumerate() {
-        let line = place + 1;
-        if text.trim().is_empty() {
-            open.close(sentences);
-            continue;
-        }
-        let columns = columns_of(text);
-        let is_comment = text.starts_with('#') && open.words.is_empty() && columns.len() != wanted;
-        if columns[0] == "-DOCSTART-" || is_comment {
-            continue;
-        }
-        if columns.len() < 2 {
-            return Err(at(
-                &document.name,
-                line,
-                "one column, expected a word and its tag, apart by a tab or blanks",
-            ));
-        }
-        if columns.len() != wanted {
-            let reason = format!("{} columns, expected {wanted} as in the lines before", columns.len());
-            return Err(at(&document.name, line, reason));
-        }
-        let (word, tag) = (columns[0], columns[columns.len() - 1]);
-        if std::mem::take(&mut is_first) && is_header(word, tag) {
-            continue;
-        }
-        if word.is_empty() || tag.is_empty() {
-            return Err(at(
-                &document.name,
-                line,
-                "a word or its tag is empty; write _ for a word without a tag",
-            ));
-        }
-        open.push(word, tag, line);
+    let mut reader = SentenceLines::new(&document.name, LineForm::of(&document.name, &lines, columns)?);
+    for (place, text) in lines.into_iter().enumerate() {
+        sentences.extend(reader.push(text, place + 1)?);
     }
-    open.close(sentences);
-    Ok(())
-}
-
-fn read_conllu(document: &Document, sentences: &mut Vec<Sentence>) -> Result<(), DataError> {
-    let mut open = Open::new(document);
-    for (place, text) in lines(document)?.into_iter().enumerate() {
-        let line = place + 1;
-        if text.trim().is_empty() {
-            open.close(sentences);
-            continue;
-        }
-        if text.starts_with('#') {
-            continue;
-        }
-        let columns: Vec<&str> = text.split('\t').collect();
-        if columns.len() != 10 {
-            let reason = format!("{} columns, expected the 10 of CoNLL-U, apart by tabs", columns.len());
-            return Err(at(&document.name, line, reason));
-        }
-        // Words of several tokens and words that are not there have a range or a fraction for a number.
-        if columns[0].contains(['-', '.']) {
-            continue;
-        }
-        open.push(columns[1], columns[3], line);
-    }
-    open.close(sentences);
+    sentences.extend(reader.end());
     Ok(())
 }
 
@@ -253,7 +366,7 @@ mod tests {
     #[test]
     fn every_form_is_read() {
         let check = |files: &[(&str, &str)], expected: &[(&str, &str, Option<&str>, usize)]| {
-            let found = read_sentences(&documents(files)).unwrap();
+            let found = read_sentences(&documents(files), TagColumns::default()).unwrap();
             let found: Vec<(String, String, Option<String>, usize)> =
                 found.into_iter().map(|s| (s.words.join(" "), s.tags.join(" "), s.intent, s.line)).collect();
             let owned = |&(words, tags, intent, line): &(&str, &str, Option<&str>, usize)| {
@@ -282,12 +395,49 @@ mod tests {
             )],
             &[("de el", "ADP DET", None, 3)],
         );
+        let ten = "1\tde\tx\tADP\tIN\t_\t_\tcase\t_\t_\n";
+        check(&[("a.conll", ten)], &[("de", "ADP", None, 1)]);
+    }
+
+    #[test]
+    fn columns_are_chosen() {
+        let check = |name: &str, text: &str, [word, tag]: [usize; 2], expected: Result<[&str; 2], &str>| {
+            let columns = TagColumns { word: (word > 0).then_some(word), tag: (tag > 0).then_some(tag) };
+            let found = read_sentences(&documents(&[(name, text)]), columns)
+                .map(|found| [found[0].words.join(" "), found[0].tags.join(" ")])
+                .map_err(|error| error.to_string());
+            assert_eq!(found, expected.map(|pair| pair.map(str::to_owned)).map_err(str::to_owned));
+        };
+        let conll = "EU NNP B-NP B-ORG\nsaid VBD B-VP O\n";
+        check("a.txt", conll, [0, 0], Ok(["EU said", "B-ORG O"]));
+        check("a.txt", conll, [0, 2], Ok(["EU said", "NNP VBD"]));
+        check(
+            "a.txt",
+            conll,
+            [0, 5],
+            Err("a.txt: data.tag_column is 5, but its lines have 4 columns, expected one of them"),
+        );
+        let counted = "# one\n1\tAn\tO\tx\n2\tAnn\tB-PER\tx\n";
+        check("a.tsv", counted, [2, 3], Ok(["An Ann", "O B-PER"]));
+        check(
+            "a.tsv",
+            counted,
+            [0, 0],
+            Err(
+                "a.tsv: its first column counts the words, 1, 2, …; data.word_column says which one holds them, and \
+                 data.tag_column that of the tags where it is not the last",
+            ),
+        );
+        check("a.tsv", "1\tO\nman\tO\n", [0, 0], Ok(["1 man", "O O"]));
+        let ten = "1\tde\tx\tADP\tIN\t_\t_\tcase\t_\t_\n";
+        check("a.conllu", ten, [3, 8], Ok(["x", "case"]));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         let check = |files: &[(&str, &str)], expected: &str| {
-            assert_eq!(read_sentences(&documents(files)).unwrap_err().to_string(), expected);
+            let found = read_sentences(&documents(files), TagColumns::default()).unwrap_err().to_string();
+            assert_eq!(found, expected);
         };
         check(
             &[("d/seq.in", "a\n")],
@@ -320,7 +470,7 @@ mod tests {
         );
         check(&[("a.txt", "\n\n")], "the data has no sentence, expected at least one");
         let bad = Document { name: "a.txt".to_owned(), bytes: b"a O\nb\xff O\n".to_vec() };
-        let message = read_sentences(&[bad]).unwrap_err().to_string();
+        let message = read_sentences(&[bad], TagColumns::default()).unwrap_err().to_string();
         assert_eq!(message, "a.txt:2: the line is not UTF-8; convert the file to UTF-8");
     }
 }

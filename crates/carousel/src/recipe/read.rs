@@ -6,7 +6,7 @@ use thiserror::Error;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-use super::register::{KEYS, OnlyWith, find, is_section, keys_of};
+use super::register::{KEYS, Key, OnlyWith, find, is_section, keys_of};
 use super::rules::{EXCLUSIVE, RULES};
 use super::{Recipe, Task};
 use crate::metrics::edits;
@@ -208,6 +208,14 @@ impl Recipe {
             Some(message) => Err(RecipeError::Together { place: Place::Code, message }),
             None => Ok(()),
         }
+    }
+
+    /// The keys in which another recipe differs, with the value here and there; `None` is unset.
+    #[must_use]
+    pub fn differences(&self, other: &Recipe) -> Vec<(&'static str, Option<String>, Option<String>)> {
+        let told = |recipe: &Recipe, key: &Key| (key.get)(recipe).map(|value| value.to_string());
+        let both = KEYS.iter().map(|key| (key.name, told(self, key), told(other, key)));
+        both.filter(|(_, here, there)| here != there).collect()
     }
 
     /// The recipe as a file from which [`Recipe::from_toml`] reads the same experiment. Keys that have no

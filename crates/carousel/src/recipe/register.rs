@@ -128,6 +128,7 @@ const EXAMPLES: &[&str] = &["classify", "tag", "caption", "translate"];
 const WRITES: &[&str] = &["lm", "caption", "translate"];
 const TRANSLATE: &[&str] = &["translate"];
 const CAPTION: &[&str] = &["caption"];
+const TAG: &[&str] = &["tag"];
 /// The tasks that write sentences about what they read.
 const SENTENCES: &[&str] = &["caption", "translate"];
 /// The values of `model.attention` that look at the source.
@@ -148,7 +149,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.split, Kind::Shares).only_with("task", READS),
     key!(data.documents, Kind::OneOf(names::<Documents>)).only_with("task", &["lm"]),
     key!(data.memory, Kind::Whole(0, COUNT))
-        .only_with("task", &["lm", "classify"])
+        .only_with("task", &["lm", "classify", "tag"])
         .and_with("data.documents", STREAMS),
     key!(data.input, Kind::OneOf(names::<InputName>)).only_with("task", &["classify", "tag", "caption"]),
     key!(data.path, Kind::Text).only_with("task", CAPTION),
@@ -169,6 +170,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.file_label, Kind::Text)
         .only_with("task", &["classify"])
         .and_with("data.input", &["numbers", "audio"]),
+    key!(data.word_column, Kind::Whole(1, SIZE)).only_with("task", TAG).and_with("data.input", &["text"]),
+    key!(data.tag_column, Kind::Whole(1, SIZE)).only_with("task", TAG).and_with("data.input", &["text"]),
     key!(data.sound, Kind::OneOf(names::<SoundFeatures>)).only_with("data.input", &["audio"]),
     key!(data.image_size, Kind::Whole(1, 4096)).only_with("data.input", &["images"]),
     key!(data.color, Kind::Flag).only_with("data.input", &["images"]),
@@ -228,7 +231,7 @@ pub(super) const KEYS: &[Key] = &[
         .only_with("task", READERS)
         .and_with("model.direction", &["both"]),
     key!(model.lookahead, Kind::Whole(0, SIZE))
-        .only_with("task", &["tag"])
+        .only_with("task", TAG)
         .and_with("data.input", &["numbers", "audio", "images"]),
     key!(model.pooling, Kind::OneOf(names::<Pooling>)).only_with("task", &["classify"]),
     key!(model.told, Kind::OneOf(names::<Told>)).only_with("task", CAPTION),
@@ -236,10 +239,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(model.input_feeding, Kind::Flag).only_with("task", TRANSLATE).and_with("model.attention", ATTENTION),
     key!(model.bridge, Kind::OneOf(names::<Bridge>)).only_with("task", TRANSLATE),
     key!(model.share_embeddings, Kind::Flag).only_with("task", TRANSLATE),
-    key!(model.characters, Kind::Whole(1, SIZE))
-        .only_with("task", &["tag"])
-        .and_with("data.input", &["text"]),
-    key!(model.crf, Kind::Flag).only_with("task", &["tag"]),
+    key!(model.characters, Kind::Whole(1, SIZE)).only_with("task", TAG).and_with("data.input", &["text"]),
+    key!(model.crf, Kind::Flag).only_with("task", TAG),
     key!(model.base, Kind::OneOf(names::<Base>)).only_with("task", FORECAST),
     key!(model.quantiles, Kind::Quantiles).only_with("task", FORECAST),
     key!(model.dense_activation, Kind::OneOf(names::<DenseActivation>)).only_with("model.cell", &["none"]),
@@ -285,7 +286,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(train.k1, Kind::Whole(1, SIZE)).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
     key!(train.k2, Kind::Whole(1, SIZE)).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
     key!(train.window, Kind::Whole(1, COUNT))
-        .only_with("task", &["tag"])
+        .only_with("task", TAG)
         .and_with("data.input", &["numbers", "audio", "images"]),
     key!(train.vary_bptt, Kind::Flag).only_with("task", &["lm"]).and_with("data.documents", STREAMS),
     key!(train.accumulate, Kind::Whole(1, SIZE)),

@@ -83,6 +83,8 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("data.id", "series", "task=classify data.input=numbers"),
         ("data.step", "time", "task=tag data.input=numbers"),
         ("data.file_label", "(.)_", "task=classify data.input=audio"),
+        ("data.word_column", "2", "task=tag"),
+        ("data.tag_column", "3", "task=tag"),
         ("data.sound", "mfcc", "task=classify data.input=audio"),
         ("data.image_size", "64", "task=tag data.input=images"),
         ("data.color", "false", "task=tag data.input=images"),
@@ -283,7 +285,7 @@ fn a_wrong_file_is_refused_with_its_line() {
         "[data]\nwhatever = 3",
         "a.toml:3: data.whatever is not a known key; \
          the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.file_group, data.id, data.step, \
-         data.file_label, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+         data.file_label, data.word_column, data.tag_column, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
          data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
@@ -293,7 +295,7 @@ fn a_wrong_file_is_refused_with_its_line() {
         "data = 3",
         "a.toml:2: data is not a known key; \
          the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.file_group, data.id, data.step, \
-         data.file_label, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
+         data.file_label, data.word_column, data.tag_column, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
          data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
          data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \

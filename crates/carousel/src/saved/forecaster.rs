@@ -150,25 +150,28 @@ impl SavedForecaster {
         read_series(documents, &series_columns(&self.recipe), Some(&self.names))
     }
 
-    /// What comes next in every series of some tables.
+    /// What comes next in every series of some tables, and why some are left out: they are shorter than a window.
     ///
     /// # Errors
-    /// [`DataError`] when the tables do not do, or a series is shorter than a window.
-    pub fn predict(&self, documents: &[Document]) -> Result<Vec<SeriesForecast>, DataError> {
-        let set = self.read(documents)?;
+    /// [`DataError`] when the tables do not do, or no series is as long as a window.
+    pub fn predict(
+        &self,
+        documents: &[Document],
+    ) -> Result<(Vec<SeriesForecast>, Vec<DataError>), DataError> {
+        let mut set = self.read(documents)?;
         let before = self.framing.before();
-        for series in &set.series {
-            if series.length < before {
-                return Err(DataError::Line {
-                    name: series.file.clone(),
-                    line: series.line,
-                    reason: format!(
-                        "series {:?} has {} steps, expected at least {before} to look back at (data.window {}, \
-                         data.season {})",
-                        series.name, series.length, self.framing.window, self.framing.season
-                    ),
-                });
-            }
+        let short = set.series.extract_if(.., |series| series.length < before);
+        let short = short.map(|series| DataError::Line {
+            name: series.file,
+            line: series.line,
+            reason: format!(
+                "series {:?} has {} steps, expected at least {before} to look back at (data.window {}, data.season {})",
+                series.name, series.length, self.framing.window, self.framing.season
+            ),
+        });
+        let mut short: Vec<DataError> = short.collect();
+        if set.series.is_empty() && !short.is_empty() {
+            return Err(short.swap_remove(0));
         }
         let origins: Vec<Origin> =
             set.series.iter().enumerate().map(|(series, own)| Origin { series, at: own.length }).collect();
@@ -191,7 +194,7 @@ impl SavedForecaster {
                 columns: columns.collect(),
             }
         };
-        Ok(set.series.iter().zip(all).map(told).collect())
+        Ok((set.series.iter().zip(all).map(told).collect(), short))
     }
 }
 

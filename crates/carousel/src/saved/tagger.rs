@@ -11,8 +11,8 @@ use super::classifier::{highest, number_columns};
 use super::images::{GREY, convolution, image_shape, scaled_pixels};
 use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
-    Classes, DataError, Document, ImageShape, NumberExample, Passes, Scaling, Vocab, pack, read_frames,
-    read_image, read_videos,
+    Classes, DataError, Document, ImageShape, NumberExample, Passes, Scaling, TagColumns, Vocab, pack,
+    read_frames, read_image, read_videos,
 };
 use crate::models::tagger::{TagInput, TagStepper, TagSteps, Tagged, Tagger, TaggerConfig, Words};
 use crate::output::IGNORE;
@@ -246,6 +246,11 @@ impl WordEncoder {
     }
 }
 
+/// How a recipe finds words and tags.
+pub(crate) fn tag_columns(recipe: &Recipe) -> TagColumns {
+    TagColumns { word: recipe.data.word_column, tag: recipe.data.tag_column }
+}
+
 /// The sizes that a recipe asks for.
 pub(crate) fn tagger_config(recipe: &Recipe, encoder: &TagEncoder, labels: &TagLabels) -> TaggerConfig {
     let letters = recipe.model.characters.zip(labels.letters.as_ref());
@@ -303,6 +308,12 @@ impl SavedTagger {
         let mut model = tagger_config(&recipe, &encoder, &labels).init(&Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedTagger { recipe, labels, encoder, model })
+    }
+
+    /// Where files of words and tags have them.
+    #[must_use]
+    pub fn columns(&self) -> TagColumns {
+        tag_columns(&self.recipe)
     }
 
     /// The tags, in the order of the model's outputs.

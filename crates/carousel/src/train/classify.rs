@@ -30,7 +30,7 @@ use examples::{Held, Labelled, Shelf, StoredParts, fit, read_examples, read_part
 /// Wrong examples that an evaluation keeps.
 const MOST_WRONG: usize = 20;
 /// Examples that are measured at once.
-const MEASURED: usize = 4096;
+pub(super) const MEASURED: usize = 4096;
 
 /// The file of a run with the evaluation of its best checkpoint.
 pub const EVALUATION: &str = "evaluation.json";

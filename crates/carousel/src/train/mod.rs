@@ -42,7 +42,7 @@ pub use prepare::{Prepared, prepare};
 pub(crate) use prepare::{read_sides, reverse};
 pub use schedule::{Moment, Schedule};
 pub use synthetic::{adding, copy};
-pub use tag::{TagEvaluation, evaluate_tagger, tag};
+pub use tag::{TagEvaluation, evaluate_large_tagger, evaluate_tagger, tag};
 pub use tbptt::{Carried, Place, StateShape, Tbptt};
 pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evaluate_translator, translate};
 
@@ -231,8 +231,8 @@ pub struct Sources {
     pub valid: Vec<Document>,
     /// To measure the best checkpoint on, once, at the end.
     pub test: Vec<Document>,
-    /// In place of them files that are too large to be held: they are read piece by piece. Language models, and
-    /// classifiers of texts.
+    /// In place of them files that are too large to be held: they are read piece by piece. Language models,
+    /// classifiers of texts and taggers of words.
     pub large: Option<LargeSources>,
 }
 

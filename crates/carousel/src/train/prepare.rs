@@ -21,6 +21,8 @@ pub(crate) const SOURCE_VOCAB: &str = "source.vocab.json";
 pub(crate) const TARGET_VOCAB: &str = "target.vocab.json";
 /// What else a prepared set says of itself, and by what it is known.
 pub(crate) const PREPARED: &str = "prepared.json";
+/// The recipe of a set, in its folder.
+const RECIPE: &str = "recipe.toml";
 
 /// The parts of a set, in order.
 const PARTS: [&str; 3] = ["train", "valid", "test"];
@@ -242,9 +244,16 @@ fn from_documents(recipe: &Recipe, documents: &[Document]) -> Result<Option<Prep
     let fits = Recipe::from_toml(&told.recipe, &about.name)
         .map_err(|error| damaged(&about.name, error.to_string()))?;
     if fits.data != recipe.data {
-        let reason = "the set was prepared with other data.* keys than this recipe has; prepare it again, or give \
-                      the keys it was prepared with (its recipe.toml)";
-        return Err(DataError::File { name: about.name.clone(), reason: reason.to_owned() }.into());
+        let told = |value: Option<String>| value.unwrap_or_else(|| "unset".to_owned());
+        let differ = fits.differences(recipe).into_iter().filter(|(key, ..)| key.starts_with("data."));
+        let differ = differ.map(|(key, its, ours)| {
+            format!("{key} is {}, the set was prepared with {}", told(ours), told(its))
+        });
+        let reason = format!(
+            "{}; prepare it again, or train with its recipe.toml",
+            differ.collect::<Vec<_>>().join("; ")
+        );
+        return Err(DataError::File { name: about.name.clone(), reason }.into());
     }
     let side = |name: &str| -> Result<Side, TrainError> {
         let document = named(name).ok_or_else(|| damaged(name, "it is missing".to_owned()))?;
@@ -297,7 +306,7 @@ impl Prepared {
 
     fn write(&self, folder: &RunFolder, recipe: &Recipe) -> Result<(), TrainError> {
         let failed = |error: serde_json::Error| TrainError::State { reason: error.to_string() };
-        folder.write("recipe.toml", recipe.to_toml())?;
+        folder.write(RECIPE, recipe.to_toml())?;
         self.write_sides(folder)?;
         for (part, name) in self.parts.iter().zip(PARTS) {
             let mut lines = String::new();
@@ -322,6 +331,13 @@ impl Prepared {
             folder.write(name, text + "\n")?;
         }
         Ok(())
+    }
+
+    /// The path of the recipe that a set was prepared with, where a folder holds a set.
+    #[must_use]
+    pub fn recipe_in(folder: &Path) -> Option<PathBuf> {
+        let recipe = folder.join(RECIPE);
+        (folder.join(PREPARED).is_file() && recipe.is_file()).then_some(recipe)
     }
 
     /// Reads a set that was saved, with the recipe it was prepared with.

@@ -1,18 +1,15 @@
 //! Trains and measures taggers.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{
-    Classes, Counts, DataError, Document, FrameExample, Lengths, Limits, NO_TAG, NumberExample, Scaling,
-    Sentence, Tokens, VideoExample, Vocab, pack, read_frames, read_sentences, read_videos,
-};
+use crate::data::{Counts, DataError, Document, Lengths, NO_TAG, pack};
 use crate::metrics::{Confusion, SpanCounts, SpanScores, marks_spans};
 use crate::models::tagger::Tagger;
 use crate::output::{IGNORE, counted};
@@ -21,15 +18,21 @@ use crate::recipe::{InputName, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
-    Found, LABELS, SavedTagger, TagBatch, TagEncoder, TagLabels, TagSequence, highest, image_shape,
-    number_columns, read_json, tag_all, tagger_config, within,
+    Found, LABELS, SavedTagger, TagBatch, TagEncoder, TagLabels, TagSequence, highest, read_json, tag_all,
+    tagger_config, within,
 };
 use crate::state::State;
-use crate::train::classify::{EVALUATION, WrongExample};
-use crate::train::examples::{ExampleJob, ExampleTask, Parts, deal, draw, groups};
+use crate::train::classify::{EVALUATION, MEASURED, WrongExample};
+use crate::train::examples::{ExampleJob, ExampleTask, Parts};
 use crate::train::job::{Facts, Measured, Objective};
 use crate::train::trainer::train;
-use crate::train::{Control, Event, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json};
+use crate::train::{
+    Control, Event, LargeSources, PartStatistics, Score, Sources, Start, Summary, TrainError, write_json,
+};
+
+use self::sequences::{Encoded, Held, Shelf, StoredParts, build_vocab, collect_labels, read_cut, read_parts};
+
+mod sequences;
 
 /// Sequences that an evaluation keeps.
 const MOST_WRONG: usize = 20;
@@ -48,6 +51,9 @@ pub fn tag(
     start: Start,
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
+    if let Some(large) = &sources.large {
+        return tag_stored(run, recipe, sources, large, start, on_event);
+    }
     let Parts { train: learned, valid, test } = read_parts(recipe, sources)?;
     let labels = match start {
         Start::New => {
@@ -61,31 +67,78 @@ pub fn tag(
         Start::Resume => read_json(run, LABELS)?,
     };
     let encoder = TagEncoder::of(recipe, &labels, || Ok(run.read_vocab()?))?;
-    let encode = |part: Vec<Raw>| -> Result<Vec<Encoded>, DataError> {
+    let encode = |part: Vec<_>| -> Result<Vec<Encoded>, DataError> {
         part.into_iter().map(|raw| Encoded::new(raw, &labels, &encoder)).collect()
     };
     let parts = Parts { train: encode(learned)?, valid: encode(valid)?, test: encode(test)? };
+    learn(Known { run, recipe, labels, encoder }, Held, parts, start, on_event)
+}
+
+/// The same where the files of words and tags are too large to be held.
+fn tag_stored(
+    run: &RunFolder,
+    recipe: &Recipe,
+    sources: &Sources,
+    large: &LargeSources,
+    start: Start,
+    on_event: &mut dyn FnMut(&Event<'_>) -> Control,
+) -> Result<Summary, TrainError> {
+    let stored = StoredParts::read(recipe, sources, large)?;
+    let labels = match start {
+        Start::New => {
+            let labels = stored.labels(recipe)?;
+            run.write_vocab(&stored.vocab(recipe)?)?;
+            write_json(run, LABELS, serde_json::to_string_pretty(&labels))?;
+            labels
+        }
+        Start::Resume => read_json(run, LABELS)?,
+    };
+    let encoder = TagEncoder::of(recipe, &labels, || Ok(run.read_vocab()?))?;
+    let (shelf, parts) = stored.shelved(&labels, &encoder);
+    learn(Known { run, recipe, labels, encoder }, shelf, parts, start, on_event)
+}
+
+/// What a run knows before its first step.
+struct Known<'a> {
+    run: &'a RunFolder,
+    recipe: &'a Recipe,
+    labels: TagLabels,
+    encoder: TagEncoder,
+}
+
+fn learn<S: Shelf>(
+    known: Known<'_>,
+    shelf: S,
+    parts: Parts<S::Example>,
+    start: Start,
+    on_event: &mut dyn FnMut(&Event<'_>) -> Control,
+) -> Result<Summary, TrainError> {
+    let Known { run, recipe, labels, encoder } = known;
     let statistics: Vec<PartStatistics> =
-        parts.named().map(|(name, part)| statistics(name, part, &labels)).collect();
+        parts.named().map(|(name, part)| statistics(name, &shelf, part, &labels)).collect();
+    if let Some(failure) = shelf.failure() {
+        return Err(failure.into());
+    }
     on_event(&Event::Examples { parts: &statistics });
-    if parts.train.iter().all(|encoded| encoded.counted() == 0) {
+    if parts.train.iter().all(|example| shelf.counted(example) == 0) {
         let reason = format!("no step of the training part has a tag other than {NO_TAG}, expected some");
         return Err(DataError::Examples { reason }.into());
     }
 
     let model = tagger_config(recipe, &encoder, &labels).init(&Device::default().autodiff())?;
-    let steps = |part: &[Encoded]| part.iter().map(|encoded| encoded.tags.len()).sum();
+    let steps =
+        |name: &str| statistics.iter().find(|part| part.part == name).map_or(0, |part| part.lengths.total);
     let facts = Facts {
         vocabulary: match &encoder {
             TagEncoder::Words(words) => Some(words.vocab.len()),
             TagEncoder::Numbers { .. } | TagEncoder::Images { .. } => None,
         },
-        train_tokens: Some(steps(&parts.train)),
-        valid_tokens: Some(steps(&parts.valid)),
+        train_tokens: Some(steps("training")),
+        valid_tokens: Some(steps("validation")),
     };
     let judged = if parts.test.is_empty() { parts.valid.clone() } else { parts.test.clone() };
     // A batch in which no step has a tag teaches nothing, and its mean has no number.
-    let train_part = parts.train.into_iter().filter(|encoded| encoded.counted() > 0).collect();
+    let train_part = parts.train.into_iter().filter(|example| shelf.counted(example) > 0).collect();
     let parts = Parts { train: train_part, ..parts };
     let names = || labels.tags.names().iter().map(String::as_str);
     if recipe.train.metric == Some(MetricName::SpanF1) && !marks_spans(names()) {
@@ -97,10 +150,11 @@ pub fn tag(
         return Err(DataError::Examples { reason }.into());
     }
     let (metric, window, train_recipe) = (recipe.train.metric, recipe.train.window, recipe.train.clone());
-    let task = Tagging { labels, encoder, metric, window, train: train_recipe };
+    let shelf = Arc::new(shelf);
+    let task = Tagging { shelf: shelf.clone(), labels, encoder, metric, window, train: train_recipe };
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
-        let evaluation = judge_saved(&SavedTagger::open(run.path())?, &judged);
+        let evaluation = judge_saved(&SavedTagger::open(run.path())?, &*shelf, &judged)?;
         write_json(run, EVALUATION, serde_json::to_string_pretty(&evaluation))?;
     }
     Ok(summary)
@@ -116,7 +170,18 @@ pub fn evaluate_tagger(run: &Path, documents: &[Document]) -> Result<TagEvaluati
         .into_iter()
         .map(|raw| Encoded::new(raw, &saved.labels, &saved.encoder))
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(judge_saved(&saved, &encoded))
+    judge_saved(&saved, &Held, &encoded)
+}
+
+/// The same on files of words and tags that are too large to be held.
+///
+/// # Errors
+/// As [`evaluate_tagger`].
+pub fn evaluate_large_tagger(run: &Path, paths: &[PathBuf]) -> Result<TagEvaluation, TrainError> {
+    let saved = SavedTagger::open(run)?;
+    let stored = StoredParts::measured(&saved.recipe, paths)?;
+    let (shelf, parts) = stored.shelved(&saved.labels, &saved.encoder);
+    judge_saved(&saved, &shelf, &parts.test)
 }
 
 /// How well a tagger does.
@@ -140,199 +205,26 @@ pub struct TagEvaluation {
     pub wrong: Vec<WrongExample>,
 }
 
-/// A sequence as it was read.
-struct Raw {
-    content: Content,
-    tags: Vec<String>,
-    intent: Option<String>,
-    group: Option<String>,
-    file: String,
-    line: usize,
-}
-
-enum Content {
-    Words(Vec<String>),
-    Numbers(NumberExample),
-    /// Images of so many values each.
-    Images(Vec<u8>, usize),
-}
-
-impl Raw {
-    fn truncate(&mut self, most: usize) {
-        self.tags.truncate(most);
-        match &mut self.content {
-            Content::Words(words) => words.truncate(most),
-            Content::Numbers(numbers) => numbers.values.truncate(most * numbers.width),
-            Content::Images(pixels, width) => pixels.truncate(most * *width),
-        }
-    }
-}
-
-fn read(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> {
-    if recipe.data.input == InputName::Text {
-        let raw = |Sentence { words, tags, intent, file, line }| Raw {
-            content: Content::Words(words),
-            tags,
-            intent,
-            group: None,
-            file,
-            line,
-        };
-        return Ok(read_sentences(documents)?.into_iter().map(raw).collect());
-    }
-    if recipe.data.input == InputName::Images {
-        let shape = image_shape(recipe);
-        let raw = |VideoExample { frames, tags, file }| Raw {
-            content: Content::Images(frames, shape.values()),
-            tags,
-            intent: None,
-            group: None,
-            file,
-            line: 1,
-        };
-        return Ok(read_videos(documents, shape, true)?.into_iter().map(raw).collect());
-    }
-    let raw = |FrameExample { numbers, tags }| Raw {
-        tags,
-        intent: None,
-        group: numbers.group.clone(),
-        file: numbers.file.clone(),
-        line: numbers.line,
-        content: Content::Numbers(numbers),
-    };
-    Ok(read_frames(documents, &number_columns(recipe)?, true)?.into_iter().map(raw).collect())
-}
-
-/// A sequence that is ready to be read.
-#[derive(Clone)]
-struct Encoded {
-    sequence: TagSequence,
-    tags: Vec<u32>,
-    /// The tags that the model is to give, one for every step that it makes.
-    wanted: Vec<u32>,
-    intent: u32,
-    place: String,
-}
-
-impl Encoded {
-    fn new(raw: Raw, labels: &TagLabels, encoder: &TagEncoder) -> Result<Encoded, DataError> {
-        let Raw { content, tags, intent, file, line, .. } = raw;
-        let tag = |tag: &String| match tag.as_str() {
-            NO_TAG => Ok(IGNORE),
-            tag => labels.tags.find(tag, &file, line),
-        };
-        let tags = tags.iter().map(tag).collect::<Result<Vec<_>, _>>()?;
-        let intent = match (&labels.intents, &intent) {
-            (Some(intents), Some(intent)) => intents.find(intent, &file, line)?,
-            (None, _) => 0,
-            (Some(_), None) => {
-                let reason = "its sentences have no class, expected a label file beside it as in training";
-                return Err(DataError::File { name: file, reason: reason.to_owned() });
-            }
-        };
-        let sequence = match (content, encoder) {
-            (Content::Words(words), TagEncoder::Words(_)) => TagSequence::Words(words),
-            (Content::Numbers(numbers), TagEncoder::Numbers { scaling, .. }) => {
-                TagSequence::Numbers { values: scaling.apply(&numbers)?, width: numbers.width }
-            }
-            (Content::Images(values, width), TagEncoder::Images { .. }) => {
-                TagSequence::Images { values, width }
-            }
-            _ => unreachable!("data.input says what is read and with what"),
-        };
-        let place = format!("{file}:{line}");
-        Ok(Encoded { wanted: encoder.delayed(&tags), tags, intent, sequence, place })
-    }
-
-    /// Steps whose tag counts.
-    fn counted(&self) -> usize {
-        counted(&self.tags)
-    }
-}
-
-/// Sequences, cut where the recipe says so.
-fn read_cut(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, TrainError> {
-    let mut all = read(recipe, documents)?;
-    if let Some(most) = recipe.data.max_length {
-        all.iter_mut().for_each(|raw| raw.truncate(most));
-    }
-    Ok(all)
-}
-
-fn read_parts(recipe: &Recipe, sources: &Sources) -> Result<Parts<Raw>, TrainError> {
-    let read = |documents: &[Document]| -> Result<Vec<Raw>, TrainError> {
-        if documents.is_empty() { Ok(Vec::new()) } else { read_cut(recipe, documents) }
-    };
-    let (all, valid, test) = (read(&sources.train)?, read(&sources.valid)?, read(&sources.test)?);
-    let of = |place: usize| (all[place].file.as_str(), all[place].group.as_deref());
-    let groups = groups(recipe, sources, all.len(), of)?;
-    // A tag and an intent may have the same name.
-    let labels = |place: usize| {
-        let Raw { tags, intent, .. } = &all[place];
-        let tags = tags.iter().filter(|tag| *tag != NO_TAG).map(|tag| (0, tag));
-        tags.chain(intent.iter().map(|intent| (1, intent)))
-    };
-    let places = draw(all.len(), groups.as_deref(), labels, recipe, sources);
-    Ok(deal(all, places, valid, test)?)
-}
-
-fn build_vocab(recipe: &Recipe, learned: &[Raw]) -> Vocab {
-    let words = learned.iter().filter_map(|raw| match &raw.content {
-        Content::Words(words) => Some(words.iter().map(String::as_str)),
-        Content::Numbers(_) | Content::Images(..) => None,
+fn statistics<S: Shelf>(
+    name: &'static str,
+    shelf: &S,
+    part: &[S::Example],
+    labels: &TagLabels,
+) -> PartStatistics {
+    let names = labels.tags.names();
+    let mut lengths = Vec::with_capacity(part.len());
+    let tags = part.iter().flat_map(|example| {
+        let sequence = shelf.sequence(example);
+        lengths.push(sequence.tags.len());
+        let counted = sequence.tags.iter().filter(|&&tag| tag != IGNORE);
+        counted.map(|&tag| names[tag as usize].as_str()).collect::<Vec<_>>()
     });
-    let limits = Limits { min_count: recipe.data.min_count, size: recipe.data.vocab_size, share: 1.0 };
-    Vocab::of_pieces(Tokens::Word, words.flatten(), limits)
+    let classes = Counts::collect(tags);
+    PartStatistics { part: name, lengths: Lengths::of(lengths), classes }
 }
 
-fn collect_labels(recipe: &Recipe, learned: &[Raw]) -> Result<TagLabels, DataError> {
-    let tags = learned.iter().flat_map(|raw| &raw.tags).map(String::as_str);
-    let tags = Classes::collect(tags.filter(|tag| *tag != NO_TAG));
-    if tags.len() < 2 {
-        let found = tags.names().join(", ");
-        let reason = format!("the training part has the tags [{found}], expected at least two");
-        return Err(DataError::Examples { reason });
-    }
-    let with = learned.iter().filter(|raw| raw.intent.is_some()).count();
-    if with > 0 && with < learned.len() {
-        let without = learned.iter().find(|raw| raw.intent.is_none());
-        let reason =
-            "its sentences have no class, but those of other files have; give all or none a label file";
-        let name = without.map(|raw| raw.file.clone()).unwrap_or_default();
-        return Err(DataError::File { name, reason: reason.to_owned() });
-    }
-    let intents =
-        (with > 0).then(|| Classes::collect(learned.iter().filter_map(|raw| raw.intent.as_deref())));
-    let mut numbers = Vec::new();
-    let mut letters: BTreeSet<String> = BTreeSet::new();
-    for raw in learned {
-        match &raw.content {
-            Content::Words(words) if recipe.model.characters.is_some() => {
-                letters.extend(words.iter().flat_map(|word| word.chars().map(String::from)));
-            }
-            Content::Words(_) | Content::Images(..) => {}
-            Content::Numbers(example) => numbers.push(example),
-        }
-    }
-    let letters = recipe.model.characters.map(|_| Classes::collect(letters.iter().map(String::as_str)));
-    let scaling = match recipe.data.input {
-        InputName::Text | InputName::Images => None,
-        InputName::Numbers | InputName::Audio => Some(Scaling::fit(numbers.into_iter())?),
-    };
-    Ok(TagLabels { tags, intents, letters, scaling })
-}
-
-fn statistics(name: &'static str, part: &[Encoded], labels: &TagLabels) -> PartStatistics {
-    let known = |tag: &u32| labels.tags.names().get(*tag as usize).map_or(NO_TAG, String::as_str);
-    let tags = part.iter().flat_map(|encoded| encoded.tags.iter().map(known));
-    PartStatistics {
-        part: name,
-        lengths: Lengths::of(part.iter().map(|encoded| encoded.tags.len()).collect()),
-        classes: Counts::collect(tags),
-    }
-}
-
-struct Tagging {
+struct Tagging<S> {
+    shelf: Arc<S>,
     labels: TagLabels,
     encoder: TagEncoder,
     metric: Option<MetricName>,
@@ -340,31 +232,36 @@ struct Tagging {
     train: TrainRecipe,
 }
 
-impl Tagging {
-    /// What lies in a window of a batch.
-    fn pack(&self, batch: &[&Encoded], steps: &Range<usize>) -> (TagBatch, Arc<Batch>, Vec<u32>) {
+impl<S: Shelf> Tagging<S> {
+    /// What lies in a window of a batch, and the classes of its sequences.
+    fn pack(
+        &self,
+        batch: &[&S::Example],
+        steps: &Range<usize>,
+    ) -> (TagBatch, Arc<Batch>, Vec<u32>, Vec<u32>) {
+        let batch: Vec<Cow<'_, Encoded>> = batch.iter().map(|example| self.shelf.sequence(example)).collect();
         let sequences: Vec<&TagSequence> = batch.iter().map(|encoded| &encoded.sequence).collect();
         let tags: Vec<&[u32]> = batch.iter().map(|encoded| within(&encoded.wanted, 1, steps)).collect();
+        let intents = batch.iter().map(|encoded| encoded.intent).collect();
         let (read, ragged) = self.encoder.pack(&sequences, steps);
-        (read, Arc::new(ragged), pack(&tags, 1).0)
+        (read, Arc::new(ragged), pack(&tags, 1).0, intents)
     }
 }
 
-impl ExampleTask for Tagging {
+impl<S: Shelf> ExampleTask for Tagging<S> {
     type Model = Tagger;
-    type Example = Encoded;
+    type Example = S::Example;
 
-    fn length(&self, example: &Encoded) -> usize {
-        example.wanted.len()
+    fn length(&self, example: &S::Example) -> usize {
+        self.shelf.length(example)
     }
 
-    fn targets(&self, example: &Encoded) -> usize {
-        example.counted()
+    fn targets(&self, example: &S::Example) -> usize {
+        self.shelf.counted(example)
     }
 
-    fn objective(&self, model: &Tagger, batch: &[&Encoded], noise: Noise, _: u64) -> Objective {
-        let (read, ragged, tags) = self.pack(batch, &(0..usize::MAX));
-        let intents: Vec<u32> = batch.iter().map(|encoded| encoded.intent).collect();
+    fn objective(&self, model: &Tagger, batch: &[&S::Example], noise: Noise, _: u64) -> Objective {
+        let (read, ragged, tags, intents) = self.pack(batch, &(0..usize::MAX));
         let learned = model.learn(read.steps(), &ragged, &tags, &intents, Some(noise));
         Objective::priced(learned, &self.train, &ragged)
     }
@@ -373,26 +270,33 @@ impl ExampleTask for Tagging {
         self.window
     }
 
-    fn targets_within(&self, example: &Encoded, steps: Range<usize>) -> usize {
-        counted(within(&example.wanted, 1, &steps))
+    fn targets_within(&self, example: &S::Example, steps: Range<usize>) -> usize {
+        match self.window {
+            None => self.targets(example),
+            Some(_) => counted(within(&self.shelf.sequence(example).wanted, 1, &steps)),
+        }
     }
 
     fn windowed(
         &self,
         model: &Tagger,
-        batch: &[&Encoded],
+        batch: &[&S::Example],
         steps: Range<usize>,
         state: Option<State>,
         noise: Noise,
         _: u64,
     ) -> (Objective, Option<State>) {
-        let (read, ragged, tags) = self.pack(batch, &steps);
+        let (read, ragged, tags, _) = self.pack(batch, &steps);
         let (learned, state) = model.learn_window(read.steps(), &ragged, &tags, state, Some(noise));
         (Objective::priced(learned, &self.train, &ragged), state)
     }
 
-    fn measure(&self, model: &Tagger, examples: &[Encoded]) -> Measured {
-        let evaluation = judge(&model.valid(), &self.encoder, &self.labels, examples);
+    fn failure(&self) -> Option<DataError> {
+        self.shelf.failure()
+    }
+
+    fn measure(&self, model: &Tagger, examples: &[S::Example]) -> Measured {
+        let evaluation = judge(&model.valid(), &self.encoder, &self.labels, &*self.shelf, examples).0;
         let mut scores = Vec::new();
         scores.extend(evaluation.spans.map(|spans| Score::new("span_f1", spans.f1)));
         scores.push(Score::new("accuracy", evaluation.accuracy));
@@ -423,61 +327,86 @@ impl ExampleTask for Tagging {
     }
 }
 
-fn judge_saved(saved: &SavedTagger, examples: &[Encoded]) -> TagEvaluation {
-    judge(&saved.model, &saved.encoder, &saved.labels, examples)
+fn judge_saved<S: Shelf>(
+    saved: &SavedTagger,
+    shelf: &S,
+    examples: &[S::Example],
+) -> Result<TagEvaluation, TrainError> {
+    let (mut evaluation, wrong) = judge(&saved.model, &saved.encoder, &saved.labels, shelf, examples);
+    let places = shelf.places(&wrong.iter().map(|&place| &examples[place]).collect::<Vec<_>>())?;
+    if let Some(failure) = shelf.failure() {
+        return Err(failure.into());
+    }
+    evaluation.wrong.iter_mut().zip(places).for_each(|(wrong, place)| wrong.place = place);
+    Ok(evaluation)
 }
 
-fn judge(model: &Tagger, encoder: &TagEncoder, labels: &TagLabels, examples: &[Encoded]) -> TagEvaluation {
-    let sequences: Vec<&TagSequence> = examples.iter().map(|encoded| &encoded.sequence).collect();
-    let all = tag_all(model, encoder, labels, &sequences);
+/// How a model does, and which examples it is most wrong about; where those lie is left open.
+fn judge<S: Shelf>(
+    model: &Tagger,
+    encoder: &TagEncoder,
+    labels: &TagLabels,
+    shelf: &S,
+    examples: &[S::Example],
+) -> (TagEvaluation, Vec<usize>) {
     let names = labels.tags.names();
     let has_spans = marks_spans(names.iter().map(String::as_str));
     let mut confusion = Confusion::new(names);
     let mut spans = SpanCounts::default();
     let (mut loss, mut words, mut right_intents) = (0.0, 0, 0);
-    let mut wrong: Vec<(f32, usize)> = Vec::new();
-    for (place, (encoded, found)) in examples.iter().zip(&all).enumerate() {
-        let rows = found.probabilities.chunks_exact(names.len());
-        let mut lowest = f32::INFINITY;
-        for ((&tag, &given), row) in encoded.tags.iter().zip(&found.tags).zip(rows) {
-            if tag != IGNORE {
-                confusion.add(tag, given);
-                words += 1;
-                loss -= f64::from(row[tag as usize].max(f32::MIN_POSITIVE)).ln();
-                if tag != given {
-                    lowest = lowest.min(row[tag as usize]);
+    let mut wrong: Vec<(usize, WrongExample)> = Vec::new();
+    for (number, chunk) in examples.chunks(MEASURED).enumerate() {
+        let chunk: Vec<Cow<'_, Encoded>> = chunk.iter().map(|example| shelf.sequence(example)).collect();
+        let sequences: Vec<&TagSequence> = chunk.iter().map(|encoded| &encoded.sequence).collect();
+        let all = tag_all(model, encoder, labels, &sequences);
+        let mut mistaken: Vec<(f32, usize)> = Vec::new();
+        for (place, (encoded, found)) in chunk.iter().zip(&all).enumerate() {
+            let rows = found.probabilities.chunks_exact(names.len());
+            let mut lowest = f32::INFINITY;
+            for ((&tag, &given), row) in encoded.tags.iter().zip(&found.tags).zip(rows) {
+                if tag != IGNORE {
+                    confusion.add(tag, given);
+                    words += 1;
+                    loss -= f64::from(row[tag as usize].max(f32::MIN_POSITIVE)).ln();
+                    if tag != given {
+                        lowest = lowest.min(row[tag as usize]);
+                    }
                 }
             }
+            if lowest.is_finite() {
+                mistaken.push((lowest, place));
+            }
+            // A step without a tag belongs to no span on either side.
+            let name = |tag: u32| if tag == IGNORE { "O" } else { names[tag as usize].as_str() };
+            let expected: Vec<&str> = encoded.tags.iter().map(|&tag| name(tag)).collect();
+            let given = encoded.tags.iter().zip(&found.tags);
+            let given: Vec<&str> =
+                given.map(|(&tag, &given)| if tag == IGNORE { "O" } else { name(given) }).collect();
+            spans.add(&expected, &given);
+            if labels.intents.is_some() {
+                right_intents += usize::from(highest(&found.intents) == encoded.intent as usize);
+            }
         }
-        if lowest.is_finite() {
-            wrong.push((lowest, place));
-        }
-        // A step without a tag belongs to no span on either side.
-        let name = |tag: u32| if tag == IGNORE { "O" } else { names[tag as usize].as_str() };
-        let expected: Vec<&str> = encoded.tags.iter().map(|&tag| name(tag)).collect();
-        let given = encoded.tags.iter().zip(&found.tags);
-        let given: Vec<&str> =
-            given.map(|(&tag, &given)| if tag == IGNORE { "O" } else { name(given) }).collect();
-        spans.add(&expected, &given);
-        if labels.intents.is_some() {
-            right_intents += usize::from(highest(&found.intents) == encoded.intent as usize);
-        }
+        mistaken.sort_by(|a, b| a.0.total_cmp(&b.0));
+        wrong.extend(mistaken.into_iter().take(MOST_WRONG).map(|(probability, place)| {
+            let example = wrong_example(&chunk[place], &all[place], names, probability);
+            (number * MEASURED + place, example)
+        }));
+        wrong.sort_by(|a, b| a.1.probability.total_cmp(&b.1.probability).then(a.0.cmp(&b.0)));
+        wrong.truncate(MOST_WRONG);
     }
-    wrong.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    wrong.truncate(MOST_WRONG);
-    TagEvaluation {
+    let (places, wrong) = wrong.into_iter().unzip();
+    let evaluation = TagEvaluation {
         sentences: examples.len(),
         words,
         loss: loss / words.max(1) as f64,
         accuracy: confusion.accuracy(),
         spans: has_spans.then(|| spans.scores()),
         intent_accuracy: labels.intents.as_ref().map(|_| right_intents as f64 / examples.len().max(1) as f64),
-        wrong: wrong
-            .into_iter()
-            .map(|(probability, place)| wrong_example(&examples[place], &all[place], names, probability))
-            .collect(),
+        wrong,
         confusion,
-    }
+    };
+    (evaluation, places)
 }
 
 /// A sentence with its mistakes, `word[right tag, not found tag]`, or how many steps of a sequence are wrong.
@@ -506,7 +435,7 @@ fn wrong_example(encoded: &Encoded, found: &Found, names: &[String], probability
     };
     let name = |tag: Option<u32>| tag.map_or(String::new(), |tag| names[tag as usize].clone());
     WrongExample {
-        place: encoded.place.clone(),
+        place: String::new(),
         shown,
         expected: name(mistaken.first().map(|pair| pair.0)),
         found: name(mistaken.first().map(|pair| pair.1)),

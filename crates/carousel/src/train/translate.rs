@@ -118,7 +118,11 @@ pub fn evaluate_translator(
                       run say which column it reads";
         return Err(DataError::Examples { reason: reason.to_owned() }.into());
     }
-    Ok(judge(&saved.model, &saved.recipe, &saved.sides, &prepared.parts[0], search))
+    let left_out = prepared.counts[0].empty;
+    Ok(TranslateEvaluation {
+        left_out,
+        ..judge(&saved.model, &saved.recipe, &saved.sides, &prepared.parts[0], search)
+    })
 }
 
 /// How well a translator does.
@@ -126,6 +130,9 @@ pub fn evaluate_translator(
 pub struct TranslateEvaluation {
     /// Different sources.
     pub sentences: usize,
+    /// Pairs that were left out because a side is empty.
+    #[serde(default)]
+    pub left_out: usize,
     /// References; a source may have several, equal ones count once.
     pub references: usize,
     /// Tokens of the references, `<eos>` included.
@@ -291,6 +298,7 @@ fn judge(
     let examples = grouped.first.iter().zip(&grouped.references).zip(answers.iter().zip(&best)).take(SHOWN);
     TranslateEvaluation {
         sentences: answers.len(),
+        left_out: 0,
         references: grouped.references.iter().map(Vec::len).sum(),
         tokens,
         loss: mean(nats),
