@@ -133,23 +133,35 @@ fn table(measured: &ForecastEvaluation) -> String {
     let mut text = format!("{:<22}", "");
     COLUMNS.iter().for_each(|name| text.push_str(&format!("{name:>13}")));
     text.push('\n');
-    for (name, values) in rows(measured) {
-        text.push_str(&output::padded(&output::shortened(&name, 21), 22));
+    let rows = rows(measured);
+    for (name, values) in rows.iter().take(MOST_ROWS) {
+        text.push_str(&output::padded(&output::shortened(name, 21), 22));
         values.iter().for_each(|value| text.push_str(&format!("{value:>13}")));
         text.push('\n');
+    }
+    if rows.len() > MOST_ROWS {
+        text.push_str(&format!("and {} rows more; --json and the report have all\n", rows.len() - MOST_ROWS));
     }
     text
 }
 
+/// Rows of a table that are shown on a terminal.
+const MOST_ROWS: usize = 60;
+
 const COLUMNS: [&str; 4] = ["MAE", "RMSE", "sMAPE", "MASE"];
 
-/// The rows of a back-test's table.
+/// The rows of a back-test's table. Errors of several columns have no unit in common, so only those without one are
+/// told of all together.
 fn rows(measured: &ForecastEvaluation) -> Vec<(String, Vec<String>)> {
     let mut rows = Vec::new();
     let mut add = |of: &str, contest: &Contest| {
         let mut row = |name: &str, errors: &ForecastErrors| {
             let name = if of.is_empty() { name.to_owned() } else { format!("{of}: {name}") };
-            rows.push((name, values(errors)));
+            let mut values = values(errors);
+            if of.is_empty() && measured.columns.len() > 1 {
+                values[..2].fill("-".to_owned());
+            }
+            rows.push((name, values));
         };
         row("model", &contest.model);
         row("naive", &contest.naive);

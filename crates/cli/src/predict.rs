@@ -140,6 +140,17 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
         return each_lines(&[], answer);
     }
     for path in &args.files {
+        if path.is_dir() {
+            // A text a file, as it may have been learned from.
+            for document in read_documents(std::slice::from_ref(path))? {
+                let text = String::from_utf8_lossy(&document.bytes);
+                let answers = saved.predict(&[unmarked(&text).trim()]);
+                let place = if args.json { String::new() } else { format!("{}\t", document.name) };
+                let told: String = answers.iter().map(|one| shown(args, saved, one)).collect();
+                output::result(&format!("{place}{told}"))?;
+            }
+            continue;
+        }
         match texts_of(saved, path)? {
             Some(texts) => texts.chunks(TOGETHER).try_for_each(answer)?,
             None => each_lines(std::slice::from_ref(path), answer)?,

@@ -181,13 +181,16 @@ impl Progress {
         let number = |count: usize| thousands(count as u64);
         let empty =
             if lengths.empty > 0 { format!(", {} empty", number(lengths.empty)) } else { String::new() };
-        self.line(&format!(
-            "{part:<10} {:>9} sequences of {} to {} steps, half up to {}{empty}",
-            number(lengths.count),
-            number(lengths.shortest),
-            number(lengths.longest),
-            number(lengths.median)
-        ));
+        let sequences = if lengths.count == 1 { "sequence" } else { "sequences" };
+        let steps = match lengths.shortest == lengths.longest {
+            true => format!("{} steps", number(lengths.longest)),
+            false => {
+                let [shortest, longest, median] =
+                    [lengths.shortest, lengths.longest, lengths.median].map(number);
+                format!("{shortest} to {longest} steps, half up to {median}")
+            }
+        };
+        self.line(&format!("{part:<10} {:>9} {sequences} of {steps}{empty}", number(lengths.count)));
         let all: usize = classes.by_class.iter().map(|(_, count)| count).sum();
         let shown = classes.by_class.iter().take(MOST_CLASSES).map(|(name, count)| {
             let name = shortened(&visible(name), 24);

@@ -5,7 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
-use carousel::data::{Document, Documents, GivenPaths, lies_beside_others, list_files, read_documents};
+use carousel::data::{
+    Document, Documents, GivenPaths, are_single_texts, lies_beside_others, list_files, read_documents,
+};
 use carousel::recipe::{InputName, Recipe, Task};
 use carousel::run::RunFolder;
 use carousel::train::{LargeSources, Prepared, Sources};
@@ -55,7 +57,7 @@ impl Part {
             let names: Vec<String> = self.paths.iter().map(|path| path.display().to_string()).collect();
             let text = if names.is_empty() { "the built-in text".to_owned() } else { names.join(", ") };
             output::message(format_args!(
-                "warning: {text} changed since this run began; it continues on the new text"
+                "warning: {text} changed since this run began; it continues on the new text, and parts that are drawn are drawn anew"
             ));
         }
         Ok(())
@@ -126,22 +128,24 @@ impl SourceList {
 
 /// How much text is held in memory.
 #[derive(Clone, Copy)]
-pub(crate) enum Held {
+pub(crate) enum Held<'a> {
     /// All.
     All,
     /// No more than so many megabytes; what is more is read piece by piece.
     Megabytes(usize),
     /// The same of words and tags; files that belong together line by line are held.
     Sentences(usize),
+    /// The same of tables with a column of texts; files that hold one text each are held.
+    Rows(usize, &'a str),
 }
 
-impl Held {
-    pub(crate) fn of(recipe: &Recipe) -> Held {
+impl Held<'_> {
+    pub(crate) fn of(recipe: &Recipe) -> Held<'_> {
         // Lines are put into another order, so all of them are held.
         let streams = recipe.data.documents == Documents::Files;
         match (recipe.task, recipe.data.input) {
             (Task::Lm, _) if streams => Held::Megabytes(recipe.data.memory),
-            (Task::Classify, InputName::Text) => Held::Megabytes(recipe.data.memory),
+            (Task::Classify, InputName::Text) => Held::Rows(recipe.data.memory, &recipe.data.text),
             (Task::Tag, InputName::Text) => Held::Sentences(recipe.data.memory),
             _ => Held::All,
         }
@@ -149,12 +153,27 @@ impl Held {
 
     /// Whether some files are more than that. What is compressed or comes through a pipe has to be held.
     pub(crate) fn is_less_than(self, paths: &[PathBuf]) -> anyhow::Result<bool> {
-        let (Held::Megabytes(most) | Held::Sentences(most)) = self else { return Ok(false) };
+        let (Held::Megabytes(most) | Held::Sentences(most) | Held::Rows(most, _)) = self else {
+            return Ok(false);
+        };
         let (files, bytes) = list_files(paths)?;
         let compressed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
         let together = |path: &PathBuf| matches!(self, Held::Sentences(_)) && lies_beside_others(path);
         let is_held = |path: &PathBuf| compressed(path) || together(path) || !path.is_file();
-        Ok(bytes > (most as u64) << 20 && !files.iter().any(is_held))
+        if bytes <= (most as u64) << 20 || files.iter().any(is_held) {
+            return Ok(false);
+        }
+        let Held::Rows(_, column) = self else { return Ok(true) };
+        // The first file's beginning tells a table; the names of all, that they hold one text each.
+        let mut first = vec![0; 1 << 16];
+        let read = fs::File::open(&files[0]).and_then(|mut file| file.read(&mut first));
+        first.truncate(read.with_context(|| format!("could not read {}", files[0].display()))?);
+        let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+        let told = names
+            .iter()
+            .enumerate()
+            .map(|(place, name)| (name.as_str(), if place == 0 { first.as_slice() } else { &[][..] }));
+        Ok(!are_single_texts(told, column))
     }
 }
 
@@ -206,6 +225,11 @@ fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) 
     }
     if !train.is_empty() && held.is_less_than(&given)? {
         let [train, valid, test] = [train, valid, test].map(<[PathBuf]>::to_vec);
+        let megabytes = list_files(&given)?.1 >> 20;
+        output::message(format_args!(
+            "indexing {} MB, which stay in their files (data.memory)",
+            carousel::report::thousands(megabytes)
+        ));
         let large = LargeSources { train, valid, test, ..LargeSources::default() };
         return Ok(Sources { large: Some(large), ..Sources::default() });
     }

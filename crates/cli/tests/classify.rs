@@ -132,6 +132,29 @@ fn classes_are_learned_measured_and_told() {
 }
 
 #[test]
+fn files_that_hold_a_text_each_have_the_class_of_their_folder() {
+    let home = home();
+    for number in 0..60 {
+        home.write(&format!("texts/good/{number}.txt"), format!("it was good,\nyes, {number} times"));
+        home.write(&format!("texts/bad/{number}.txt"), format!("it was bad,\nno, {number} times"));
+    }
+    for memory in [64, 0] {
+        let out = format!("--out folders-{memory} --set data.memory={memory}");
+        let said = home.carousel(&format!("train recipe.toml --data texts --json {out}")).succeeds();
+        assert!(said.json()["accuracy"].as_f64() > Some(0.95), "{}", said.stdout);
+        assert!(said.stderr.contains("good "), "{}", said.stderr);
+    }
+    let measured = home.carousel("eval folders-64 --data texts --json").succeeds().json();
+    assert_eq!(measured["examples"], 120);
+    let told = home.carousel("predict folders-64 texts/good").succeeds().stdout;
+    assert_eq!(told.lines().count(), 60);
+    assert!(
+        told.lines().all(|line| line.starts_with("texts/good/") && line.contains(".txt\tgood\t")),
+        "{told}"
+    );
+}
+
+#[test]
 fn every_form_of_table_and_kind_of_model_is_learned_from() {
     let home = home();
     let rows = reviews(300);

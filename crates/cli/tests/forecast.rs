@@ -148,8 +148,8 @@ fn several_columns_scales_and_models_are_learned() {
     }
     let told =
         home.carousel("train bare.toml --data a.csv b.csv --valid c.csv --test d.csv --out bare").succeeds();
-    assert!(told.stderr.contains("training           2 sequences of 40 to 40 steps"), "{}", told.stderr);
-    assert!(told.stderr.contains("test               1 sequences of 40 to 40 steps"), "{}", told.stderr);
+    assert!(told.stderr.contains("training           2 sequences of 40 steps"), "{}", told.stderr);
+    assert!(told.stderr.contains("test               1 sequence of 40 steps"), "{}", told.stderr);
 }
 
 #[test]

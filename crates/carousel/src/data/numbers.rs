@@ -349,7 +349,15 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
     let width = match shape[..] {
         [_] => 1,
         [_, width] if width > 0 => width,
-        _ => return Err(fails(document, format!("its shape is {shape:?}, expected [steps, values]"))),
+        _ => {
+            return Err(fails(
+                document,
+                format!(
+                    "its shape is {shape:?}, expected [steps, values]; many sequences \
+                                             stand in an .npz archive, as x of [N, T, C] and y"
+                ),
+            ));
+        }
     };
     Ok((values, width))
 }

@@ -1,6 +1,9 @@
-//! Texts with classes, from tables.
+//! Texts with classes, from tables, or a file each.
 
-use super::{DataError, Document, Quoting, read_table};
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::{DataError, Document, Quoting, fails, read_table, text_of, unmarked};
 
 /// Which columns hold what.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +36,51 @@ pub struct TextExample {
 /// What is wrong with a row whose class has no name.
 pub(super) const NO_LABEL: &str = "the label is empty, expected the name of a class";
 
-/// Reads the texts of tables.
+/// Whether each of some files, told by name and beginning, is one text, and the folder it lies in its class: there are
+/// several folders, names end in `.txt` or have no ending, and none begins like a table with the column of texts.
+pub fn are_single_texts<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>, column: &str) -> bool {
+    let mut folders = HashSet::new();
+    for (name, beginning) in files {
+        let path = Path::new(name.strip_suffix(".gz").unwrap_or(name));
+        let is_text = path.extension().is_none_or(|ending| ending.eq_ignore_ascii_case("txt"));
+        let first = beginning.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let first = String::from_utf8_lossy(first);
+        let mut names = unmarked(&first).split(['\t', ',', ';']);
+        if !is_text || names.any(|name| name.trim().trim_matches('"') == column) {
+            return false;
+        }
+        folders.insert(path.parent().and_then(Path::file_name).map(ToOwned::to_owned));
+    }
+    folders.len() > 1 && !folders.contains(&None)
+}
+
+fn read_single_text(document: &Document) -> Result<TextExample, DataError> {
+    let text = text_of(document)?.trim().to_owned();
+    let folder = Path::new(&document.name).parent().and_then(Path::file_name).unwrap_or_default();
+    let (label, file) = (folder.to_string_lossy().into_owned(), document.name.clone());
+    Ok(TextExample { text, label, group: None, file, line: 1 })
+}
+
+/// Reads the texts of tables, or of files that hold one each.
 ///
 /// # Errors
 /// [`DataError`] for a table that does not do, a column that is missing, and a label that is empty.
 pub fn read_texts(documents: &[Document], columns: TextColumns<'_>) -> Result<Vec<TextExample>, DataError> {
+    let files = documents.iter().map(|document| (document.name.as_str(), document.bytes.as_slice()));
+    if columns.label.is_some() && are_single_texts(files, columns.text) {
+        return documents.iter().map(read_single_text).collect();
+    }
     let mut examples = Vec::new();
     for document in documents {
+        let name = document.name.to_ascii_lowercase();
+        let hint = match name.rsplit('.').next() {
+            Some("npy" | "npz") => "it holds numbers; set data.input=numbers",
+            Some("wav") => "it holds sound; set data.input=audio",
+            _ => "",
+        };
+        if !hint.is_empty() {
+            return Err(fails(document, hint));
+        }
         let table = read_table(document, columns.quoting)?;
         let text = table.column(columns.text, "data.text")?;
         let label = columns.label.map(|label| table.column(label, "data.label")).transpose()?;
@@ -61,4 +102,39 @@ pub fn read_texts(documents: &[Document], columns: TextColumns<'_>) -> Result<Ve
         }
     }
     Ok(examples)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_name_the_classes_of_files_with_a_text_each() {
+        let document =
+            |(name, text): (&str, &str)| Document { name: name.to_owned(), bytes: text.as_bytes().to_vec() };
+        let columns = TextColumns { text: "text", label: Some("label"), group: None, quoting: Quoting::On };
+        let check = |files: &[(&str, &str)], expected: Result<&[(&str, &str)], &str>| {
+            let documents: Vec<Document> = files.iter().copied().map(document).collect();
+            let found = read_texts(&documents, columns).map_err(|error| error.to_string());
+            let told: Result<Vec<(&str, &str)>, &str> = match &found {
+                Ok(examples) => {
+                    Ok(examples.iter().map(|one| (one.text.as_str(), one.label.as_str())).collect())
+                }
+                Err(error) => Err(error),
+            };
+            assert_eq!(told, expected.map(<[_]>::to_vec));
+        };
+        check(
+            &[("d/neg/1.txt", "bad,\nvery"), ("d/pos/1.txt", "\u{feff}good\n"), ("d/pos/49960", "text")],
+            Err("d/neg/1.txt:2: 1 fields, expected 2 as in the header"),
+        );
+        check(
+            &[("d/neg/1.txt", "bad,\nvery"), ("d/pos/1.txt", "\u{feff}good\n"), ("d/pos/49960", "a text")],
+            Ok(&[("bad,\nvery", "neg"), ("good", "pos"), ("a text", "pos")]),
+        );
+        let table = "text\tlabel\na\tx\n";
+        check(&[("d/a/t.txt", table), ("d/b/t.txt", table)], Ok(&[("a", "x"), ("a", "x")]));
+        check(&[("a.npz", "")], Err("a.npz: it holds numbers; set data.input=numbers"));
+    }
 }

@@ -283,6 +283,10 @@ impl ExampleTask for Forecasting {
         let ForecastErrors { mae, rmse, smape, mase } = errors.model;
         let mut scores = vec![Score::new("mae", mae), Score::new("rmse", rmse), Score::new("smape", smape)];
         scores.extend(mase.map(|mase| Score::new("mase", mase)));
+        // Of several columns, which have no unit in common, those without one come first.
+        if self.set.names.targets.len() > 1 {
+            scores.rotate_left(2);
+        }
         scores.extend(pinball.map(|pinball| Score::new("pinball", pinball)));
         Measured { loss, targets, scores, ..Measured::default() }
     }
