@@ -373,7 +373,7 @@ pub(super) fn number(text: &str, name: &str, line: usize, column: &str) -> Resul
     match text.parse::<f64>() {
         Ok(value) if (value as f32).is_finite() => Ok(value),
         Ok(_) => wrong("finite number", HOLE),
-        Err(_) if ["", "na", "n/a", "null", "none", "-"].contains(&text.to_ascii_lowercase().as_str()) => {
+        Err(_) if ["", "na", "n/a", "null", "none", "-", "?"].contains(&text.to_ascii_lowercase().as_str()) => {
             wrong("number", HOLE)
         }
         Err(_) if text.replace(',', "").parse::<f64>().is_ok() => {
