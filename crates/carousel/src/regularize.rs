@@ -52,7 +52,9 @@ impl Noise {
     /// locked to a sequence drop out as in the whole update, the rest is drawn anew.
     #[must_use]
     pub fn reading(self, index: u64) -> Noise {
-        Noise { free: key(&[self.key, index]), ..self }
+        // The first one is the update's own, as where there is no other.
+        let free = if index == 0 { self.key } else { key(&[self.key, index]) };
+        Noise { free, ..self }
     }
 
     /// The keys of all masks inside the steps of a layer in one direction.
@@ -68,7 +70,7 @@ impl Noise {
 
     /// The choices of one part of a model that has several.
     pub(crate) fn part(self, part: u64) -> Noise {
-        Noise::new(&[self.key, part])
+        Noise { key: key(&[self.key, part]), free: key(&[self.free, part]) }
     }
 
     /// A seed for what is drawn for a purpose one after the other.

@@ -1,11 +1,13 @@
 //! `carousel predict`: answers lines as they come, from stdin or from files.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use carousel::data::{
-    Document, NumberExample, Quoting, TextColumns, list_files, read_documents, read_sentences, read_texts,
-    unmarked,
+    Document, IndexedTexts, NumberExample, Quoting, StoredTexts, TagColumns, TextColumns, Tokens, list_files,
+    names_column, read_documents, read_sentences, read_table, unmarked,
 };
 use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
@@ -142,57 +144,65 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
     for path in &args.files {
         if path.is_dir() {
             // A text a file, as it may have been learned from.
-            for document in read_documents(std::slice::from_ref(path))? {
-                let text = String::from_utf8_lossy(&document.bytes);
-                let answers = saved.predict(&[unmarked(&text).trim()]);
-                let place = if args.json { String::new() } else { format!("{}\t", document.name) };
-                let told: String = answers.iter().map(|one| shown(args, saved, one)).collect();
-                output::result(&format!("{place}{told}"))?;
+            let documents = read_documents(std::slice::from_ref(path))?;
+            for documents in documents.chunks(TOGETHER) {
+                let texts: Vec<_> = documents.iter().map(|one| String::from_utf8_lossy(&one.bytes)).collect();
+                let answers =
+                    saved.predict(&texts.iter().map(|text| unmarked(text).trim()).collect::<Vec<_>>());
+                let told = documents.iter().zip(&answers).map(|(document, answer)| {
+                    let place = if args.json { String::new() } else { format!("{}\t", document.name) };
+                    place + &shown(args, saved, answer)
+                });
+                output::result(&told.collect::<String>())?;
             }
-            continue;
-        }
-        match texts_of(saved, path)? {
-            Some(texts) => texts.chunks(TOGETHER).try_for_each(answer)?,
-            None => each_lines(std::slice::from_ref(path), answer)?,
+        } else if is_table(saved, path)? {
+            let data = &saved.recipe.data;
+            let quoting = if data.quoting { Quoting::On } else { Quoting::Off };
+            let columns = TextColumns { text: &data.text, label: None, group: None, quoting };
+            // The rows stay in their file: it may be large.
+            let IndexedTexts { texts, rows, .. } =
+                StoredTexts::index(std::slice::from_ref(path), columns, Tokens::Byte)?;
+            for rows in rows.chunks(TOGETHER) {
+                let read: Vec<String> = rows.iter().map(|row| texts.text(row)).collect();
+                texts.failure().map_or(Ok(()), Err)?;
+                answer(&read)?;
+            }
+        } else {
+            each_lines(std::slice::from_ref(path), answer)?;
         }
     }
     Ok(())
 }
 
-/// The texts of a table such as the run learned from, or of one without classes. `None`: the file is read by lines.
-fn texts_of(saved: &SavedClassifier, path: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    const OBJECTS: [&str; 3] = [".jsonl", ".ndjson", ".json"];
-    let data = &saved.recipe.data;
-    let holds_objects = has_ending(path, &OBJECTS);
+/// Whether a file is a table such as the run learned from, or one without classes; others are read by lines.
+fn is_table(saved: &SavedClassifier, path: &Path) -> anyhow::Result<bool> {
+    let column = &saved.recipe.data.text;
+    let holds_objects = has_ending(path, &[".jsonl", ".ndjson", ".json"]);
     if !path.is_file() || !holds_objects && !has_ending(path, &[".csv", ".tsv", ".tab"]) {
-        return Ok(None);
+        return Ok(false);
     }
-    let documents = read_documents(&[path.to_owned()])?;
-    let text = String::from_utf8_lossy(&documents[0].bytes);
-    let first = unmarked(&text).lines().next().unwrap_or_default();
-    let has_column = match holds_objects {
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("could not read {name}"))?;
+    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+    let mut told = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
+    let has_column = told.find(|line| !line.trim().is_empty()).is_some_and(|first| match holds_objects {
+        // The reader of tables knows columns within columns.
         true => {
-            serde_json::from_str::<Map<String, Value>>(first).is_ok_and(|row| row.contains_key(&data.text))
+            let document = Document { name: name.clone(), bytes: first.into_bytes() };
+            read_table(&document, Quoting::On).is_ok_and(|table| table.place(column).is_some())
         }
-        false => first.split(['\t', ',', ';']).any(|name| name.trim().trim_matches('"') == data.text),
-    };
+        false => names_column(&first, column),
+    });
     if !has_column {
-        let (path, column) = (path.display(), &data.text);
         output::message(format_args!(
-            "note: {path} has no column {column:?}, so its lines are answered as they stand"
+            "note: {name} has no column {column:?}, so its lines are answered as they stand"
         ));
-        return Ok(None);
     }
-    let quoting = if data.quoting { Quoting::On } else { Quoting::Off };
-    let columns = TextColumns { text: &data.text, label: None, group: None, quoting };
-    let texts = read_texts(&documents, columns)?;
-    Ok(Some(texts.into_iter().map(|example| example.text).collect()))
+    Ok(has_column)
 }
 
-/// Whether a file's name, packed or not, ends so.
 fn has_ending(path: &Path, endings: &[&str]) -> bool {
     let name = path.to_string_lossy().to_lowercase();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
     endings.iter().any(|ending| name.ends_with(ending))
 }
 
@@ -272,7 +282,10 @@ fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
     for path in &args.files {
         // Files with a word a line have its tag beside it, which is not asked for.
         if has_ending(path, &[".conllu", ".conll", ".iob", ".iob2", ".bio"]) {
-            let found = read_sentences(&read_documents(&[path.to_owned()])?, saved.columns())?;
+            let found = read_sentences(
+                &read_documents(&[path.to_owned()])?,
+                TagColumns { untagged: true, ..saved.columns() },
+            )?;
             let sentences: Vec<Vec<String>> = found.into_iter().map(|sentence| sentence.words).collect();
             sentences.chunks(TOGETHER).try_for_each(answer)?;
         } else {

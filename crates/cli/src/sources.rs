@@ -169,11 +169,7 @@ impl Held<'_> {
         let read = fs::File::open(&files[0]).and_then(|mut file| file.read(&mut first));
         first.truncate(read.with_context(|| format!("could not read {}", files[0].display()))?);
         let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-        let told = names
-            .iter()
-            .enumerate()
-            .map(|(place, name)| (name.as_str(), if place == 0 { first.as_slice() } else { &[][..] }));
-        Ok(!are_single_texts(told, column))
+        Ok(!are_single_texts(names.iter().map(String::as_str), &first, column))
     }
 }
 
@@ -220,16 +216,10 @@ fn texts(sources: &Sources) -> [Text<'_>; 3] {
 
 fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) -> anyhow::Result<Sources> {
     let given = [train, valid, test].concat();
-    if let ([folder], [], []) = (train, valid, test) {
-        note_parts(folder)?;
-    }
     if !train.is_empty() && held.is_less_than(&given)? {
         let [train, valid, test] = [train, valid, test].map(<[PathBuf]>::to_vec);
-        let megabytes = list_files(&given)?.1 >> 20;
-        output::message(format_args!(
-            "indexing {} MB, which stay in their files (data.memory)",
-            carousel::report::thousands(megabytes)
-        ));
+        let megabytes = carousel::report::thousands((list_files(&given)?.1 >> 20).max(1));
+        output::message(format_args!("indexing {megabytes} MB, which stay in their files (data.memory)"));
         let large = LargeSources { train, valid, test, ..LargeSources::default() };
         return Ok(Sources { large: Some(large), ..Sources::default() });
     }
@@ -238,26 +228,24 @@ fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) 
     Ok(Sources { train, valid: read(valid)?, test: read(test)?, large: None })
 }
 
-/// Tells that a folder's files are read as one where their names say that they are parts.
-fn note_parts(folder: &Path) -> anyhow::Result<()> {
+/// Tells that a folder's files are read as one where their paths say that they are parts.
+pub(crate) fn note_parts(folder: &Path) -> anyhow::Result<()> {
     if !folder.is_dir() || Prepared::recipe_in(folder).is_some() {
         return Ok(());
     }
     let (files, _) = list_files(&[folder.to_owned()])?;
+    let below = |file: &Path| file.strip_prefix(folder).unwrap_or(file).to_string_lossy().into_owned();
     let says = |wanted: &[&str]| {
-        files.iter().find(|file| {
-            let name = file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-            name.split(|letter: char| !letter.is_alphanumeric()).any(|word| wanted.contains(&word))
+        files.iter().map(|file| below(file)).find(|path| {
+            let words = path.to_lowercase();
+            words.split(|letter: char| !letter.is_alphanumeric()).any(|word| wanted.contains(&word))
         })
     };
     let others = says(&["test", "valid", "validation", "val", "dev"]);
     if let (Some(train), Some(other)) = (says(&["train", "training"]), others) {
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         output::message(format_args!(
-            "note: {} and {} are both learned from, for --data is the whole folder;\n      --valid and --test keep \
-             parts apart",
-            name(train),
-            name(other)
+            "note: {train} and {other} are both learned from, for --data is the whole folder;\n      --valid and --test \
+             keep parts apart"
         ));
     }
     Ok(())

@@ -20,7 +20,7 @@ use crate::machine::MachineArgs;
 use crate::measure::Measure;
 use crate::output::{self, Form, message, visible};
 use crate::progress::{Progress, WIDTH};
-use crate::sources::{Held, SourceList};
+use crate::sources::{Held, SourceList, note_parts};
 use crate::usage::BadUsage;
 use crate::wording::{cell_name, duration, rounded, score_line};
 use crate::{forecast, report};
@@ -42,6 +42,7 @@ Examples:
   carousel train recipes/NAME.toml --data train.txt --valid valid.txt
   carousel train lm --data names.txt --set data.documents=lines  a name a line
   carousel train classify --data reviews.tsv  texts and classes, by column
+  carousel train classify --data texts/       a text a file, a folder a class
   carousel train tag --data train.conll       a label for every word
   carousel train tag --data sensors/ --set data.input=numbers   for every step
   carousel train caption --data pictures.tsv  images and sentences about them
@@ -205,6 +206,11 @@ fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
         let message =
             format!("the task {task} needs --data: files with examples; see `carousel train --help`");
         return Err(BadUsage(message).into());
+    }
+    if let ([folder], [], [], false) =
+        (&args.data[..], &args.valid[..], &args.test[..], recipe.task == Task::Lm)
+    {
+        note_parts(folder)?;
     }
     let (list, sources) = if recipe.task.has_epochs() {
         let (list, sources) = SourceList::read(&args.data, &args.valid, &args.test, Held::of(&recipe))?;

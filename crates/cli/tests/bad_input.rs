@@ -498,7 +498,7 @@ fn every_broken_file_is_named_with_what_was_found_and_wanted() {
             "translate",
             "a.tsv",
             b"1\tHi.\t2\tSalut.\n3\tRun!\t4\tCours !\n",
-            ["a.tsv:", "columns 1 and 3 are numbers alone", "expected text; set data.source"],
+            ["a.tsv:", "columns 1 and 3 number the texts beside them", "set data.source=2 and data.target=4"],
         ),
         ("translate", "a.tsv", b"a\tb\nc\n", ["a.tsv:2:", "1 column between tabs", "expected at least 2"]),
     ];

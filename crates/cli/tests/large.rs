@@ -106,6 +106,30 @@ fn animals(rows: usize) -> String {
     "text,label,author\n".to_owned() + &(0..rows).map(row).collect::<String>()
 }
 
+/// Held in memory and left in its files the same data teaches the same, and is measured alike.
+fn learned_alike(home: &Home, train: &str, other: &str, (name, more): (&str, &str)) {
+    let learn = |run: &str, memory: usize| {
+        let set = format!("--set data.memory={memory} {more}");
+        let mut told = home.carousel(&format!("{train} --out {run} --json {set}")).succeeds().json();
+        told["run"] = serde_json::Value::Null;
+        told["tokens_per_second"] = serde_json::Value::Null;
+        told
+    };
+    let (held, stored) = (format!("held-{name}"), format!("stored-{name}"));
+    assert_eq!(learn(&held, 64), learn(&stored, 0), "{name}");
+    for file in ["vocab.json", "labels.json", "evaluation.json"] {
+        let read = |run: &str| home.read(&format!("{run}/{file}"));
+        assert_eq!(read(&held), read(&stored), "{name}: {file}");
+    }
+    assert!(home.weights(&held) == home.weights(&stored), "{name}: other weights");
+    let eval = |run: &str| {
+        let mut told = home.carousel(&format!("eval {run} --data {other} --json")).succeeds().json();
+        told["run"] = serde_json::Value::Null;
+        told
+    };
+    assert_eq!(eval(&held), eval(&stored), "{name}");
+}
+
 #[test]
 fn tables_that_are_read_row_by_row_are_learned_alike() {
     let home = Home::new();
@@ -118,32 +142,7 @@ fn tables_that_are_read_row_by_row_are_learned_alike() {
         ("word", "--set data.tokens=word --set data.group=author --set data.max_length=3"),
         ("given", "--set data.tokens=byte --valid more.csv --set train.class_weights=balanced"),
     ] {
-        let train = |run: &str, memory: usize| {
-            let set = format!("--set data.memory={memory} {more}");
-            let train = format!("train classify.toml --data tables --out {run} --json {set}");
-            home.carousel(&train).succeeds().json()
-        };
-        let (held, stored) = (format!("held-{name}"), format!("stored-{name}"));
-        let (mut one, mut two) = (train(&held, 64), train(&stored, 0));
-        for told in [&mut one, &mut two] {
-            told["run"] = serde_json::Value::Null;
-            told["tokens_per_second"] = serde_json::Value::Null;
-        }
-        assert_eq!(one, two, "{name}");
-        for file in ["vocab.json", "labels.json", "evaluation.json"] {
-            assert_eq!(
-                home.read(&format!("{held}/{file}")),
-                home.read(&format!("{stored}/{file}")),
-                "{name}"
-            );
-        }
-        assert!(home.weights(&held) == home.weights(&stored), "{name}: other weights");
-        let eval = |run: &str| {
-            let mut told = home.carousel(&format!("eval {run} --data more.csv --json")).succeeds().json();
-            told["run"] = serde_json::Value::Null;
-            told
-        };
-        assert_eq!(eval(&held), eval(&stored), "{name}");
+        learned_alike(&home, "train classify.toml --data tables", "more.csv", (name, more));
     }
     // Byte pairs are batched by their characters: another order, the same task.
     let bpe = "--set data.memory=0 --set data.tokens=bpe --set data.vocab_size=270";
@@ -193,28 +192,7 @@ fn sentences_that_are_read_one_by_one_are_learned_alike() {
         ("letters", "--set model.characters=4 --set data.max_length=3 --set train.metric=span_f1"),
         ("given", "--valid more.txt --set data.min_count=2 --set data.file_group=([ab])[.]txt$"),
     ] {
-        let train = |run: &str, memory: usize| {
-            let set = format!("--set data.memory={memory} {more}");
-            home.carousel(&format!("train tag.toml --data texts --out {run} --json {set}")).succeeds().json()
-        };
-        let (held, stored) = (format!("held-{name}"), format!("stored-{name}"));
-        let (mut one, mut two) = (train(&held, 64), train(&stored, 0));
-        for told in [&mut one, &mut two] {
-            told["run"] = serde_json::Value::Null;
-            told["tokens_per_second"] = serde_json::Value::Null;
-        }
-        assert_eq!(one, two, "{name}");
-        for file in ["vocab.json", "labels.json", "evaluation.json"] {
-            let read = |run: &str| home.read(&format!("{run}/{file}"));
-            assert_eq!(read(&held), read(&stored), "{name}: {file}");
-        }
-        assert!(home.weights(&held) == home.weights(&stored), "{name}: other weights");
-        let eval = |run: &str| {
-            let mut told = home.carousel(&format!("eval {run} --data more.txt --json")).succeeds().json();
-            told["run"] = serde_json::Value::Null;
-            told
-        };
-        assert_eq!(eval(&held), eval(&stored), "{name}");
+        learned_alike(&home, "train tag.toml --data texts", "more.txt", (name, more));
     }
     home.resumes_to_the_bit("train tag.toml --data texts --set data.memory=0", 7, 30);
     // A tag that training did not have is named with its line, as of files that are held.

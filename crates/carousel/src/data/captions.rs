@@ -76,7 +76,8 @@ pub fn read_captions(
         let text = table.column(columns.text, "data.text")?;
         let group = columns.group.and_then(|group| table.place(group));
         let folder = Path::new(&document.name).parent().unwrap_or(Path::new(""));
-        let beside = Beside::new(folder);
+        let mut beside = Beside { folder, inner: None };
+        let mut paths: HashMap<String, PathBuf> = HashMap::new();
         for row in &table.rows {
             let wrong = |reason: &str| DataError::Line {
                 name: table.name.clone(),
@@ -90,7 +91,14 @@ pub fn read_captions(
             if text.is_empty() {
                 return Err(wrong("the caption is empty, expected a text; leave the row out"));
             }
-            let name = beside.find(name);
+            let name = match paths.get(name) {
+                Some(path) => path.clone(),
+                None => {
+                    let path = beside.find(name).map_err(|reason| wrong(&reason))?;
+                    paths.insert(name.to_owned(), path.clone());
+                    path
+                }
+            };
             let group = group.map(|group| table.field(row, group).map(str::to_owned)).transpose()?;
             let place = *known.entry(name.clone()).or_insert_with(|| {
                 let subject = Subject::Image(Vec::new());
@@ -136,28 +144,40 @@ pub fn read_captions(
 /// Where what a table names lies: beside it, or in one of the folders there, as collections come.
 struct Beside<'a> {
     folder: &'a Path,
-    inner: Vec<PathBuf>,
+    /// The folders in it, once a name is not beside the table.
+    inner: Option<Vec<PathBuf>>,
 }
 
 impl Beside<'_> {
-    fn new(folder: &Path) -> Beside<'_> {
-        let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let entries = fs::read_dir(here).into_iter().flatten().flatten();
-        let mut inner: Vec<PathBuf> = entries
-            .filter(|entry| entry.path().is_dir())
-            .map(|entry| folder.join(entry.file_name()))
-            .collect();
-        inner.sort();
-        Beside { folder, inner }
-    }
-
-    fn find(&self, name: &str) -> PathBuf {
+    fn find(&mut self, name: &str) -> Result<PathBuf, String> {
         let path = self.folder.join(name);
         if path.exists() {
-            return path;
+            return Ok(path);
         }
-        self.inner.iter().map(|inner| inner.join(name)).find(|path| path.exists()).unwrap_or(path)
+        let inner = self.inner.get_or_insert_with(|| folders_in(self.folder));
+        let mut found = inner.iter().map(|inner| inner.join(name)).filter(|path| path.exists());
+        match (found.next(), found.next()) {
+            (None, _) => Ok(path),
+            (Some(one), None) => Ok(one),
+            (Some(one), Some(other)) => Err(format!(
+                "{name} lies in several folders, {} and {}, expected one; write the folder into the path",
+                one.display(),
+                other.display()
+            )),
+        }
     }
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let entries = fs::read_dir(here).into_iter().flatten().flatten();
+    let mut inner: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir() || kind.is_symlink()))
+        .map(|entry| folder.join(entry.file_name()))
+        .filter(|path| path.is_dir())
+        .collect();
+    inner.sort();
+    inner
 }
 
 fn hint(error: &DataError) -> &'static str {
@@ -252,6 +272,10 @@ mod tests {
         let inner = "image\tcaption\na.png\tone\n";
         let found = read_captions(&[table(&home, inner)], COLUMNS, SubjectKind::Images(SHAPE)).unwrap();
         assert!(found[0].path.ends_with("p/a.png") && found[0].subject == image(7));
+        std::fs::create_dir(home.path().join("q")).unwrap();
+        std::fs::copy(home.path().join("p/a.png"), home.path().join("q/a.png")).unwrap();
+        let twice = read_captions(&[table(&home, inner)], COLUMNS, SubjectKind::Images(SHAPE)).unwrap_err();
+        assert!(twice.to_string().contains("t.tsv:2: a.png lies in several folders"), "{twice}");
         let by = CaptionColumns { group: Some("by"), ..COLUMNS };
         let found = read_captions(&[table(&home, text)], by, SubjectKind::Images(SHAPE)).unwrap();
         assert_eq!((found[0].group.as_deref(), found[1].group.as_deref()), (Some("x"), Some("y")));

@@ -105,8 +105,14 @@ impl Counts {
     pub fn collect<'a>(names: impl IntoIterator<Item = &'a str>) -> Counts {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         names.into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
+        Counts::of(counts)
+    }
+
+    /// Takes names that were counted; of those as frequent as each other the first comes first.
+    pub fn of<'a>(counts: impl IntoIterator<Item = (&'a str, usize)>) -> Counts {
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
         let mut by_class: Vec<(String, usize)> =
-            counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+            counts.map(|(name, count)| (name.to_owned(), count)).collect();
         by_class.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         Counts { by_class }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::arrays::Named;
-use super::numbers::{NumberColumns, NumberExample, Told, read_sequences};
+use super::numbers::{NumberColumns, NumberExample, Told, read_sequences, without_notes};
 use super::sound::frame_middle;
 use super::tagged::{NO_TAG, lines};
 use super::{DataError, Document, at, fails};
@@ -37,7 +37,8 @@ pub fn read_frames(
     let named = if labelled { Named::Steps } else { Named::None };
     let mut used = 0;
     let mut examples = Vec::new();
-    for document in documents.iter().filter(|document| !unpacked(document).ends_with(LABELS)) {
+    for document in without_notes(documents, columns).filter(|document| !unpacked(document).ends_with(LABELS))
+    {
         let name = unpacked(document);
         let stem = name.rsplit_once('.').map_or(name, |parts| parts.0);
         let marks = beside.get(stem);

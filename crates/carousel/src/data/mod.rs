@@ -52,11 +52,11 @@ pub use series::{
 };
 pub use sound::{BANDS, COEFFICIENTS, SoundFeatures, log_mel, mfcc, read_wav};
 pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
-pub use stored_sentences::{IndexedSentences, StoredSentence, StoredSentences};
+pub use stored_sentences::{FoundTag, IndexedSentences, StoredSentence, StoredSentences};
 pub use stored_texts::{IndexedTexts, StoredRow, StoredTexts};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, TagColumns, lies_beside_others, read_sentences};
-pub use texts::{TextColumns, TextExample, are_single_texts, read_texts};
+pub use texts::{TextColumns, TextExample, are_single_texts, names_column, read_texts};
 pub use tokenizer::{Decoder, Documents, Tokenizer, Tokens, read_lines, unmarked};
 pub use vocab::{Limits, Vocab};
 pub use windows::{Coverage, Segment, Stretch, Truncation, Window, Windows};

@@ -136,14 +136,7 @@ pub fn read_numbers(
 ) -> Result<Vec<NumberExample>, DataError> {
     let named = if labelled { Named::Sequences } else { Named::None };
     let mut examples = Vec::new();
-    let is_sound = |document: &&Document| unpacked(document).to_ascii_lowercase().ends_with(".wav");
-    // Beside sounds their collections have lists and licences.
-    let passes_over = columns.sound.is_some() && documents.iter().any(|document| is_sound(&document));
-    let is_note = |document: &Document| {
-        let name = unpacked(document).rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
-        !name.contains('.') || name.ends_with(".md") || name.ends_with(".txt")
-    };
-    for document in documents.iter().filter(|document| !(passes_over && is_note(document))) {
+    for document in without_notes(documents, columns) {
         for mut found in read_sequences(document, columns, named)? {
             if labelled {
                 found.numbers.label = class_of(document, columns, &found)?;
@@ -152,6 +145,20 @@ pub fn read_numbers(
         }
     }
     Ok(examples)
+}
+
+/// The files without the lists and licences that collections of sounds have beside them.
+pub(super) fn without_notes<'a>(
+    documents: &'a [Document],
+    columns: &NumberColumns<'_>,
+) -> impl Iterator<Item = &'a Document> {
+    let ends = |document: &Document, ending| unpacked(document).to_ascii_lowercase().ends_with(ending);
+    let has_sound = columns.sound.is_some() && documents.iter().any(|document| ends(document, ".wav"));
+    documents.iter().filter(move |document| {
+        let name = document.name.rsplit('/').next().unwrap_or_default();
+        let is_note = !name.contains('.') || ends(document, ".md") || ends(document, ".txt");
+        !(has_sound && is_note)
+    })
 }
 
 /// A sequence as its file tells it.
@@ -212,7 +219,7 @@ fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> 
         (Named::None, _) | (Named::Sequences, None) => {
             let place = table.place(columns.label);
             let alike = |name: &&String| name.eq_ignore_ascii_case(columns.label);
-            if let (None, Some(alike)) = (place, table.named().find(alike)) {
+            if let (None, None, Some(alike)) = (place, &columns.pattern, table.named().find(alike)) {
                 let reason = format!(
                     "no column is named {:?}, but one is {alike:?}; set data.label={alike}, or rename it if it is no \
                      class",
@@ -373,7 +380,9 @@ pub(super) fn number(text: &str, name: &str, line: usize, column: &str) -> Resul
     match text.parse::<f64>() {
         Ok(value) if (value as f32).is_finite() => Ok(value),
         Ok(_) => wrong("finite number", HOLE),
-        Err(_) if ["", "na", "n/a", "null", "none", "-", "?"].contains(&text.to_ascii_lowercase().as_str()) => {
+        Err(_)
+            if ["", "na", "n/a", "null", "none", "-", "?"].contains(&text.to_ascii_lowercase().as_str()) =>
+        {
             wrong("number", HOLE)
         }
         Err(_) if text.replace(',', "").parse::<f64>().is_ok() => {

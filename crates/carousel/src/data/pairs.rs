@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, text_of};
+use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, fails, text_of};
 
 /// Fills what a batch would have to be filled up with. Batches here are ragged, so it never occurs.
 pub const PAD: u32 = 0;
@@ -149,29 +149,24 @@ fn read_columns(
     Ok(())
 }
 
-/// Collections number their sentences: where a side and the column two further on are nothing but numbers, texts stand
-/// between them.
+/// Collections number their sentences: `id text id text`. Who asks for the first two columns there, as recipes do that
+/// say nothing, asks for numbers and their texts.
 fn refuse_numbers(document: &Document, lines: &[&str], columns: PairColumns) -> Result<(), DataError> {
-    let are_numbers = |column: usize| {
-        let field =
-            |line: &&str| line.split('\t').nth(column - 1).map(|field| field.trim().parse::<u64>().is_ok());
-        let mut told = lines.iter().filter(|line| !line.trim().is_empty()).map(field).peekable();
-        told.peek().is_some() && told.all(|is_number| is_number == Some(true))
-    };
-    match [columns.source, columns.target]
-        .into_iter()
-        .find(|&side| are_numbers(side) && are_numbers(side + 2))
-    {
-        None => Ok(()),
-        Some(side) => {
-            let reason = format!(
-                "columns {side} and {} are numbers alone, expected text; set data.source and data.target to the columns \
-                 of the texts, counted from 1",
-                side + 2
-            );
-            Err(DataError::File { name: document.name.clone(), reason })
-        }
+    if (columns.source, columns.target) != (1, 2) {
+        return Ok(());
     }
+    let is_number = |line: &&&str, place: usize| {
+        line.split('\t').nth(place).is_some_and(|field| field.trim().parse::<u64>().is_ok())
+    };
+    let told = || lines.iter().filter(|line| !line.trim().is_empty());
+    let is_numbered =
+        |line: &&str| [0, 1, 2, 3].map(|place| is_number(&line, place)) == [true, false, true, false];
+    let has_four = told().next().is_some_and(|line| line.split('\t').count() == 4);
+    if has_four && told().all(is_numbered) {
+        let reason = "columns 1 and 3 number the texts beside them; set data.source=2 and data.target=4, or the other way";
+        return Err(fails(document, reason));
+    }
+    Ok(())
 }
 
 fn read_files(

@@ -66,16 +66,20 @@ impl SeriesNames {
         };
         let id = columns.id.and_then(|id| table.place(id));
         // A number that only says which row it is, or when, is nothing to forecast beside others.
-        if columns.targets.is_none()
-            && let Some(place) = targets.iter().position(|name| tells_rows(table, name, id))
-            && targets.iter().any(|name| !tells_rows(table, name, id))
-        {
-            let name = &targets[place];
-            let reason = format!(
-                "column {name:?} only tells the row or its day, expected values to forecast; set data.time={name} if it is the time, or \
-                 name the columns in data.targets"
-            );
-            return Err(DataError::File { name: table.name.clone(), reason });
+        if columns.targets.is_none() {
+            let (rows, values): (Vec<&String>, Vec<&String>) =
+                targets.iter().partition(|name| tells_rows(table, name, id));
+            if let (Some(name), Some(_)) = (rows.first(), values.first()) {
+                let time = match columns.time {
+                    None => format!("set data.time={name} if it is the time, or "),
+                    Some(_) => String::new(),
+                };
+                let reason = format!(
+                    "column {name:?} only tells the row or its day, expected values to forecast; {time}name the columns \
+                     in data.targets"
+                );
+                return Err(DataError::File { name: table.name.clone(), reason });
+            }
         }
         let wrong = |reason: String| DataError::File { name: table.name.clone(), reason };
         if targets.is_empty() {
@@ -110,6 +114,9 @@ fn tells_rows(table: &Table, column: &str, id: Option<usize>) -> bool {
         if let Some(before) = last.insert(name, value) {
             steps += 1;
             counts &= value == before + 1.0;
+        }
+        if !counts && !are_days {
+            return false;
         }
     }
     steps > 1 && (counts || are_days)

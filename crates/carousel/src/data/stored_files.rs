@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use carousel_kernels::dropout::key;
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +14,7 @@ use super::DataError;
 #[derive(Debug)]
 struct StoredFile {
     name: String,
-    file: Mutex<File>,
+    path: PathBuf,
     /// Bytes of the files before it.
     first: u64,
 }
@@ -31,21 +30,28 @@ pub(super) struct StoredFiles {
 impl StoredFiles {
     /// Adds a file at the end, and gives the place of its first byte.
     pub(super) fn add(&mut self, path: &Path) -> Result<u64, DataError> {
-        let failed = |source| unreadable(path, source);
-        let file = File::open(path).map_err(failed)?;
         let first = self.bytes;
-        self.bytes += file.metadata().map_err(failed)?.len();
-        self.files.push(StoredFile { name: path.display().to_string(), file: Mutex::new(file), first });
+        self.bytes += path.metadata().map_err(|source| unreadable(path, source))?.len();
+        self.files.push(StoredFile { name: path.display().to_string(), path: path.to_owned(), first });
         Ok(first)
     }
 
-    /// The number of the file in which a place is, its name, and the file, which goes on from there.
-    pub(super) fn at(&self, place: u64) -> Result<(usize, &str, MutexGuard<'_, File>), DataError> {
+    /// The number of the file in which a place is, and the place within it.
+    pub(super) fn within(&self, place: u64) -> (usize, u64) {
         let number = self.files.partition_point(|file| file.first <= place) - 1;
-        let StoredFile { name, file, first } = &self.files[number];
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(place - first)).map_err(|source| unreadable(Path::new(name), source))?;
-        Ok((number, name, file))
+        (number, place - self.files[number].first)
+    }
+
+    /// A file's name.
+    pub(super) fn name(&self, number: usize) -> &str {
+        &self.files[number].name
+    }
+
+    /// A file that goes on from a place within it. It is opened each time: there may be more than a system keeps open.
+    pub(super) fn open(&self, number: usize, at: u64) -> Result<File, DataError> {
+        let StoredFile { path, .. } = &self.files[number];
+        let opened = File::open(path).and_then(|mut file| file.seek(SeekFrom::Start(at)).map(|_| file));
+        opened.map_err(|source| unreadable(path, source))
     }
 
     /// File and line of places. Lines are counted when they are asked for: the files are walked over again.
@@ -59,8 +65,7 @@ impl StoredFiles {
             if order.peek().is_none_or(|&index| places[index] >= end) {
                 continue;
             }
-            let mut file = self.at(*first)?.2;
-            let mut lines = LineCounter::new(&mut *file);
+            let mut lines = LineCounter::new(self.open(number, 0)?);
             while let Some(index) = order.next_if(|&index| places[index] < end) {
                 let failed = |source| unreadable(Path::new(name), source);
                 found[index] = (name.clone(), lines.at(places[index] - first).map_err(failed)?);

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::stored::{SAMPLE, changed};
 use super::stored_files::{StoredFiles, sampled, unreadable};
-use super::table::BYTE_ORDER_MARK;
 use super::tagged::{LineForm, SentenceLines, no_sentence, refuse_json};
-use super::{DataError, NO_TAG, NOT_UTF8, Sentence, TagColumns, at};
+use super::{DataError, NO_TAG, NOT_UTF8, Sentence, TagColumns, at, unmarked};
 
 /// Bytes that are read at once to find a sentence.
 const PIECE: usize = 4096;
@@ -44,10 +43,50 @@ pub struct IndexedSentences {
     pub sentences: StoredSentences,
     /// Their sentences, in order.
     pub rows: Vec<StoredSentence>,
-    /// Rare tags by number, of the sentences that have some: those a part may lack.
-    pub rare: HashMap<usize, Vec<u32>>,
+    /// The tags, in the order in which they came.
+    pub tags: Vec<FoundTag>,
+    /// For each file the places of its tags among them.
+    pub file_tags: Vec<Vec<u32>>,
     /// For each file the number of sentences up to its end.
     pub ends: Vec<usize>,
+}
+
+/// A tag that a walk finds.
+#[derive(Debug)]
+pub struct FoundTag {
+    /// Its name.
+    pub name: String,
+    /// The first sentences that have it: all of a rare one's, and one more than that of others.
+    rows: Vec<usize>,
+}
+
+impl IndexedSentences {
+    /// The rare tags of the first so many sentences: for each sentence that has some their places among the tags.
+    #[must_use]
+    pub fn rare(&self, sentences: usize) -> HashMap<usize, Vec<u32>> {
+        let mut rare: HashMap<usize, Vec<u32>> = HashMap::new();
+        for (number, tag) in self.tags.iter().enumerate() {
+            let among = &tag.rows[..tag.rows.partition_point(|&row| row < sentences)];
+            if among.len() <= RARE {
+                among.iter().for_each(|&row| rare.entry(row).or_default().push(number as u32));
+            }
+        }
+        rare
+    }
+
+    /// The first tag that is not known, with file and line of the sentence that has it first.
+    ///
+    /// # Errors
+    /// [`DataError::Read`].
+    pub fn unknown(
+        &self,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Result<Option<(&str, String, usize)>, DataError> {
+        let Some(tag) = self.tags.iter().find(|tag| !is_known(&tag.name)) else { return Ok(None) };
+        let mut places = self.sentences.places(&[self.rows[tag.rows[0]]])?;
+        let (file, line) = places.swap_remove(0);
+        Ok(Some((&tag.name, file, line)))
+    }
 }
 
 impl StoredSentences {
@@ -60,22 +99,26 @@ impl StoredSentences {
         columns: TagColumns,
         most: Option<usize>,
     ) -> Result<IndexedSentences, DataError> {
-        let mut walk = Walk { columns, most, rows: Vec::new(), tags: HashMap::new() };
-        let (mut sentences, mut ends) = (StoredSentences::default(), Vec::new());
+        let mut walk = Walk {
+            columns,
+            most,
+            rows: Vec::new(),
+            numbers: HashMap::new(),
+            tags: Vec::new(),
+            seen: Vec::new(),
+        };
+        let (mut sentences, mut ends, mut file_tags) = (StoredSentences::default(), Vec::new(), Vec::new());
         for path in files {
             let first = sentences.files.add(path)?;
             sentences.forms.push(walk.file(path, first)?);
             ends.push(walk.rows.len());
+            file_tags.push(walk.seen());
         }
         let Walk { rows, tags, .. } = walk;
         if rows.is_empty() {
             return Err(no_sentence());
         }
-        let mut rare: HashMap<usize, Vec<u32>> = HashMap::new();
-        for (number, rows) in tags.into_values().enumerate().filter(|(_, rows)| rows.len() <= RARE) {
-            rows.into_iter().for_each(|row| rare.entry(row).or_default().push(number as u32));
-        }
-        Ok(IndexedSentences { sentences, rows, rare, ends })
+        Ok(IndexedSentences { sentences, rows, tags, file_tags, ends })
     }
 
     /// Reads a sentence. Its line is not known; see [`places`](StoredSentences::places).
@@ -83,22 +126,58 @@ impl StoredSentences {
     /// # Errors
     /// [`DataError`] when its file cannot be read or has changed.
     pub fn read(&self, row: &StoredSentence) -> Result<Sentence, DataError> {
-        let (number, name, mut file) = self.files.at(row.place)?;
+        let (number, at) = self.files.within(row.place);
+        self.next(number, row, &mut BufReader::with_capacity(PIECE, self.files.open(number, at)?))
+            .map(|read| read.0)
+    }
+
+    /// Reads sentences of ascending places, one file after the other.
+    pub fn read_in_order<'a>(
+        &'a self,
+        rows: impl IntoIterator<Item = &'a StoredSentence> + 'a,
+    ) -> impl Iterator<Item = Result<Sentence, DataError>> + 'a {
+        // The file that is open, and the place up to which it has been read.
+        let mut open: Option<(usize, BufReader<File>, u64)> = None;
+        rows.into_iter().map(move |row| {
+            let (number, at) = self.files.within(row.place);
+            let (mut bytes, here) = match open.take() {
+                Some((same, bytes, here)) if same == number && here <= at => (bytes, here),
+                _ => (BufReader::with_capacity(1 << 20, self.files.open(number, at)?), at),
+            };
+            let skipped = bytes.seek_relative((at - here) as i64);
+            skipped.map_err(|source| unreadable(Path::new(self.files.name(number)), source))?;
+            let (sentence, length) = self.next(number, row, &mut bytes)?;
+            open = Some((number, bytes, at + length));
+            Ok(sentence)
+        })
+    }
+
+    /// The sentence that a file goes on with, and its bytes.
+    fn next(
+        &self,
+        number: usize,
+        row: &StoredSentence,
+        bytes: &mut impl BufRead,
+    ) -> Result<(Sentence, u64), DataError> {
+        let name = self.files.name(number);
         let mut lines = SentenceLines::within(name, self.forms[number]);
-        let mut bytes = BufReader::with_capacity(PIECE, &mut *file);
-        let mut line = Vec::new();
+        let (mut line, mut length) = (Vec::new(), 0);
         let sentence = loop {
             line.clear();
             let read = bytes.read_until(b'\n', &mut line);
-            if read.map_err(|source| unreadable(Path::new(name), source))? == 0 {
+            let read = read.map_err(|source| unreadable(Path::new(name), source))?;
+            length += read as u64;
+            if read == 0 {
                 break lines.end();
             }
             let text = std::str::from_utf8(&line).map_err(|_| changed(name))?;
-            if let Some(sentence) = lines.push(text.trim_end_matches(['\r', '\n']), 1)? {
-                break Some(sentence);
+            let pushed = lines.push(text.trim_end_matches(['\r', '\n']), 1).map_err(|_| changed(name))?;
+            if pushed.is_some() {
+                break pushed;
             }
         };
-        sentence.filter(|sentence| sentence.words.len() >= row.length as usize).ok_or_else(|| changed(name))
+        let sentence = sentence.filter(|sentence| sentence.words.len() >= row.length as usize);
+        sentence.map(|sentence| (sentence, length)).ok_or_else(|| changed(name))
     }
 
     /// File and line of sentences. Lines are counted when they are asked for: the files are walked over again.
@@ -116,7 +195,7 @@ impl StoredSentences {
         seed: u64,
     ) -> impl Iterator<Item = Result<Sentence, DataError>> + 'a {
         let chosen = sampled(rows.iter().map(|row| row.place), seed, SAMPLE);
-        rows.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(row, _)| self.read(row))
+        self.read_in_order(rows.iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(row, _)| row))
     }
 }
 
@@ -125,8 +204,10 @@ struct Walk {
     columns: TagColumns,
     most: Option<usize>,
     rows: Vec<StoredSentence>,
-    /// For each tag sentences that have it: one more than are rare at most.
-    tags: HashMap<String, Vec<usize>>,
+    numbers: HashMap<String, usize>,
+    tags: Vec<FoundTag>,
+    /// Which of the tags the file has.
+    seen: Vec<bool>,
 }
 
 impl Walk {
@@ -136,8 +217,11 @@ impl Walk {
         let open = || File::open(path).map(|file| BufReader::with_capacity(1 << 20, file));
         let failed = |source| unreadable(path, source);
         let ahead = open().map_err(failed)?.split(b'\n').map_while(Result::ok);
-        let form =
-            LineForm::of(&name, ahead.map(|line| String::from_utf8_lossy(&line).into_owned()), self.columns)?;
+        let ahead = ahead.enumerate().map(|(place, line)| {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if place == 0 { unmarked(&text).to_owned() } else { text }
+        });
+        let form = LineForm::of(&name, ahead, self.columns)?;
         let mut bytes = open().map_err(failed)?;
         let mut lines = SentenceLines::new(&name, form);
         let (mut place, mut begun, mut line) = (first, first, Vec::new());
@@ -147,13 +231,12 @@ impl Walk {
             if read == 0 {
                 break;
             }
-            let marked =
-                if number == 1 && line.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-            let text = std::str::from_utf8(&line[marked..]).map_err(|_| at(&name, number, NOT_UTF8))?;
+            let text = std::str::from_utf8(&line).map_err(|_| at(&name, number, NOT_UTF8))?;
+            let text = if number == 1 { unmarked(text) } else { text };
             let was_open = lines.is_open();
             let ended = lines.push(text.trim_end_matches(['\r', '\n']), number)?;
             if !was_open && lines.is_open() {
-                begun = place + marked as u64;
+                begun = place + (line.len() - text.len()) as u64;
             }
             self.row(ended, begun);
             place += read as u64;
@@ -167,17 +250,34 @@ impl Walk {
         tags.truncate(self.most.unwrap_or(usize::MAX));
         let row = self.rows.len();
         let mut counted = 0;
-        for tag in tags.iter().filter(|tag| *tag != NO_TAG) {
+        for name in tags.iter().filter(|tag| *tag != NO_TAG) {
             counted += 1;
-            match self.tags.get_mut(tag) {
-                Some(rows) if rows.len() <= RARE && rows.last() != Some(&row) => rows.push(row),
-                Some(_) => {}
-                None => {
-                    self.tags.insert(tag.clone(), vec![row]);
-                }
+            let number = self.numbers.get(name).copied().unwrap_or_else(|| {
+                self.numbers.insert(name.clone(), self.tags.len());
+                self.tags.push(FoundTag { name: name.clone(), rows: Vec::new() });
+                self.seen.push(false);
+                self.tags.len() - 1
+            });
+            self.seen[number] = true;
+            let rows = &mut self.tags[number].rows;
+            if rows.len() <= RARE && rows.last() != Some(&row) {
+                rows.push(row);
             }
         }
         self.rows.push(StoredSentence { place, length: tags.len() as u32, counted });
+    }
+
+    /// The tags of the file that has been read.
+    fn seen(&mut self) -> Vec<u32> {
+        let seen = self
+            .seen
+            .iter()
+            .enumerate()
+            .filter(|(_, seen)| **seen)
+            .map(|(number, _)| number as u32)
+            .collect();
+        self.seen.fill(false);
+        seen
     }
 }
 
@@ -201,6 +301,10 @@ mod tests {
             ("b.tsv", "# id 1\nWord\tTag\n\nNew York\tB\n#\tO\n".to_owned()),
             ("c.conllu", conllu.to_owned()),
             (
+                "ten.conll",
+                "\u{feff}1-2\tdel\t_\t_\t_\t_\t_\t_\t_\t_\n1\tde\t_\tADP\t_\t_\t_\t_\t_\t_\n".to_owned(),
+            ),
+            (
                 "d",
                 "# a comment\n".to_owned() + &"한국 B-x\nmany I-x\nwords O\n\n".repeat(3000) + "one S-rare\n",
             ),
@@ -208,9 +312,12 @@ mod tests {
         let files: Vec<PathBuf> = contents.iter().map(|(name, _)| folder.path().join(name)).collect();
         files.iter().zip(&contents).for_each(|(path, (_, text))| fs::write(path, text).unwrap());
         let held = read_sentences(&read_documents(&files).unwrap(), TagColumns::default()).unwrap();
-        let IndexedSentences { sentences, rows, rare, ends } =
-            StoredSentences::index(&files, TagColumns::default(), None).unwrap();
-        assert_eq!((rows.len(), ends), (held.len(), vec![2, 3, 5, 3006]));
+        let indexed = StoredSentences::index(&files, TagColumns::default(), None).unwrap();
+        let rare = indexed.rare(usize::MAX);
+        let IndexedSentences { sentences, rows, ends, file_tags, tags } = indexed;
+        assert_eq!((rows.len(), ends), (held.len(), vec![2, 3, 5, 6, 3007]));
+        let names: Vec<&str> = file_tags[2].iter().map(|&tag| tags[tag as usize].name.as_str()).collect();
+        assert_eq!(names, ["ADP", "DET"]);
         let places = sentences.places(&rows).unwrap();
         for (number, ((row, held), (file, line))) in rows.iter().zip(&held).zip(places).enumerate() {
             let found = Sentence { file, line, ..sentences.read(row).unwrap() };
@@ -220,7 +327,9 @@ mod tests {
         }
         let mut named: Vec<usize> = rare.into_keys().collect();
         named.sort_unstable();
-        assert_eq!(named, [0, 2, 3, 4, 3005], "all but those of a common tag, or of none");
+        assert_eq!(named, [0, 2, 3, 4, 5, 3006], "all but those of a common tag, or of none");
+        let in_order: Vec<Sentence> = sentences.read_in_order(&rows).map(Result::unwrap).collect();
+        assert!(in_order.iter().zip(&held).all(|(found, held)| found.words == held.words));
         assert_eq!(sentences.sample(&rows, 1).count(), rows.len());
         let cut = StoredSentences::index(&files, TagColumns::default(), Some(1)).unwrap().rows;
         assert!(cut.iter().all(|row| row.length == 1));

@@ -151,17 +151,18 @@ impl StoredTexts {
     }
 
     fn read(&self, row: &StoredRow) -> Result<String, DataError> {
-        let (number, name, mut file) = self.files.at(row.place)?;
-        let table = &self.tables[number];
+        let (number, at) = self.files.within(row.place);
+        let (table, name) = (&self.tables[number], self.files.name(number));
+        let file = self.files.open(number, at)?;
         let fields = match table.form {
             Form::Separated(separator) => {
                 let mut record = csv::ByteRecord::new();
-                let read = records(&mut *file, separator, self.quoting).read_byte_record(&mut record);
+                let read = records(file, separator, self.quoting).read_byte_record(&mut record);
                 read.ok().and_then(|_| fields_of(&record).ok()).map(Fields::full)
             }
             Form::Json => {
                 let mut line = Vec::new();
-                BufReader::new(&mut *file)
+                BufReader::new(file)
                     .read_until(b'\n', &mut line)
                     .map_err(|source| unreadable(Path::new(name), source))?;
                 object_fields(&line, &mut table.columns.clone()).ok()

@@ -168,9 +168,11 @@ pub(super) fn column_of(columns: &[String], wanted: &str, key: &str, name: &str)
         listed.extend((columns.len() > LISTED).then(|| format!("{} more", columns.len() - LISTED)));
         // Names are short, and no numbers.
         let is_data = |column: &String| column.chars().count() > SHOWN || column.parse::<f64>().is_ok();
-        let hint = match columns.iter().any(is_data) {
-            true => "; if its first line holds data, put one with the names of the columns above it",
-            false => "",
+        let is_text = !name.rsplit('/').next().unwrap_or_default().contains('.') || name.ends_with(".txt");
+        let hint = match (columns.iter().any(is_data), is_text) {
+            (_, true) => "; files of one text each lie in folders that name their classes",
+            (true, false) => "; if its first line holds data, put one with the names of the columns above it",
+            (false, false) => "",
         };
         let reason =
             format!("no column is named {wanted:?}, expected one of {}; set {key}{hint}", listed.join(", "));
@@ -198,6 +200,8 @@ pub(super) struct QuoteGuard<R> {
     separator: u8,
     quoting: Quoting,
     at: QuotePlace,
+    /// Bytes of a mark at the beginning that have come.
+    marked: usize,
     line: usize,
     /// The line on which the last quotes were opened.
     opened: usize,
@@ -226,6 +230,11 @@ impl<R: Read> Read for QuoteGuard<R> {
             return Ok(read);
         }
         for &byte in &to[..read] {
+            if BYTE_ORDER_MARK.get(self.marked) == Some(&byte) {
+                self.marked += 1;
+                continue;
+            }
+            self.marked = BYTE_ORDER_MARK.len();
             let ends = byte == self.separator || matches!(byte, b'\n' | b'\r');
             self.at = match (self.at, byte) {
                 (Within, b'"') => Behind,
@@ -254,8 +263,8 @@ impl std::error::Error for StrayQuote {}
 impl std::fmt::Display for StrayQuote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(
-            "text follows a quote mark that ends a field: in quotes a quote mark is doubled; set data.quoting=false if \
-             quotes mean nothing",
+            "text follows a quote mark that ends a field: in quotes a quote mark is doubled; set data.quoting=false for \
+             texts whose quotes mean nothing",
         )
     }
 }
@@ -271,7 +280,7 @@ pub(super) fn unread(error: &csv::Error) -> (Option<usize>, String) {
 
 /// Reads records of fields, the header among them.
 pub(super) fn records<R: Read>(from: R, separator: u8, quoting: Quoting) -> csv::Reader<QuoteGuard<R>> {
-    let from = QuoteGuard { from, separator, quoting, at: QuotePlace::Start, line: 1, opened: 1 };
+    let from = QuoteGuard { from, separator, quoting, at: QuotePlace::Start, marked: 0, line: 1, opened: 1 };
     csv::ReaderBuilder::new()
         .delimiter(separator)
         .quoting(quoting == Quoting::On)
@@ -520,6 +529,7 @@ mod tests {
             Quoting::On,
             &[(2, &["a, \"b\"\nc", "x"]), (4, &["d", "y"])],
         );
+        check("q.csv", "\u{feff}\"text\",label\n\"1 \"\"\",2\n", Quoting::On, &[(2, &["1 \"", "2"])]);
         check("q.csv", "text,label\r\n\"a\" ,\"x\"\r\n", Quoting::On, &[(2, &["a ", "x"])]);
         check(
             "q.tsv",
@@ -555,7 +565,7 @@ mod tests {
             b"a\tb\n1\t2\n\"open\t2\n1\t2\n\"x\" y\t3\n",
             Quoting::On,
             "a.tsv:3: text follows a quote mark that ends a field: in quotes a quote mark is doubled; set \
-             data.quoting=false if quotes mean nothing",
+             data.quoting=false for texts whose quotes mean nothing",
         );
         check(
             "a.csv",

@@ -143,6 +143,8 @@ pub struct TagColumns {
     pub word: Option<usize>,
     /// `None`: the last one, of CoNLL-U the fourth, universal parts of speech.
     pub tag: Option<usize>,
+    /// Words alone are wanted: there need be no tags.
+    pub untagged: bool,
 }
 
 /// How lines say words and their tags.
@@ -150,9 +152,9 @@ pub struct TagColumns {
 pub(super) struct LineForm {
     /// Columns of a line.
     count: usize,
-    /// Places of the word and of its tag.
+    /// Places of the word and of its tag, if that is wanted.
     word: usize,
-    tag: usize,
+    tag: Option<usize>,
     /// Whether it is CoNLL-U: the first column counts the words, and comments stand anywhere.
     is_conllu: bool,
 }
@@ -167,42 +169,54 @@ impl LineForm {
         // Where all lines begin like comments, the first one is of a word.
         let mut marked = None;
         let mut first: Option<LineForm> = None;
+        // What the line before counts to in its first column.
+        let mut counted: Option<u64> = None;
         for line in lines {
             let text = line.as_ref();
-            if text.trim().is_empty() || text.starts_with(DOCUMENT) {
+            if text.starts_with(DOCUMENT) {
                 continue;
             }
+            if text.trim().is_empty() {
+                match first {
+                    Some(_) => break,
+                    None => continue,
+                }
+            }
             let found = columns_of(text);
-            let begins_with = |number: &str| found[0] == number;
-            match first {
-                None if text.starts_with('#') => {
+            if first.is_none() {
+                if text.starts_with('#') {
                     marked.get_or_insert(found.len());
+                    continue;
                 }
-                None => {
-                    let is_conllu = name.strip_suffix(".gz").unwrap_or(name).ends_with(".conllu")
-                        || found.len() == CONLLU && begins_with("1");
-                    first = Some(LineForm::placed(name, found.len(), is_conllu, columns)?);
-                    if is_conllu || columns.word.is_some() || !begins_with("1") {
-                        break;
-                    }
+                let begins = found[0] == "1" || found[0].starts_with("1-") || found[0].starts_with("0.");
+                let is_conllu = name.strip_suffix(".gz").unwrap_or(name).ends_with(".conllu")
+                    || text.split('\t').count() == CONLLU && begins;
+                first = Some(LineForm::placed(name, found.len(), is_conllu, columns)?);
+                if is_conllu || columns.word.is_some() || found.len() < 3 {
+                    break;
                 }
-                Some(_) if begins_with("2") => {
-                    let reason = "its first column counts the words, 1, 2, …; data.word_column says which one holds \
-                                  them, and data.tag_column that of the tags where it is not the last";
+            }
+            match (found[0].parse::<u64>(), counted) {
+                (Ok(number @ (0 | 1)), None) => counted = Some(number),
+                (Ok(number), Some(before)) if number == before + 1 => {
+                    let reason = "its first column counts the words; data.word_column says which one holds them, and \
+                                  data.tag_column that of the tags where it is not the last";
                     return Err(DataError::File { name: name.to_owned(), reason: reason.to_owned() });
                 }
-                Some(_) => break,
+                // A line with the names of the columns may come first.
+                (Err(_), None) if is_header_of_counts(&found) => {}
+                _ => break,
             }
         }
-        let marked = || LineForm::placed(name, marked.unwrap_or(0), false, columns);
-        first.map_or_else(marked, Ok)
+        first.map_or_else(|| LineForm::placed(name, marked.unwrap_or(0), false, columns), Ok)
     }
 
     fn placed(name: &str, found: usize, is_conllu: bool, columns: TagColumns) -> Result<LineForm, DataError> {
         let count = if is_conllu { CONLLU } else { found };
         let [word, tag] = if is_conllu { [2, 4] } else { [1, count.max(1)] };
         let place = |key: &str, given: Option<usize>, usual: usize| match given {
-            Some(column) if column > count => {
+            // Of a file without a line nothing is known.
+            Some(column) if column > count && count > 0 => {
                 let reason =
                     format!("{key} is {column}, but its lines have {count} columns, expected one of them");
                 Err(DataError::File { name: name.to_owned(), reason })
@@ -210,8 +224,17 @@ impl LineForm {
             given => Ok(given.unwrap_or(usual) - 1),
         };
         let word = place("data.word_column", columns.word, word)?;
-        Ok(LineForm { count, word, tag: place("data.tag_column", columns.tag, tag)?, is_conllu })
+        let tag = match columns.untagged {
+            true => None,
+            false => Some(place("data.tag_column", columns.tag, tag)?),
+        };
+        Ok(LineForm { count, word, tag, is_conllu })
     }
+}
+
+/// Whether a line names columns, of which the first counts words.
+fn is_header_of_counts(columns: &[&str]) -> bool {
+    ["id", "index", "no", "n", "num", "position"].contains(&columns[0].to_lowercase().as_str())
 }
 
 /// Columns of CoNLL-U.
@@ -282,7 +305,7 @@ impl<'a> SentenceLines<'a> {
         if columns[0] == DOCUMENT || is_comment {
             return Ok(None);
         }
-        if columns.len() < 2 {
+        if columns.len() < 2 && tag.is_some() {
             let reason = match text.contains(',') {
                 true => {
                     "one column, expected a word and its tag, apart by a tab or blanks; tables of commas are not read"
@@ -295,7 +318,7 @@ impl<'a> SentenceLines<'a> {
             let reason = format!("{} columns, expected {count} as in the lines before", columns.len());
             return Err(at(self.name, line, reason));
         }
-        let (word, tag) = (columns[word], columns[tag]);
+        let (word, tag) = (columns[word], tag.map_or(NO_TAG, |tag| columns[tag]));
         if std::mem::take(&mut self.is_first) && is_header(word, tag) {
             return Ok(None);
         }
@@ -318,7 +341,8 @@ impl<'a> SentenceLines<'a> {
         }
         // Words of several tokens and words that are not there have a range or a fraction for a number.
         let is_word = !columns[0].contains(['-', '.']);
-        Ok(is_word.then(|| (columns[self.form.word], columns[self.form.tag])))
+        let LineForm { word, tag, .. } = self.form;
+        Ok(is_word.then(|| (columns[word], tag.map_or(NO_TAG, |tag| columns[tag]))))
     }
 }
 
@@ -402,7 +426,11 @@ mod tests {
     #[test]
     fn columns_are_chosen() {
         let check = |name: &str, text: &str, [word, tag]: [usize; 2], expected: Result<[&str; 2], &str>| {
-            let columns = TagColumns { word: (word > 0).then_some(word), tag: (tag > 0).then_some(tag) };
+            let columns = TagColumns {
+                word: (word > 0).then_some(word),
+                tag: (tag > 0).then_some(tag),
+                untagged: false,
+            };
             let found = read_sentences(&documents(&[(name, text)]), columns)
                 .map(|found| [found[0].words.join(" "), found[0].tags.join(" ")])
                 .map_err(|error| error.to_string());
@@ -423,12 +451,20 @@ mod tests {
             "a.tsv",
             counted,
             [0, 0],
-            Err(
-                "a.tsv: its first column counts the words, 1, 2, …; data.word_column says which one holds them, and \
-                 data.tag_column that of the tags where it is not the last",
-            ),
+            Err("a.tsv: its first column counts the words; data.word_column says which one holds them, and \
+                 data.tag_column that of the tags where it is not the last"),
         );
+        let named = format!("id\tword\ttag\tx\n{}", counted.split_once('\n').unwrap().1);
+        assert!(read_sentences(&documents(&[("a.tsv", &named)]), TagColumns::default()).is_err());
         check("a.tsv", "1\tO\nman\tO\n", [0, 0], Ok(["1 man", "O O"]));
+        check("a.tsv", "1\tO\n2\tO\n", [0, 0], Ok(["1 2", "O O"]));
+        check("a.tsv", "1\tx\tO\n\n2\tx\tO\n", [0, 0], Ok(["1", "O"]));
+        check("a.tsv", "1\tx\tO\nof\tx\tO\n", [0, 0], Ok(["1 of", "O O"]));
+        let words = TagColumns { untagged: true, ..TagColumns::default() };
+        let found = read_sentences(&documents(&[("a.conll", "play\nnow\n")]), words).unwrap();
+        assert_eq!(found[0].words, ["play", "now"]);
+        let ranged = "1-2\tdel\t_\t_\t_\t_\t_\t_\t_\t_\n1\tde\t_\tADP\t_\t_\t_\t_\t_\t_\n";
+        check("a.conll", ranged, [0, 0], Ok(["de", "ADP"]));
         let ten = "1\tde\tx\tADP\tIN\t_\t_\tcase\t_\t_\n";
         check("a.conllu", ten, [3, 8], Ok(["x", "case"]));
     }

@@ -36,22 +36,37 @@ pub struct TextExample {
 /// What is wrong with a row whose class has no name.
 pub(super) const NO_LABEL: &str = "the label is empty, expected the name of a class";
 
-/// Whether each of some files, told by name and beginning, is one text, and the folder it lies in its class: there are
-/// several folders, names end in `.txt` or have no ending, and none begins like a table with the column of texts.
-pub fn are_single_texts<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>, column: &str) -> bool {
+/// Whether each of some files is one text, and the folder it lies in its class: there are several folders, names end in
+/// `.txt` or have no ending, and the first file does not begin like a table, with tabs or the column of texts.
+pub fn are_single_texts<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+    beginning: &[u8],
+    column: &str,
+) -> bool {
+    let first = String::from_utf8_lossy(beginning.split(|&byte| byte == b'\n').next().unwrap_or_default());
+    if names_column(&first, column) || first.contains('\t') {
+        return false;
+    }
     let mut folders = HashSet::new();
-    for (name, beginning) in files {
+    for name in names.into_iter().filter(|name| !is_notice(name)) {
         let path = Path::new(name.strip_suffix(".gz").unwrap_or(name));
-        let is_text = path.extension().is_none_or(|ending| ending.eq_ignore_ascii_case("txt"));
-        let first = beginning.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let first = String::from_utf8_lossy(first);
-        let mut names = unmarked(&first).split(['\t', ',', ';']);
-        if !is_text || names.any(|name| name.trim().trim_matches('"') == column) {
+        if !path.extension().is_none_or(|ending| ending.eq_ignore_ascii_case("txt")) {
             return false;
         }
         folders.insert(path.parent().and_then(Path::file_name).map(ToOwned::to_owned));
     }
     folders.len() > 1 && !folders.contains(&None)
+}
+
+/// Whether the first line of a table names a column.
+pub fn names_column(first: &str, column: &str) -> bool {
+    unmarked(first).split(['\t', ',', ';']).any(|name| name.trim().trim_matches('"') == column)
+}
+
+/// Whether a file tells about others.
+fn is_notice(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or_default().to_lowercase();
+    ["readme", "license", "licence", "copying", "notice"].iter().any(|word| file.starts_with(word))
 }
 
 fn read_single_text(document: &Document) -> Result<TextExample, DataError> {
@@ -66,9 +81,10 @@ fn read_single_text(document: &Document) -> Result<TextExample, DataError> {
 /// # Errors
 /// [`DataError`] for a table that does not do, a column that is missing, and a label that is empty.
 pub fn read_texts(documents: &[Document], columns: TextColumns<'_>) -> Result<Vec<TextExample>, DataError> {
-    let files = documents.iter().map(|document| (document.name.as_str(), document.bytes.as_slice()));
-    if columns.label.is_some() && are_single_texts(files, columns.text) {
-        return documents.iter().map(read_single_text).collect();
+    let names = documents.iter().map(|document| document.name.as_str());
+    let beginning = documents.first().map_or(&[][..], |document| &document.bytes);
+    if columns.label.is_some() && are_single_texts(names, beginning, columns.text) {
+        return documents.iter().filter(|one| !is_notice(&one.name)).map(read_single_text).collect();
     }
     let mut examples = Vec::new();
     for document in documents {
@@ -126,13 +142,17 @@ mod tests {
             assert_eq!(told, expected.map(<[_]>::to_vec));
         };
         check(
-            &[("d/neg/1.txt", "bad,\nvery"), ("d/pos/1.txt", "\u{feff}good\n"), ("d/pos/49960", "text")],
-            Err("d/neg/1.txt:2: 1 fields, expected 2 as in the header"),
+            &[
+                ("d/README", ""),
+                ("d/neg/1.txt", "bad,\nvery"),
+                ("d/pos/1.txt", "\u{feff}good\n"),
+                ("d/pos/4", "text"),
+            ],
+            Ok(&[("bad,\nvery", "neg"), ("good", "pos"), ("text", "pos")]),
         );
-        check(
-            &[("d/neg/1.txt", "bad,\nvery"), ("d/pos/1.txt", "\u{feff}good\n"), ("d/pos/49960", "a text")],
-            Ok(&[("bad,\nvery", "neg"), ("good", "pos"), ("a text", "pos")]),
-        );
+        let hint = "; set data.text; files of one text each lie in folders that name their classes";
+        let alone = format!("d/neg/1.txt: no column is named \"text\", expected one of bad{hint}");
+        check(&[("d/neg/1.txt", "bad\nvery\n"), ("d/neg/2.txt", "worse\n")], Err(&alone));
         let table = "text\tlabel\na\tx\n";
         check(&[("d/a/t.txt", table), ("d/b/t.txt", table)], Ok(&[("a", "x"), ("a", "x")]));
         check(&[("a.npz", "")], Err("a.npz: it holds numbers; set data.input=numbers"));

@@ -248,7 +248,7 @@ impl WordEncoder {
 
 /// How a recipe finds words and tags.
 pub(crate) fn tag_columns(recipe: &Recipe) -> TagColumns {
-    TagColumns { word: recipe.data.word_column, tag: recipe.data.tag_column }
+    TagColumns { word: recipe.data.word_column, tag: recipe.data.tag_column, untagged: false }
 }
 
 /// The sizes that a recipe asks for.

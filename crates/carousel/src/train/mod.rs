@@ -47,7 +47,7 @@ pub use tbptt::{Carried, Place, StateShape, Tbptt};
 pub use translate::{TRANSLATIONS, TranslateEvaluation, TranslationExample, evaluate_translator, translate};
 
 use crate::config_error::ConfigError;
-use crate::data::{Counts, DataError, Document, GivenPaths, Lengths, PairCounts};
+use crate::data::{Counts, DataError, Document, GivenPaths, Lengths, PairCounts, list_files};
 use crate::decode::sampling::Sampling;
 use crate::parameters::LoadError;
 use crate::recipe::{Named, Recipe, Task};
@@ -247,6 +247,24 @@ pub struct LargeSources {
     pub test: Vec<PathBuf>,
     /// What they are called.
     pub given: GivenPaths,
+}
+
+impl LargeSources {
+    /// The files of the three parts.
+    fn files(&self) -> Result<[Vec<PathBuf>; 3], DataError> {
+        let listed = |paths: &[PathBuf]| -> Result<Vec<PathBuf>, DataError> {
+            if paths.is_empty() { Ok(Vec::new()) } else { Ok(list_files(paths)?.0) }
+        };
+        Ok([listed(&self.train)?, listed(&self.valid)?, listed(&self.test)?])
+    }
+}
+
+/// Examples by the part of their files; `ends` has for each file the number of examples up to its end.
+fn by_part<E>(mut examples: Vec<E>, ends: &[usize], files: &[Vec<PathBuf>; 3]) -> [Vec<E>; 3] {
+    let end = |files: usize| files.checked_sub(1).map_or(0, |last| ends[last]);
+    let test = examples.split_off(end(files[0].len() + files[1].len()));
+    let valid = examples.split_off(end(files[0].len()));
+    [examples, valid, test]
 }
 
 /// The shares of the training data for training, validation and test. Nothing is held out for what was given

@@ -94,7 +94,7 @@ fn tag_stored(
         Start::Resume => read_json(run, LABELS)?,
     };
     let encoder = TagEncoder::of(recipe, &labels, || Ok(run.read_vocab()?))?;
-    let (shelf, parts) = stored.shelved(&labels, &encoder);
+    let (shelf, parts) = stored.shelved(&labels, &encoder)?;
     learn(Known { run, recipe, labels, encoder }, shelf, parts, start, on_event)
 }
 
@@ -114,11 +114,10 @@ fn learn<S: Shelf>(
     on_event: &mut dyn FnMut(&Event<'_>) -> Control,
 ) -> Result<Summary, TrainError> {
     let Known { run, recipe, labels, encoder } = known;
-    let statistics: Vec<PartStatistics> =
-        parts.named().map(|(name, part)| statistics(name, &shelf, part, &labels)).collect();
-    if let Some(failure) = shelf.failure() {
-        return Err(failure.into());
-    }
+    let statistics: Vec<PartStatistics> = parts
+        .named()
+        .map(|(name, part)| statistics(name, &shelf, part, &labels))
+        .collect::<Result<_, DataError>>()?;
     on_event(&Event::Examples { parts: &statistics });
     if parts.train.iter().all(|example| shelf.counted(example) == 0) {
         let reason = format!("no step of the training part has a tag other than {NO_TAG}, expected some");
@@ -180,7 +179,7 @@ pub fn evaluate_tagger(run: &Path, documents: &[Document]) -> Result<TagEvaluati
 pub fn evaluate_large_tagger(run: &Path, paths: &[PathBuf]) -> Result<TagEvaluation, TrainError> {
     let saved = SavedTagger::open(run)?;
     let stored = StoredParts::measured(&saved.recipe, paths)?;
-    let (shelf, parts) = stored.shelved(&saved.labels, &saved.encoder);
+    let (shelf, parts) = stored.shelved(&saved.labels, &saved.encoder)?;
     judge_saved(&saved, &shelf, &parts.test)
 }
 
@@ -210,17 +209,15 @@ fn statistics<S: Shelf>(
     shelf: &S,
     part: &[S::Example],
     labels: &TagLabels,
-) -> PartStatistics {
-    let names = labels.tags.names();
+) -> Result<PartStatistics, DataError> {
     let mut lengths = Vec::with_capacity(part.len());
-    let tags = part.iter().flat_map(|example| {
-        let sequence = shelf.sequence(example);
+    let mut counts = vec![0; labels.tags.len()];
+    shelf.each(part, &mut |sequence| {
         lengths.push(sequence.tags.len());
-        let counted = sequence.tags.iter().filter(|&&tag| tag != IGNORE);
-        counted.map(|&tag| names[tag as usize].as_str()).collect::<Vec<_>>()
-    });
-    let classes = Counts::collect(tags);
-    PartStatistics { part: name, lengths: Lengths::of(lengths), classes }
+        sequence.tags.iter().filter(|&&tag| tag != IGNORE).for_each(|&tag| counts[tag as usize] += 1);
+    })?;
+    let named = labels.tags.names().iter().map(String::as_str).zip(counts);
+    Ok(PartStatistics { part: name, lengths: Lengths::of(lengths), classes: Counts::of(named) })
 }
 
 struct Tagging<S> {

@@ -242,9 +242,7 @@ impl<J: Job> Trainer<'_, J> {
     fn step(&mut self) -> Result<(), TrainError> {
         let began = Instant::now();
         let batches = self.job.next();
-        if let Some(failure) = self.job.failure() {
-            return Err(failure);
-        }
+        self.check_data()?;
         let step = self.progress.step + 1;
         let targets: usize = batches.iter().map(Work::targets).sum();
         let weight: f64 = batches.iter().map(Work::weight).sum();
@@ -252,6 +250,7 @@ impl<J: Job> Trainer<'_, J> {
         let mut gradients: Option<Vec<Tensor<1>>> = None;
         for batch in &batches {
             let Objective { whole, mean } = self.job.objective(batch);
+            self.check_data()?;
             if !mean.is_finite() {
                 return Err(self.diverged(step, "the loss", &batches));
             }
@@ -287,6 +286,11 @@ impl<J: Job> Trainer<'_, J> {
         self.take_average();
         self.clock.add(batches.iter().map(Work::frames).sum(), began.elapsed());
         Ok(())
+    }
+
+    /// Nothing is learned or judged from what could not be read.
+    fn check_data(&self) -> Result<(), TrainError> {
+        self.job.failure().map_or(Ok(()), Err)
     }
 
     fn diverged(&mut self, step: u64, what: &'static str, batches: &[J::Batch]) -> TrainError {
@@ -395,7 +399,9 @@ impl<J: Job> Trainer<'_, J> {
         let (step, epoch) = (self.progress.step, self.epochs());
         let mut best = false;
         let judged = self.judged()?;
-        if let Some(measured) = self.job.validate(&judged)? {
+        let measured = self.job.validate(&judged)?;
+        self.check_data()?;
+        if let Some(measured) = measured {
             let (loss, accuracy) = (measured.mean(), measured.accuracy());
             best = match (measured.criterion, self.progress.best_criterion) {
                 (Some(found), Some(best)) => found > best,
@@ -494,6 +500,8 @@ impl<J: Job> Trainer<'_, J> {
         if self.progress.validated.and_then(|(_, loss)| loss) != self.progress.best {
             best.load(self.run.load_best()?.checkpoint.weights())?;
         }
-        self.job.test(&best)
+        let measured = self.job.test(&best)?;
+        self.check_data()?;
+        Ok(measured)
     }
 }

@@ -78,13 +78,19 @@ pub fn translate(
         train_tokens: Some(tokens(&train_part)),
         valid_tokens: Some(tokens(&valid)),
     };
-    let judged = if test.is_empty() { valid.clone() } else { test.clone() };
+    let (judged, left_out) = match test.is_empty() {
+        true => (valid.clone(), prepared.counts[1].empty),
+        false => (test.clone(), prepared.counts[2].empty),
+    };
     let parts = Parts { train: train_part, valid, test };
     let task = Translating { recipe, target: prepared.sides[1].clone() };
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedTranslator::open(run.path())?;
-        let evaluation = judge(&saved.model, recipe, &saved.sides, &judged, &Search::default());
+        let evaluation = TranslateEvaluation {
+            left_out,
+            ..judge(&saved.model, recipe, &saved.sides, &judged, &Search::default())
+        };
         write_json(run, TRANSLATIONS, serde_json::to_string_pretty(&evaluation))?;
     }
     Ok(summary)

@@ -11,7 +11,7 @@ use crate::recipe::{InputName, Recipe};
 use crate::run::RunFolder;
 use crate::saved::{Encoder, number_columns};
 use crate::train::examples::{self, Parts};
-use crate::train::{LargeSources, Sources, TrainError};
+use crate::train::{LargeSources, Sources, TrainError, by_part};
 
 /// Characters of a text that an evaluation keeps.
 const SHOWN: usize = 300;
@@ -110,16 +110,11 @@ impl StoredParts {
         sources: &Sources,
         large: &LargeSources,
     ) -> Result<StoredParts, TrainError> {
-        let listed = |paths: &[PathBuf]| -> Result<Vec<PathBuf>, DataError> {
-            if paths.is_empty() { Ok(Vec::new()) } else { Ok(list_files(paths)?.0) }
-        };
-        let lists = [listed(&large.train)?, listed(&large.valid)?, listed(&large.test)?];
-        let indexed = StoredTexts::index(&lists.concat(), columns(recipe), recipe.data.tokens)?;
-        let IndexedTexts { texts, rows: mut train, labels, groups, group_names, ends } = indexed;
-        let end = |files: usize| files.checked_sub(1).map_or(0, |last| ends[last]);
-        let test = train.split_off(end(lists[0].len() + lists[1].len()));
-        let valid = train.split_off(end(lists[0].len()));
-        let names: Vec<String> = lists[0].iter().map(|path| large.given.name(path)).collect();
+        let files = large.files()?;
+        let indexed = StoredTexts::index(&files.concat(), columns(recipe), recipe.data.tokens)?;
+        let IndexedTexts { texts, rows, labels, groups, group_names, ends } = indexed;
+        let [train, valid, test] = by_part(rows, &ends, &files);
+        let names: Vec<String> = files[0].iter().map(|path| large.given.name(path)).collect();
         let of = |row: usize| {
             let group = groups.get(row).copied().flatten();
             let file = &names[ends.partition_point(|&end| end <= row)];

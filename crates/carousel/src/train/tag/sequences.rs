@@ -1,9 +1,9 @@
 //! Where the sequences of a tagger come from: held in memory, or in files too large for it.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::data::{
     Classes, DataError, Document, FrameExample, IndexedSentences, Limits, NO_TAG, NumberExample, Scaling,
@@ -14,7 +14,7 @@ use crate::output::{IGNORE, counted};
 use crate::recipe::{InputName, Recipe};
 use crate::saved::{TagEncoder, TagLabels, TagSequence, image_shape, number_columns, tag_columns};
 use crate::train::examples::{Parts, deal, draw, groups};
-use crate::train::{LargeSources, Sources, TrainError};
+use crate::train::{LargeSources, Sources, TrainError, by_part};
 
 /// Where sequences are, and how one is read.
 pub(super) trait Shelf {
@@ -27,6 +27,9 @@ pub(super) trait Shelf {
     fn counted(&self, example: &Self::Example) -> usize;
 
     fn sequence<'a>(&'a self, example: &'a Self::Example) -> Cow<'a, Encoded>;
+
+    /// Hands on sequences in the order of their files.
+    fn each(&self, examples: &[Self::Example], take: &mut dyn FnMut(&Encoded)) -> Result<(), DataError>;
 
     /// File and line of some sequences.
     fn places(&self, examples: &[&Self::Example]) -> Result<Vec<String>, DataError>;
@@ -55,6 +58,11 @@ impl Shelf for Held {
         Cow::Borrowed(example)
     }
 
+    fn each(&self, examples: &[Encoded], take: &mut dyn FnMut(&Encoded)) -> Result<(), DataError> {
+        examples.iter().for_each(take);
+        Ok(())
+    }
+
     fn places(&self, examples: &[&Encoded]) -> Result<Vec<String>, DataError> {
         Ok(examples.iter().map(|example| example.place.clone()).collect())
     }
@@ -70,17 +78,12 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    fn encoded(&self, row: &StoredSentence) -> Result<Encoded, DataError> {
-        let raw = Raw::of(self.sentences.read(row)?, self.most);
-        let (file, encoded) = (raw.file.clone(), Encoded::new(raw, &self.labels, &self.encoder));
-        // Only now it matters which line it is.
-        encoded.map_err(|error| match (error, self.sentences.places(&[*row])) {
-            (DataError::Line { reason, .. }, Ok(places)) => {
-                let line = places.first().map_or(1, |(_, line)| *line);
-                DataError::Line { name: file, line, reason }
-            }
-            (error, _) => error,
-        })
+    fn encode(&self, sentence: Sentence) -> Result<Encoded, DataError> {
+        Encoded::new(Raw::of(sentence, self.most), &self.labels, &self.encoder)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<DataError>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,10 +99,23 @@ impl Shelf for Stored {
     }
 
     fn sequence<'a>(&'a self, row: &'a StoredSentence) -> Cow<'a, Encoded> {
-        Cow::Owned(self.encoded(row).unwrap_or_else(|error| {
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            Encoded::unread()
-        }))
+        let mut failed = self.failed();
+        if failed.is_some() {
+            return Cow::Owned(Encoded::unread());
+        }
+        Cow::Owned(self.sentences.read(row).and_then(|sentence| self.encode(sentence)).unwrap_or_else(
+            |error| {
+                *failed = Some(error);
+                Encoded::unread()
+            },
+        ))
+    }
+
+    fn each(&self, rows: &[StoredSentence], take: &mut dyn FnMut(&Encoded)) -> Result<(), DataError> {
+        self.sentences.read_in_order(rows).try_for_each(|sentence| {
+            take(&self.encode(sentence?)?);
+            Ok(())
+        })
     }
 
     fn places(&self, rows: &[&StoredSentence]) -> Result<Vec<String>, DataError> {
@@ -108,13 +124,13 @@ impl Shelf for Stored {
     }
 
     fn failure(&self) -> Option<DataError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failed().take()
     }
 }
 
 /// The sentences of files that are too large to be held, dealt to the parts.
 pub(super) struct StoredParts {
-    sentences: StoredSentences,
+    indexed: IndexedSentences,
     most: Option<usize>,
     pub(super) parts: Parts<StoredSentence>,
 }
@@ -126,47 +142,50 @@ impl StoredParts {
         sources: &Sources,
         large: &LargeSources,
     ) -> Result<StoredParts, TrainError> {
-        let listed = |paths: &[PathBuf]| -> Result<Vec<PathBuf>, DataError> {
-            if paths.is_empty() { Ok(Vec::new()) } else { Ok(list_files(paths)?.0) }
-        };
-        let lists = [listed(&large.train)?, listed(&large.valid)?, listed(&large.test)?];
+        let files = large.files()?;
         let most = recipe.data.max_length;
-        let IndexedSentences { sentences, rows: mut train, rare, ends } =
-            StoredSentences::index(&lists.concat(), tag_columns(recipe), most)?;
-        let end = |files: usize| files.checked_sub(1).map_or(0, |last| ends[last]);
-        let test = train.split_off(end(lists[0].len() + lists[1].len()));
-        let valid = train.split_off(end(lists[0].len()));
-        let names: Vec<String> = lists[0].iter().map(|path| large.given.name(path)).collect();
-        let of = |row: usize| (names[ends.partition_point(|&end| end <= row)].as_str(), None);
-        let groups = groups(recipe, sources, train.len(), of)?;
-        // A tag of many sentences is in all parts.
-        let labels = |row: usize| rare.get(&row).into_iter().flatten().copied();
+        let indexed = StoredSentences::index(&files.concat(), tag_columns(recipe), most)?;
+        let ends = &indexed.ends;
+        let [train, valid, test] = by_part(indexed.rows.clone(), ends, &files);
+        let names: Vec<String> = files[0].iter().map(|path| large.given.name(path)).collect();
+        let file_of = |row: usize| ends.partition_point(|&end| end <= row);
+        let groups = groups(recipe, sources, train.len(), |row| (names[file_of(row)].as_str(), None))?;
+        // A tag of many sentences is in all parts, unless whole files are dealt: then their first sentences stand for
+        // all tags of theirs.
+        let rare = if groups.is_some() { HashMap::new() } else { indexed.rare(train.len()) };
+        let labels = |row: usize| {
+            let file = file_of(row);
+            let is_first = file.checked_sub(1).map_or(0, |before| ends[before]) == row;
+            let of_file = groups.as_ref().filter(|_| is_first).map(|_| &indexed.file_tags[file]);
+            of_file.or_else(|| rare.get(&row)).into_iter().flatten().copied()
+        };
         let places = draw(train.len(), groups.as_deref(), labels, recipe, sources);
-        Ok(StoredParts { sentences, most, parts: deal(train, places, valid, test)? })
+        let parts = deal(train, places, valid, test)?;
+        Ok(StoredParts { indexed, most, parts })
     }
 
     /// The sentences of files that are measured.
     pub(super) fn measured(recipe: &Recipe, paths: &[PathBuf]) -> Result<StoredParts, DataError> {
         let most = recipe.data.max_length;
-        let IndexedSentences { sentences, rows, .. } =
-            StoredSentences::index(&list_files(paths)?.0, tag_columns(recipe), most)?;
-        Ok(StoredParts { sentences, most, parts: Parts { train: Vec::new(), valid: Vec::new(), test: rows } })
+        let indexed = StoredSentences::index(&list_files(paths)?.0, tag_columns(recipe), most)?;
+        let parts = Parts { train: Vec::new(), valid: Vec::new(), test: indexed.rows.clone() };
+        Ok(StoredParts { indexed, most, parts })
     }
 
     /// Tags and letters of the training part.
     pub(super) fn labels(&self, recipe: &Recipe) -> Result<TagLabels, DataError> {
         let mut found = FoundLabels::default();
-        for row in &self.parts.train {
-            found.add(&Raw::of(self.sentences.read(row)?, self.most), recipe);
+        for sentence in self.indexed.sentences.read_in_order(&self.parts.train) {
+            found.add(&Raw::of(sentence?, self.most), recipe);
         }
         found.labels(None, None)
     }
 
     /// The vocabulary, from a sample of the training part.
     pub(super) fn vocab(&self, recipe: &Recipe) -> Result<Vocab, DataError> {
-        // Words have no blanks, so they need not be kept one by one.
+        // No word has a line's end in it, so they need not be kept one by one.
         let mut words = String::new();
-        for sentence in self.sentences.sample(&self.parts.train, recipe.seed) {
+        for sentence in self.indexed.sentences.sample(&self.parts.train, recipe.seed) {
             let most = self.most.unwrap_or(usize::MAX);
             for word in sentence?.words.iter().take(most) {
                 words.push_str(word);
@@ -176,11 +195,18 @@ impl StoredParts {
         Ok(vocab_of(recipe, words.lines()))
     }
 
-    /// Sentences as a tagger reads them.
-    pub(super) fn shelved(self, labels: &TagLabels, encoder: &TagEncoder) -> (Stored, Parts<StoredSentence>) {
-        let StoredParts { sentences, most, parts } = self;
-        let (labels, encoder) = (labels.clone(), encoder.clone());
-        (Stored { sentences, most, labels, encoder, failure: Mutex::default() }, parts)
+    /// Sentences as a tagger reads them, whose tags it must know.
+    pub(super) fn shelved(
+        self,
+        labels: &TagLabels,
+        encoder: &TagEncoder,
+    ) -> Result<(Stored, Parts<StoredSentence>), DataError> {
+        let StoredParts { indexed, most, parts } = self;
+        if let Some((tag, file, line)) = indexed.unknown(|tag| labels.tags.id(tag).is_some())? {
+            labels.tags.find(tag, &file, line)?;
+        }
+        let (sentences, labels, encoder) = (indexed.sentences, labels.clone(), encoder.clone());
+        Ok((Stored { sentences, most, labels, encoder, failure: Mutex::default() }, parts))
     }
 }
 
@@ -293,7 +319,7 @@ impl Encoded {
 
     /// Stands for a sentence that could not be read.
     fn unread() -> Encoded {
-        let (sequence, tags) = (TagSequence::Words(vec![String::new()]), vec![0]);
+        let (sequence, tags) = (TagSequence::Words(vec![String::from('?')]), vec![0]);
         Encoded { sequence, wanted: tags.clone(), tags, intent: 0, place: String::new() }
     }
 
