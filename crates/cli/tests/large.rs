@@ -195,6 +195,17 @@ fn sentences_that_are_read_one_by_one_are_learned_alike() {
         learned_alike(&home, "train tag.toml --data texts", "more.txt", (name, more));
     }
     home.resumes_to_the_bit("train tag.toml --data texts --set data.memory=0", 7, 30);
+    // Where whole files are dealt, one that alone has a tag is learned from, however often it has it.
+    for file in 0..20 {
+        home.write(&format!("domains/{file}.txt"), tagged(60));
+    }
+    home.write("domains/gene.txt", tagged(66).replace("ANIMAL", "GENE"));
+    for seed in 1..=4 {
+        let more = format!("--set data.file_group=(.*) --set train.epochs=0.2 --seed {seed}");
+        let name = format!("domains-{seed}");
+        learned_alike(&home, "train tag.toml --data domains", "more.txt", (&name, &more));
+        assert!(home.read(&format!("stored-{name}/labels.json")).contains("B-GENE"));
+    }
     // A tag that training did not have is named with its line, as of files that are held.
     home.write("odd.txt", "the O\ncat B-ANIMAL\n\nthe O\nsun B-STAR\n");
     for memory in [64, 0] {
