@@ -52,7 +52,7 @@ pub use series::{
 };
 pub use sound::{BANDS, COEFFICIENTS, SoundFeatures, log_mel, mfcc, read_wav};
 pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
-pub use stored_sentences::{FoundTag, IndexedSentences, StoredSentence, StoredSentences};
+pub use stored_sentences::{FoundTags, IndexedSentences, StoredSentence, StoredSentences};
 pub use stored_texts::{IndexedTexts, StoredRow, StoredTexts};
 pub use table::{Quoting, Row, Table, read_table};
 pub use tagged::{NO_TAG, Sentence, TagColumns, lies_beside_others, read_sentences};

@@ -43,25 +43,37 @@ pub struct IndexedSentences {
     pub sentences: StoredSentences,
     /// Their sentences, in order.
     pub rows: Vec<StoredSentence>,
-    /// The tags, in the order in which they came.
-    pub tags: Vec<FoundTag>,
-    /// For each file the places of its tags among them.
-    pub file_tags: Vec<Vec<u32>>,
+    /// Their tags.
+    pub tags: FoundTags,
     /// For each file the number of sentences up to its end.
     pub ends: Vec<usize>,
 }
 
-/// A tag that a walk finds.
+/// The tags that a walk finds, by number in the order in which they came.
+#[derive(Debug, Default)]
+pub struct FoundTags {
+    tags: Vec<FoundTag>,
+    /// For each file the numbers of its tags.
+    by_file: Vec<Vec<u32>>,
+}
+
 #[derive(Debug)]
-pub struct FoundTag {
-    /// Its name.
-    pub name: String,
-    /// The first sentences that have it: all of a rare one's, and one more than that of others.
+struct FoundTag {
+    name: String,
+    /// The first sentence that has it.
+    first: StoredSentence,
+    /// The numbers of the first ones: all of a rare one's, and one more than that of others.
     rows: Vec<usize>,
 }
 
-impl IndexedSentences {
-    /// The rare tags of the first so many sentences: for each sentence that has some their places among the tags.
+impl FoundTags {
+    /// Those of a file.
+    #[must_use]
+    pub fn of_file(&self, file: usize) -> &[u32] {
+        &self.by_file[file]
+    }
+
+    /// The rare ones among the first so many sentences, of each sentence that has some.
     #[must_use]
     pub fn rare(&self, sentences: usize) -> HashMap<usize, Vec<u32>> {
         let mut rare: HashMap<usize, Vec<u32>> = HashMap::new();
@@ -74,18 +86,10 @@ impl IndexedSentences {
         rare
     }
 
-    /// The first tag that is not known, with file and line of the sentence that has it first.
-    ///
-    /// # Errors
-    /// [`DataError::Read`].
-    pub fn unknown(
-        &self,
-        is_known: impl Fn(&str) -> bool,
-    ) -> Result<Option<(&str, String, usize)>, DataError> {
-        let Some(tag) = self.tags.iter().find(|tag| !is_known(&tag.name)) else { return Ok(None) };
-        let mut places = self.sentences.places(&[self.rows[tag.rows[0]]])?;
-        let (file, line) = places.swap_remove(0);
-        Ok(Some((&tag.name, file, line)))
+    /// The first one that is not known, and the first sentence that has it.
+    #[must_use]
+    pub fn unknown(&self, is_known: impl Fn(&str) -> bool) -> Option<(&str, StoredSentence)> {
+        self.tags.iter().find(|tag| !is_known(&tag.name)).map(|tag| (tag.name.as_str(), tag.first))
     }
 }
 
@@ -107,18 +111,18 @@ impl StoredSentences {
             tags: Vec::new(),
             seen: Vec::new(),
         };
-        let (mut sentences, mut ends, mut file_tags) = (StoredSentences::default(), Vec::new(), Vec::new());
+        let (mut sentences, mut ends, mut by_file) = (StoredSentences::default(), Vec::new(), Vec::new());
         for path in files {
             let first = sentences.files.add(path)?;
             sentences.forms.push(walk.file(path, first)?);
             ends.push(walk.rows.len());
-            file_tags.push(walk.seen());
+            by_file.push(walk.seen());
         }
         let Walk { rows, tags, .. } = walk;
         if rows.is_empty() {
             return Err(no_sentence());
         }
-        Ok(IndexedSentences { sentences, rows, tags, file_tags, ends })
+        Ok(IndexedSentences { sentences, rows, tags: FoundTags { tags, by_file }, ends })
     }
 
     /// Reads a sentence. Its line is not known; see [`places`](StoredSentences::places).
@@ -249,12 +253,12 @@ impl Walk {
         let Some(Sentence { mut tags, .. }) = sentence else { return };
         tags.truncate(self.most.unwrap_or(usize::MAX));
         let row = self.rows.len();
-        let mut counted = 0;
+        let counted = tags.iter().filter(|tag| *tag != NO_TAG).count() as u32;
+        let sentence = StoredSentence { place, length: tags.len() as u32, counted };
         for name in tags.iter().filter(|tag| *tag != NO_TAG) {
-            counted += 1;
             let number = self.numbers.get(name).copied().unwrap_or_else(|| {
                 self.numbers.insert(name.clone(), self.tags.len());
-                self.tags.push(FoundTag { name: name.clone(), rows: Vec::new() });
+                self.tags.push(FoundTag { name: name.clone(), first: sentence, rows: Vec::new() });
                 self.seen.push(false);
                 self.tags.len() - 1
             });
@@ -264,7 +268,7 @@ impl Walk {
                 rows.push(row);
             }
         }
-        self.rows.push(StoredSentence { place, length: tags.len() as u32, counted });
+        self.rows.push(sentence);
     }
 
     /// The tags of the file that has been read.
@@ -313,10 +317,11 @@ mod tests {
         files.iter().zip(&contents).for_each(|(path, (_, text))| fs::write(path, text).unwrap());
         let held = read_sentences(&read_documents(&files).unwrap(), TagColumns::default()).unwrap();
         let indexed = StoredSentences::index(&files, TagColumns::default(), None).unwrap();
-        let rare = indexed.rare(usize::MAX);
-        let IndexedSentences { sentences, rows, ends, file_tags, tags } = indexed;
+        let IndexedSentences { sentences, rows, ends, tags } = indexed;
+        let rare = tags.rare(usize::MAX);
         assert_eq!((rows.len(), ends), (held.len(), vec![2, 3, 5, 6, 3007]));
-        let names: Vec<&str> = file_tags[2].iter().map(|&tag| tags[tag as usize].name.as_str()).collect();
+        let names: Vec<&str> =
+            tags.of_file(2).iter().map(|&tag| tags.tags[tag as usize].name.as_str()).collect();
         assert_eq!(names, ["ADP", "DET"]);
         let places = sentences.places(&rows).unwrap();
         for (number, ((row, held), (file, line))) in rows.iter().zip(&held).zip(places).enumerate() {

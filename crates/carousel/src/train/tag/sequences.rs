@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::data::{
-    Classes, DataError, Document, FrameExample, IndexedSentences, Limits, NO_TAG, NumberExample, Scaling,
-    Sentence, StoredSentence, StoredSentences, Tokens, VideoExample, Vocab, list_files, read_frames,
+    Classes, DataError, Document, FoundTags, FrameExample, IndexedSentences, Limits, NO_TAG, NumberExample,
+    Scaling, Sentence, StoredSentence, StoredSentences, Tokens, VideoExample, Vocab, list_files, read_frames,
     read_sentences, read_videos,
 };
 use crate::output::{IGNORE, counted};
@@ -130,7 +130,8 @@ impl Shelf for Stored {
 
 /// The sentences of files that are too large to be held, dealt to the parts.
 pub(super) struct StoredParts {
-    indexed: IndexedSentences,
+    sentences: StoredSentences,
+    tags: FoundTags,
     most: Option<usize>,
     pub(super) parts: Parts<StoredSentence>,
 }
@@ -144,38 +145,39 @@ impl StoredParts {
     ) -> Result<StoredParts, TrainError> {
         let files = large.files()?;
         let most = recipe.data.max_length;
-        let indexed = StoredSentences::index(&files.concat(), tag_columns(recipe), most)?;
-        let ends = &indexed.ends;
-        let [train, valid, test] = by_part(indexed.rows.clone(), ends, &files);
+        let IndexedSentences { sentences, rows, tags, ends } =
+            StoredSentences::index(&files.concat(), tag_columns(recipe), most)?;
+        let [train, valid, test] = by_part(rows, &ends, &files);
         let names: Vec<String> = files[0].iter().map(|path| large.given.name(path)).collect();
         let file_of = |row: usize| ends.partition_point(|&end| end <= row);
         let groups = groups(recipe, sources, train.len(), |row| (names[file_of(row)].as_str(), None))?;
         // A tag of many sentences is in all parts, unless whole files are dealt: then their first sentences stand for
         // all tags of theirs.
-        let rare = if groups.is_some() { HashMap::new() } else { indexed.rare(train.len()) };
+        let rare = if groups.is_some() { HashMap::new() } else { tags.rare(train.len()) };
         let labels = |row: usize| {
             let file = file_of(row);
             let is_first = file.checked_sub(1).map_or(0, |before| ends[before]) == row;
-            let of_file = groups.as_ref().filter(|_| is_first).map(|_| &indexed.file_tags[file]);
-            of_file.or_else(|| rare.get(&row)).into_iter().flatten().copied()
+            let of_file = (groups.is_some() && is_first).then(|| tags.of_file(file));
+            of_file.or_else(|| rare.get(&row).map(Vec::as_slice)).into_iter().flatten().copied()
         };
         let places = draw(train.len(), groups.as_deref(), labels, recipe, sources);
         let parts = deal(train, places, valid, test)?;
-        Ok(StoredParts { indexed, most, parts })
+        Ok(StoredParts { sentences, tags, most, parts })
     }
 
     /// The sentences of files that are measured.
     pub(super) fn measured(recipe: &Recipe, paths: &[PathBuf]) -> Result<StoredParts, DataError> {
         let most = recipe.data.max_length;
-        let indexed = StoredSentences::index(&list_files(paths)?.0, tag_columns(recipe), most)?;
-        let parts = Parts { train: Vec::new(), valid: Vec::new(), test: indexed.rows.clone() };
-        Ok(StoredParts { indexed, most, parts })
+        let IndexedSentences { sentences, rows, tags, .. } =
+            StoredSentences::index(&list_files(paths)?.0, tag_columns(recipe), most)?;
+        let parts = Parts { train: Vec::new(), valid: Vec::new(), test: rows };
+        Ok(StoredParts { sentences, tags, most, parts })
     }
 
     /// Tags and letters of the training part.
     pub(super) fn labels(&self, recipe: &Recipe) -> Result<TagLabels, DataError> {
         let mut found = FoundLabels::default();
-        for sentence in self.indexed.sentences.read_in_order(&self.parts.train) {
+        for sentence in self.sentences.read_in_order(&self.parts.train) {
             found.add(&Raw::of(sentence?, self.most), recipe);
         }
         found.labels(None, None)
@@ -185,7 +187,7 @@ impl StoredParts {
     pub(super) fn vocab(&self, recipe: &Recipe) -> Result<Vocab, DataError> {
         // No word has a line's end in it, so they need not be kept one by one.
         let mut words = String::new();
-        for sentence in self.indexed.sentences.sample(&self.parts.train, recipe.seed) {
+        for sentence in self.sentences.sample(&self.parts.train, recipe.seed) {
             let most = self.most.unwrap_or(usize::MAX);
             for word in sentence?.words.iter().take(most) {
                 words.push_str(word);
@@ -201,11 +203,12 @@ impl StoredParts {
         labels: &TagLabels,
         encoder: &TagEncoder,
     ) -> Result<(Stored, Parts<StoredSentence>), DataError> {
-        let StoredParts { indexed, most, parts } = self;
-        if let Some((tag, file, line)) = indexed.unknown(|tag| labels.tags.id(tag).is_some())? {
+        let StoredParts { sentences, tags, most, parts } = self;
+        if let Some((tag, first)) = tags.unknown(|tag| labels.tags.id(tag).is_some()) {
+            let (file, line) = sentences.places(&[first])?.swap_remove(0);
             labels.tags.find(tag, &file, line)?;
         }
-        let (sentences, labels, encoder) = (indexed.sentences, labels.clone(), encoder.clone());
+        let (labels, encoder) = (labels.clone(), encoder.clone());
         Ok((Stored { sentences, most, labels, encoder, failure: Mutex::default() }, parts))
     }
 }
