@@ -16,7 +16,7 @@ pub(crate) use captioner::{
 };
 pub use captioner::{Caption, SavedCaptioner};
 pub(crate) use classifier::{
-    Encoder, Labels, classifier_config, highest, number_columns, probabilities, steps,
+    Encoder, Labels, classifier_config, highest, number_columns, probabilities, steps, text_columns,
 };
 pub use classifier::{Prediction, SavedClassifier};
 pub use forecaster::{ColumnForecast, SavedForecaster, SeriesForecast};

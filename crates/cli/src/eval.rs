@@ -69,7 +69,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         return Err(BadUsage("--precision int8 is for language models".to_owned()).into());
     }
     args.search.refuse_idle(task)?;
-    if Held::of(&recipe).is_less_than(&args.data)? {
+    if Held::of(&recipe).exceeded_by(&args.data)?.is_some() {
         if task == Task::Classify {
             return classes(args, &evaluate_large_classifier(&args.run, &args.data)?);
         }

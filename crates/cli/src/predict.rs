@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use carousel::data::{
-    Document, IndexedTexts, NumberExample, Quoting, StoredTexts, TagColumns, TextColumns, Tokens, list_files,
+    Document, IndexedTexts, NumberExample, Quoting, StoredTexts, TagColumns, Tokens, list_files,
     names_column, read_documents, read_sentences, read_table, unmarked,
 };
 use carousel::decode::beam::Search;
@@ -156,12 +156,9 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
                 output::result(&told.collect::<String>())?;
             }
         } else if is_table(saved, path)? {
-            let data = &saved.recipe.data;
-            let quoting = if data.quoting { Quoting::On } else { Quoting::Off };
-            let columns = TextColumns { text: &data.text, label: None, group: None, quoting };
             // The rows stay in their file: it may be large.
             let IndexedTexts { texts, rows, .. } =
-                StoredTexts::index(std::slice::from_ref(path), columns, Tokens::Byte)?;
+                StoredTexts::index(std::slice::from_ref(path), saved.columns(), Tokens::Byte)?;
             for rows in rows.chunks(TOGETHER) {
                 let read: Vec<String> = rows.iter().map(|row| texts.text(row)).collect();
                 texts.failure().map_or(Ok(()), Err)?;

@@ -151,25 +151,26 @@ impl Held<'_> {
         }
     }
 
-    /// Whether some files are more than that. What is compressed or comes through a pipe has to be held.
-    pub(crate) fn is_less_than(self, paths: &[PathBuf]) -> anyhow::Result<bool> {
+    /// The bytes of some files, where they are more than that. What is compressed or comes through a pipe has to be held.
+    pub(crate) fn exceeded_by(self, paths: &[PathBuf]) -> anyhow::Result<Option<u64>> {
         let (Held::Megabytes(most) | Held::Sentences(most) | Held::Rows(most, _)) = self else {
-            return Ok(false);
+            return Ok(None);
         };
         let (files, bytes) = list_files(paths)?;
         let compressed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
         let together = |path: &PathBuf| matches!(self, Held::Sentences(_)) && lies_beside_others(path);
         let is_held = |path: &PathBuf| compressed(path) || together(path) || !path.is_file();
         if bytes <= (most as u64) << 20 || files.iter().any(is_held) {
-            return Ok(false);
+            return Ok(None);
         }
-        let Held::Rows(_, column) = self else { return Ok(true) };
+        let Held::Rows(_, column) = self else { return Ok(Some(bytes)) };
         // The first file's beginning tells a table; the names of all, that they hold one text each.
         let mut first = vec![0; 1 << 16];
         let read = fs::File::open(&files[0]).and_then(|mut file| file.read(&mut first));
         first.truncate(read.with_context(|| format!("could not read {}", files[0].display()))?);
         let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-        Ok(!are_single_texts(names.iter().map(String::as_str), &first, column))
+        let are_single = are_single_texts(names.iter().map(String::as_str), &first, column);
+        Ok((!are_single).then_some(bytes))
     }
 }
 
@@ -216,9 +217,10 @@ fn texts(sources: &Sources) -> [Text<'_>; 3] {
 
 fn read_all(train: &[PathBuf], valid: &[PathBuf], test: &[PathBuf], held: Held) -> anyhow::Result<Sources> {
     let given = [train, valid, test].concat();
-    if !train.is_empty() && held.is_less_than(&given)? {
+    let exceeding = if train.is_empty() { None } else { held.exceeded_by(&given)? };
+    if let Some(bytes) = exceeding {
         let [train, valid, test] = [train, valid, test].map(<[PathBuf]>::to_vec);
-        let megabytes = carousel::report::thousands((list_files(&given)?.1 >> 20).max(1));
+        let megabytes = carousel::report::thousands((bytes >> 20).max(1));
         output::message(format_args!("indexing {megabytes} MB, which stay in their files (data.memory)"));
         let large = LargeSources { train, valid, test, ..LargeSources::default() };
         return Ok(Sources { large: Some(large), ..Sources::default() });

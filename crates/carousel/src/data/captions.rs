@@ -76,8 +76,7 @@ pub fn read_captions(
         let text = table.column(columns.text, "data.text")?;
         let group = columns.group.and_then(|group| table.place(group));
         let folder = Path::new(&document.name).parent().unwrap_or(Path::new(""));
-        let mut beside = Beside { folder, inner: None };
-        let mut paths: HashMap<String, PathBuf> = HashMap::new();
+        let mut beside = Beside { folder, inner: None, found: HashMap::new() };
         for row in &table.rows {
             let wrong = |reason: &str| DataError::Line {
                 name: table.name.clone(),
@@ -91,14 +90,7 @@ pub fn read_captions(
             if text.is_empty() {
                 return Err(wrong("the caption is empty, expected a text; leave the row out"));
             }
-            let name = match paths.get(name) {
-                Some(path) => path.clone(),
-                None => {
-                    let path = beside.find(name).map_err(|reason| wrong(&reason))?;
-                    paths.insert(name.to_owned(), path.clone());
-                    path
-                }
-            };
+            let name = beside.find(name).map_err(|reason| wrong(&reason))?;
             let group = group.map(|group| table.field(row, group).map(str::to_owned)).transpose()?;
             let place = *known.entry(name.clone()).or_insert_with(|| {
                 let subject = Subject::Image(Vec::new());
@@ -146,10 +138,21 @@ struct Beside<'a> {
     folder: &'a Path,
     /// The folders in it, once a name is not beside the table.
     inner: Option<Vec<PathBuf>>,
+    /// What has been looked for: an image has several rows.
+    found: HashMap<String, PathBuf>,
 }
 
 impl Beside<'_> {
     fn find(&mut self, name: &str) -> Result<PathBuf, String> {
+        if let Some(path) = self.found.get(name) {
+            return Ok(path.clone());
+        }
+        let path = self.look_for(name)?;
+        self.found.insert(name.to_owned(), path.clone());
+        Ok(path)
+    }
+
+    fn look_for(&mut self, name: &str) -> Result<PathBuf, String> {
         let path = self.folder.join(name);
         if path.exists() {
             return Ok(path);

@@ -6,7 +6,7 @@ use super::arrays::Named;
 use super::numbers::{NumberColumns, NumberExample, Told, read_sequences, without_notes};
 use super::sound::frame_middle;
 use super::tagged::{NO_TAG, lines};
-use super::{DataError, Document, at, fails};
+use super::{DataError, Document, at, fails, unpacked};
 
 /// How the name of a file with the labels of another ends.
 pub(super) const LABELS: &str = ".labels";
@@ -33,13 +33,14 @@ pub fn read_frames(
     labelled: bool,
 ) -> Result<Vec<FrameExample>, DataError> {
     let beside: HashMap<&str, &Document> =
-        documents.iter().filter_map(|one| Some((unpacked(one).strip_suffix(LABELS)?, one))).collect();
+        documents.iter().filter_map(|one| Some((unpacked(&one.name).strip_suffix(LABELS)?, one))).collect();
     let named = if labelled { Named::Steps } else { Named::None };
     let mut used = 0;
     let mut examples = Vec::new();
-    for document in without_notes(documents, columns).filter(|document| !unpacked(document).ends_with(LABELS))
+    for document in
+        without_notes(documents, columns).filter(|document| !unpacked(&document.name).ends_with(LABELS))
     {
-        let name = unpacked(document);
+        let name = unpacked(&document.name);
         let stem = name.rsplit_once('.').map_or(name, |parts| parts.0);
         let marks = beside.get(stem);
         used += usize::from(marks.is_some());
@@ -60,7 +61,7 @@ pub fn read_frames(
         }
     }
     if labelled && used < beside.len() {
-        let owned = |stem: &str| documents.iter().any(|one| is_beside(unpacked(one), stem));
+        let owned = |stem: &str| documents.iter().any(|one| is_beside(unpacked(&one.name), stem));
         let alone = beside.iter().filter(|(stem, _)| !owned(stem)).map(|(_, document)| document.name.clone());
         if let Some(name) = alone.min() {
             let reason = "no sequence of this name lies beside it; give the folder, or both files".to_owned();
@@ -73,11 +74,6 @@ pub fn read_frames(
         }
         false => Ok(examples),
     }
-}
-
-/// The name of a file without the ending of what is compressed.
-pub(super) fn unpacked(document: &Document) -> &str {
-    document.name.strip_suffix(".gz").unwrap_or(&document.name)
 }
 
 /// Whether a file is the one whose labels are called `stem`.

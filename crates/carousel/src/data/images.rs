@@ -7,9 +7,9 @@ use std::path::Path;
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageFormat, Rgba};
 
-use super::frames::{LABELS, label, unpacked};
+use super::frames::{LABELS, label};
 use super::tagged::lines;
-use super::{DataError, Document, fails};
+use super::{DataError, Document, fails, unpacked};
 
 /// What images are brought to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub fn read_videos(
     labelled: bool,
 ) -> Result<Vec<VideoExample>, DataError> {
     let mut folders: BTreeMap<&str, Vec<(u64, &Document)>> = BTreeMap::new();
-    for document in documents.iter().filter(|document| !unpacked(document).ends_with(LABELS)) {
+    for document in documents.iter().filter(|document| !unpacked(&document.name).ends_with(LABELS)) {
         if !is_image(&document.name) {
             return Err(fails(
                 document,
@@ -144,7 +144,7 @@ pub fn read_videos(
         videos.push(VideoExample { frames: pixels, tags, file: folder.to_owned() });
     }
     for document in documents.iter().filter(|_| labelled) {
-        let stem = unpacked(document).strip_suffix(LABELS);
+        let stem = unpacked(&document.name).strip_suffix(LABELS);
         if stem.is_some_and(|stem| !videos.iter().any(|video| video.file == stem)) {
             let reason = "no folder of images of this name lies beside it; give the folder above";
             return Err(fails(document, reason));
@@ -160,7 +160,7 @@ pub fn read_videos(
 
 fn read_labels(documents: &[Document], folder: &str, frames: usize) -> Result<Vec<String>, DataError> {
     let wanted = format!("{folder}{LABELS}");
-    let document = documents.iter().find(|document| unpacked(document) == wanted).ok_or_else(|| {
+    let document = documents.iter().find(|document| unpacked(&document.name) == wanted).ok_or_else(|| {
         let reason = format!("{wanted} with a label a frame is missing beside it; give the folder above");
         DataError::File { name: folder.to_owned(), reason }
     })?;

@@ -9,6 +9,7 @@ mod bpe;
 mod captions;
 mod classes;
 mod corpus;
+mod failure;
 mod frames;
 mod images;
 mod name_pattern;
@@ -36,6 +37,7 @@ pub use captions::{
 };
 pub use classes::{Classes, Counts, Lengths};
 pub use corpus::{Corpus, Document, GivenPaths, read_documents};
+pub(crate) use failure::FirstFailure;
 pub use frames::{FrameExample, read_frames};
 pub use images::{ImageShape, VideoExample, read_image, read_videos, thumbnail};
 pub use name_pattern::NamePattern;
@@ -163,6 +165,11 @@ fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
 }
 
 const NOT_UTF8: &str = "the line is not UTF-8; convert the file to UTF-8";
+
+/// A file's name without the ending of what is compressed.
+fn unpacked(name: &str) -> &str {
+    name.strip_suffix(".gz").unwrap_or(name)
+}
 
 /// A file as text, without the mark that some editors put in front of it.
 fn text_of(document: &Document) -> Result<&str, DataError> {

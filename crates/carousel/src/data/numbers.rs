@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::arrays::{Archived, Named, array, read_npz};
-use super::frames::unpacked;
 use super::sound::{SoundFeatures, read_wav};
 use super::table::shortened;
 use super::texts::NO_LABEL;
-use super::{DataError, Document, NamePattern, Quoting, Table, at, fails, read_table};
+use super::{DataError, Document, NamePattern, Quoting, Table, at, fails, read_table, unpacked};
 
 /// How sequences of numbers are found in files.
 #[derive(Clone, Debug, Default)]
@@ -147,12 +146,15 @@ pub fn read_numbers(
     Ok(examples)
 }
 
+/// What is wrong with sound where something else is read.
+pub(super) const HOLDS_SOUND: &str = "it holds sound; set data.input=audio";
+
 /// The files without the lists and licences that collections of sounds have beside them.
 pub(super) fn without_notes<'a>(
     documents: &'a [Document],
     columns: &NumberColumns<'_>,
 ) -> impl Iterator<Item = &'a Document> {
-    let ends = |document: &Document, ending| unpacked(document).to_ascii_lowercase().ends_with(ending);
+    let ends = |document: &Document, ending| unpacked(&document.name).to_ascii_lowercase().ends_with(ending);
     let has_sound = columns.sound.is_some() && documents.iter().any(|document| ends(document, ".wav"));
     documents.iter().filter(move |document| {
         let name = document.name.rsplit('/').next().unwrap_or_default();
@@ -178,7 +180,7 @@ pub(super) fn read_sequences(
     columns: &NumberColumns<'_>,
     named: Named,
 ) -> Result<Vec<Told>, DataError> {
-    let name = unpacked(document).to_ascii_lowercase();
+    let name = unpacked(&document.name).to_ascii_lowercase();
     let one = |values: Vec<f32>, width: usize, rate: u32| {
         let file = document.name.clone();
         let numbers = NumberExample { values, width, file, line: 1, rate, ..NumberExample::default() };
@@ -190,7 +192,7 @@ pub(super) fn read_sequences(
             one(sound.of(&samples, rate), sound.width(), rate)
         }
         (Some(_), false) => Err(fails(document, "no name of a sound file, expected .wav")),
-        (None, true) => Err(fails(document, "it holds sound; set data.input=audio")),
+        (None, true) => Err(fails(document, HOLDS_SOUND)),
         (None, false) if name.ends_with(".npy") => {
             let (values, width) = read_npy(document)?;
             one(values, width, 0)
@@ -348,7 +350,7 @@ fn class_of(document: &Document, columns: &NumberColumns<'_>, told: &Told) -> Re
 }
 
 fn is_archive(name: &str) -> bool {
-    name.strip_suffix(".gz").unwrap_or(name).to_ascii_lowercase().ends_with(".npz")
+    unpacked(name).to_ascii_lowercase().ends_with(".npz")
 }
 
 fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
@@ -357,13 +359,11 @@ fn read_npy(document: &Document) -> Result<(Vec<f32>, usize), DataError> {
         [_] => 1,
         [_, width] if width > 0 => width,
         _ => {
-            return Err(fails(
-                document,
-                format!(
-                    "its shape is {shape:?}, expected [steps, values]; many sequences \
-                                             stand in an .npz archive, as x of [N, T, C] and y"
-                ),
-            ));
+            let reason = format!(
+                "its shape is {shape:?}, expected [steps, values]; many sequences stand in an .npz archive, as x of \
+                 [N, T, C] and y"
+            );
+            return Err(fails(document, reason));
         }
     };
     Ok((values, width))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, fails, text_of};
+use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, fails, text_of, unpacked};
 
 /// Fills what a batch would have to be filled up with. Batches here are ragged, so it never occurs.
 pub const PAD: u32 = 0;
@@ -95,16 +95,15 @@ fn format_of(documents: &[Document], wanted: PairFormat) -> PairFormat {
     if wanted != PairFormat::Auto {
         return wanted;
     }
-    let stem = |document: &Document| document.name.strip_suffix(".gz").unwrap_or(&document.name).to_owned();
     let first = |document: &Document| -> Vec<u8> {
         document.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default().to_vec()
     };
-    if documents.iter().all(|document| stem(document).ends_with(".dict")) {
+    if documents.iter().all(|document| unpacked(&document.name).ends_with(".dict")) {
         PairFormat::Dictionary
     } else if documents.len().is_multiple_of(2)
         && documents
             .iter()
-            .all(|document| !first(document).contains(&b'\t') && !stem(document).ends_with(".tsv"))
+            .all(|document| !first(document).contains(&b'\t') && !unpacked(&document.name).ends_with(".tsv"))
     {
         PairFormat::Files
     } else {

@@ -18,7 +18,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::corpus::share_of;
 use super::tokenizer::unmarked;
-use super::{Corpus, DataError, Document, Limits, Tokenizer, Tokens, Vocab};
+use super::{Corpus, DataError, Document, FirstFailure, Limits, Tokenizer, Tokens, Vocab};
 
 /// Tokens of a block, at least.
 const BLOCK: usize = 4096;
@@ -103,7 +103,7 @@ struct Shared {
     tokens: usize,
     tokenizer: Tokenizer,
     kept: Mutex<Kept>,
-    failure: Mutex<Option<DataError>>,
+    failure: FirstFailure,
 }
 
 /// The blocks that were read last, by number; the oldest goes first.
@@ -159,7 +159,7 @@ impl StoredCorpus {
             tokens: 0,
             tokenizer: tokenizer.clone(),
             kept: Mutex::default(),
-            failure: Mutex::default(),
+            failure: FirstFailure::default(),
         };
         let mut document_starts = Vec::new();
         for path in files {
@@ -224,7 +224,7 @@ impl TokenRow for StoredCorpus {
             match self.shared.block(number) {
                 Ok(block) => tokens.extend(block[at..].iter().take(wanted)),
                 Err(error) => {
-                    self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    self.shared.failure.keep(error);
                     tokens.resize(range.len(), 0);
                 }
             }
@@ -234,7 +234,7 @@ impl TokenRow for StoredCorpus {
     }
 
     fn failure(&self) -> Option<DataError> {
-        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.shared.failure.take()
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::stored::{SAMPLE, changed};
 use super::stored_files::{LineCounter, StoredFiles, sampled, unreadable};
@@ -13,7 +12,7 @@ use super::table::{
     BYTE_ORDER_MARK, Fields, Form, column_of, fields_of, header, is_blank, no_header, no_rows, object_fields,
     records, refuse_open_quote, uneven, unread,
 };
-use super::{DataError, Document, Quoting, TextColumns, Tokens};
+use super::{DataError, Document, FirstFailure, Quoting, TextColumns, Tokens};
 
 /// A row, as far as it is remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ pub struct StoredTexts {
     /// One a file.
     tables: Vec<StoredTable>,
     quoting: Quoting,
-    failure: Mutex<Option<DataError>>,
+    failure: FirstFailure,
 }
 
 /// What a walk over tables finds.
@@ -107,7 +106,7 @@ impl StoredTexts {
         }
         let Walk { rows, labels, members, groups, .. } = walk;
         let texts =
-            StoredTexts { files: stored, tables, quoting: columns.quoting, failure: Mutex::default() };
+            StoredTexts { files: stored, tables, quoting: columns.quoting, failure: FirstFailure::default() };
         let (labels, group_names) = (labels.into_list(), groups.into_list());
         Ok(IndexedTexts { texts, rows, labels, groups: members, group_names, ends })
     }
@@ -116,7 +115,7 @@ impl StoredTexts {
     #[must_use]
     pub fn text(&self, row: &StoredRow) -> String {
         self.read(row).unwrap_or_else(|error| {
-            self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.failure.keep(error);
             String::new()
         })
     }
@@ -124,7 +123,7 @@ impl StoredTexts {
     /// Why a text could not be read, once.
     #[must_use]
     pub fn failure(&self) -> Option<DataError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failure.take()
     }
 
     /// File and line of rows. Lines are counted when they are asked for: the files are walked over again.

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use serde_json::{Map, Value};
 
-use super::{DataError, Document, at};
+use super::{DataError, Document, at, unpacked};
 
 /// Whether a field that begins with a quote mark ends with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,14 @@ pub enum Quoting {
     On,
     /// A quote mark is a character like any other.
     Off,
+}
+
+impl Quoting {
+    /// Whether quote marks mean anything, as a recipe says it.
+    #[must_use]
+    pub fn of(quoting: bool) -> Quoting {
+        if quoting { Quoting::On } else { Quoting::Off }
+    }
 }
 
 /// A table.
@@ -117,7 +125,7 @@ pub(super) enum Form {
 impl Form {
     /// What a file's name says, or else its first line.
     pub(super) fn of(name: &str, first: &[u8]) -> Form {
-        let stem = name.strip_suffix(".gz").unwrap_or(name);
+        let stem = unpacked(name);
         let extension = stem.rsplit_once('.').map_or("", |(_, extension)| extension).to_ascii_lowercase();
         // What stands in quotes separates nothing: every other part is within them.
         let parts = || first.split(|&byte| byte == b'"').step_by(2);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{DataError, Document, at, fails, text_of};
+use super::{DataError, Document, at, fails, text_of, unpacked};
 
 /// The tag of a step that counts in neither loss nor metrics.
 pub const NO_TAG: &str = "_";
@@ -63,7 +63,7 @@ pub fn read_sentences(documents: &[Document], columns: TagColumns) -> Result<Vec
 
 /// Files of JSON would be taken for words.
 pub(super) fn refuse_json(name: &str) -> Result<(), DataError> {
-    let bare = name.strip_suffix(".gz").unwrap_or(name);
+    let bare = unpacked(name);
     if [".json", ".jsonl", ".ndjson"].iter().any(|ending| bare.ends_with(ending)) {
         let reason = "it holds JSON, expected a word and its tag a line, CoNLL-U, or seq.in and seq.out";
         return Err(DataError::File { name: name.to_owned(), reason: reason.to_owned() });
@@ -85,7 +85,7 @@ pub fn lies_beside_others(path: &Path) -> bool {
 fn split_name(path: &str) -> (&str, &str) {
     let at = path.rfind('/').map_or(0, |slash| slash + 1);
     let (folder, name) = path.split_at(at);
-    (folder, name.strip_suffix(".gz").unwrap_or(name))
+    (folder, unpacked(name))
 }
 
 pub(super) fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
@@ -189,8 +189,8 @@ impl LineForm {
                     continue;
                 }
                 let begins = found[0] == "1" || found[0].starts_with("1-") || found[0].starts_with("0.");
-                let is_conllu = name.strip_suffix(".gz").unwrap_or(name).ends_with(".conllu")
-                    || text.split('\t').count() == CONLLU && begins;
+                let is_conllu =
+                    unpacked(name).ends_with(".conllu") || text.split('\t').count() == CONLLU && begins;
                 first = Some(LineForm::placed(name, found.len(), is_conllu, columns)?);
                 if is_conllu || columns.word.is_some() || found.len() < 3 {
                     break;

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::{DataError, Document, Quoting, fails, read_table, text_of, unmarked};
+use super::numbers::HOLDS_SOUND;
+use super::{DataError, Document, Quoting, fails, read_table, text_of, unmarked, unpacked};
 
 /// Which columns hold what.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +50,7 @@ pub fn are_single_texts<'a>(
     }
     let mut folders = HashSet::new();
     for name in names.into_iter().filter(|name| !is_notice(name)) {
-        let path = Path::new(name.strip_suffix(".gz").unwrap_or(name));
+        let path = Path::new(unpacked(name));
         if !path.extension().is_none_or(|ending| ending.eq_ignore_ascii_case("txt")) {
             return false;
         }
@@ -91,7 +92,7 @@ pub fn read_texts(documents: &[Document], columns: TextColumns<'_>) -> Result<Ve
         let name = document.name.to_ascii_lowercase();
         let hint = match name.rsplit('.').next() {
             Some("npy" | "npz") => "it holds numbers; set data.input=numbers",
-            Some("wav") => "it holds sound; set data.input=audio",
+            Some("wav") => HOLDS_SOUND,
             _ => "",
         };
         if !hint.is_empty() {

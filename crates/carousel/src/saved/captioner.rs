@@ -92,7 +92,7 @@ pub(crate) fn caption_columns(recipe: &Recipe) -> CaptionColumns<'_> {
         path: &recipe.data.path,
         text: &recipe.data.text,
         group: recipe.data.group.as_deref(),
-        quoting: if recipe.data.quoting { Quoting::On } else { Quoting::Off },
+        quoting: Quoting::of(recipe.data.quoting),
     }
 }
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
-    Classes, DataError, Document, NamePattern, NumberColumns, NumberExample, Packed, Passes, Scaling,
-    Sequence, Tokenizer, pack_sequences, read_numbers,
+    Classes, DataError, Document, NamePattern, NumberColumns, NumberExample, Packed, Passes, Quoting,
+    Scaling, Sequence, TextColumns, Tokenizer, pack_sequences, read_numbers,
 };
 use crate::models::classifier::{Classifier, ClassifierConfig};
 use crate::models::pool::Pooling;
@@ -103,6 +103,16 @@ impl Encoder {
     }
 }
 
+/// How a recipe finds texts and their classes.
+pub(crate) fn text_columns(recipe: &Recipe) -> TextColumns<'_> {
+    TextColumns {
+        text: &recipe.data.text,
+        label: Some(&recipe.data.label),
+        group: recipe.data.group.as_deref(),
+        quoting: Quoting::of(recipe.data.quoting),
+    }
+}
+
 /// How a recipe finds sequences of numbers.
 pub(crate) fn number_columns(recipe: &Recipe) -> Result<NumberColumns<'_>, DataError> {
     let data = &recipe.data;
@@ -186,6 +196,12 @@ impl SavedClassifier {
         let mut model = config.init(&Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedClassifier { recipe, classes, encoder, model })
+    }
+
+    /// Where tables have texts, for which no classes are wanted.
+    #[must_use]
+    pub fn columns(&self) -> TextColumns<'_> {
+        TextColumns { label: None, group: None, ..text_columns(&self.recipe) }
     }
 
     /// The classes of texts, in their order.

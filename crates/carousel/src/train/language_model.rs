@@ -194,7 +194,7 @@ impl Job for LanguageModelJob<'_> {
         let (mut outputs, mut targets, mut penalties) = (Vec::new(), Vec::new(), Vec::new());
         let frames = batch.frames() as f64;
         let last = &mut self.last;
-        let mut readings = 0..;
+        let mut readings = 0;
         self.tbptt.read(batch, |window, state| {
             *last = Some((window.clone(), state.as_ref().map(State::detach)));
             let packed = Arc::new(window.batch.clone());
@@ -202,8 +202,8 @@ impl Job for LanguageModelJob<'_> {
             // A document of a stream keeps its masks over all windows of an update.
             let name = |segment: &Segment| key(&[segment.stream as u64, segment.document as u64]) as u32;
             let names: Vec<u32> = window.segments.iter().map(name).collect();
-            let noisy =
-                NoisySequences { noise: noise.reading(readings.next().expect("no end")), names: &names };
+            let noisy = NoisySequences { noise: noise.reading(readings), names: &names };
+            readings += 1;
             let NoisyOutputs { raw, dropped, state } =
                 model.hidden_noisy(&window.inputs, &packed, state, noisy);
             let share = window.inputs.len() as f64 / frames;

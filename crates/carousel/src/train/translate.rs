@@ -87,10 +87,8 @@ pub fn translate(
     let summary = train(run, recipe, ExampleJob::new(task, recipe, model, parts), facts, start, on_event)?;
     if !judged.is_empty() && !summary.stopped {
         let saved = SavedTranslator::open(run.path())?;
-        let evaluation = TranslateEvaluation {
-            left_out,
-            ..judge(&saved.model, recipe, &saved.sides, &judged, &Search::default())
-        };
+        let search = Search::default();
+        let evaluation = judge(&saved.model, recipe, &saved.sides, (&judged, left_out), &search);
         write_json(run, TRANSLATIONS, serde_json::to_string_pretty(&evaluation))?;
     }
     Ok(summary)
@@ -124,11 +122,8 @@ pub fn evaluate_translator(
                       run say which column it reads";
         return Err(DataError::Examples { reason: reason.to_owned() }.into());
     }
-    let left_out = prepared.counts[0].empty;
-    Ok(TranslateEvaluation {
-        left_out,
-        ..judge(&saved.model, &saved.recipe, &saved.sides, &prepared.parts[0], search)
-    })
+    let measured = (prepared.parts[0].as_slice(), prepared.counts[0].empty);
+    Ok(judge(&saved.model, &saved.recipe, &saved.sides, measured, search))
 }
 
 /// How well a translator does.
@@ -288,7 +283,7 @@ fn judge(
     model: &Translator,
     recipe: &Recipe,
     sides: &[Side; 2],
-    pairs: &[EncodedPair],
+    (pairs, left_out): (&[EncodedPair], usize),
     search: &Search,
 ) -> TranslateEvaluation {
     let target = &sides[1];
@@ -304,7 +299,7 @@ fn judge(
     let examples = grouped.first.iter().zip(&grouped.references).zip(answers.iter().zip(&best)).take(SHOWN);
     TranslateEvaluation {
         sentences: answers.len(),
-        left_out: 0,
+        left_out,
         references: grouped.references.iter().map(Vec::len).sum(),
         tokens,
         loss: mean(nats),

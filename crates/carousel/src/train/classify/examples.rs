@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 
 use crate::data::{
-    Classes, DataError, Document, IndexedTexts, Limits, NumberExample, Quoting, Scaling, Sequence, StoredRow,
-    StoredTexts, TextColumns, TextExample, Tokenizer, Vocab, list_files, read_numbers, read_texts,
+    Classes, DataError, Document, IndexedTexts, Limits, NumberExample, Scaling, Sequence, StoredRow,
+    StoredTexts, TextExample, Tokenizer, Vocab, list_files, read_numbers, read_texts,
 };
 use crate::recipe::{InputName, Recipe};
 use crate::run::RunFolder;
-use crate::saved::{Encoder, number_columns};
+use crate::saved::{Encoder, number_columns, text_columns};
 use crate::train::examples::{self, Parts};
 use crate::train::{LargeSources, Sources, TrainError, by_part};
 
@@ -111,7 +111,7 @@ impl StoredParts {
         large: &LargeSources,
     ) -> Result<StoredParts, TrainError> {
         let files = large.files()?;
-        let indexed = StoredTexts::index(&files.concat(), columns(recipe), recipe.data.tokens)?;
+        let indexed = StoredTexts::index(&files.concat(), text_columns(recipe), recipe.data.tokens)?;
         let IndexedTexts { texts, rows, labels, groups, group_names, ends } = indexed;
         let [train, valid, test] = by_part(rows, &ends, &files);
         let names: Vec<String> = files[0].iter().map(|path| large.given.name(path)).collect();
@@ -131,7 +131,7 @@ impl StoredParts {
     pub(super) fn measured(recipe: &Recipe, paths: &[PathBuf]) -> Result<StoredParts, DataError> {
         let files = list_files(paths)?.0;
         let IndexedTexts { texts, rows, labels, .. } =
-            StoredTexts::index(&files, columns(recipe), recipe.data.tokens)?;
+            StoredTexts::index(&files, text_columns(recipe), recipe.data.tokens)?;
         let parts = Parts { train: Vec::new(), valid: Vec::new(), test: rows };
         Ok(StoredParts { texts, labels, parts })
     }
@@ -219,7 +219,7 @@ enum Content {
 
 pub(super) fn read_examples(recipe: &Recipe, documents: &[Document]) -> Result<Vec<Raw>, DataError> {
     if recipe.data.input == InputName::Text {
-        let texts = read_texts(documents, columns(recipe))?;
+        let texts = read_texts(documents, text_columns(recipe))?;
         let raw = |TextExample { text, label, group, file, line }| Raw {
             content: Content::Text(text),
             label,
@@ -260,15 +260,6 @@ pub(super) fn fit(run: &RunFolder, recipe: &Recipe, examples: &[Raw]) -> Result<
     });
     let scaling = Scaling::fit(numbers)?;
     Ok(Encoder::Numbers { scaling, most: recipe.data.max_length })
-}
-
-fn columns(recipe: &Recipe) -> TextColumns<'_> {
-    TextColumns {
-        text: &recipe.data.text,
-        label: Some(&recipe.data.label),
-        group: recipe.data.group.as_deref(),
-        quoting: if recipe.data.quoting { Quoting::On } else { Quoting::Off },
-    }
 }
 
 /// Reads the examples of all parts; what is not given apart is drawn from those for training.

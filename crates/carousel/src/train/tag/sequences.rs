@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::data::{
-    Classes, DataError, Document, FoundTags, FrameExample, IndexedSentences, Limits, NO_TAG, NumberExample,
-    Scaling, Sentence, StoredSentence, StoredSentences, Tokens, VideoExample, Vocab, list_files, read_frames,
-    read_sentences, read_videos,
+    Classes, DataError, Document, FirstFailure, FoundTags, FrameExample, IndexedSentences, Limits, NO_TAG,
+    NumberExample, Scaling, Sentence, StoredSentence, StoredSentences, Tokens, VideoExample, Vocab,
+    list_files, read_frames, read_sentences, read_videos,
 };
 use crate::output::{IGNORE, counted};
 use crate::recipe::{InputName, Recipe};
@@ -74,16 +73,12 @@ pub(super) struct Stored {
     most: Option<usize>,
     labels: TagLabels,
     encoder: TagEncoder,
-    failure: Mutex<Option<DataError>>,
+    failure: FirstFailure,
 }
 
 impl Stored {
     fn encode(&self, sentence: Sentence) -> Result<Encoded, DataError> {
         Encoded::new(Raw::of(sentence, self.most), &self.labels, &self.encoder)
-    }
-
-    fn failed(&self) -> MutexGuard<'_, Option<DataError>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,16 +94,15 @@ impl Shelf for Stored {
     }
 
     fn sequence<'a>(&'a self, row: &'a StoredSentence) -> Cow<'a, Encoded> {
-        let mut failed = self.failed();
-        if failed.is_some() {
+        // What is said once is not looked for again.
+        if self.failure.is_kept() {
             return Cow::Owned(Encoded::unread());
         }
-        Cow::Owned(self.sentences.read(row).and_then(|sentence| self.encode(sentence)).unwrap_or_else(
-            |error| {
-                *failed = Some(error);
-                Encoded::unread()
-            },
-        ))
+        let read = self.sentences.read(row).and_then(|sentence| self.encode(sentence));
+        Cow::Owned(read.unwrap_or_else(|error| {
+            self.failure.keep(error);
+            Encoded::unread()
+        }))
     }
 
     fn each(&self, rows: &[StoredSentence], take: &mut dyn FnMut(&Encoded)) -> Result<(), DataError> {
@@ -124,7 +118,7 @@ impl Shelf for Stored {
     }
 
     fn failure(&self) -> Option<DataError> {
-        self.failed().take()
+        self.failure.take()
     }
 }
 
@@ -209,7 +203,7 @@ impl StoredParts {
             labels.tags.find(tag, &file, line)?;
         }
         let (labels, encoder) = (labels.clone(), encoder.clone());
-        Ok((Stored { sentences, most, labels, encoder, failure: Mutex::default() }, parts))
+        Ok((Stored { sentences, most, labels, encoder, failure: FirstFailure::default() }, parts))
     }
 }
 
