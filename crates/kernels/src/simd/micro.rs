@@ -5,7 +5,7 @@
 //! Every output element is one chain of multiply-adds in order of depth, whatever the tile's size and
 //! whichever worker runs it: this is what makes results equal to the bit for every number of threads.
 
-use super::Lanes;
+use super::{Job, Lanes};
 use crate::disjoint::Tile;
 
 /// `acc[i][j] += sum over k of a.row(i)[k] · panel[k][j]`, for `depth` values of `k`.
@@ -19,21 +19,60 @@ pub(crate) fn multiply<S: Lanes, const M: usize, const NV: usize>(
     panel: &[f32],
     acc: &mut [[S::V; NV]; M],
 ) {
-    let width = NV * S::N;
-    assert!(panel.len() >= depth * width);
+    assert!(panel.len() >= depth * NV * S::N);
     assert!(a.width() >= depth);
     let mut rows = [std::ptr::null(); M];
     for i in 0..M {
         rows[i] = a.row(i).as_ptr();
     }
-    let mut c = *acc;
-    for k in 0..depth {
-        // SAFETY: depth * width floats of the panel were checked above.
-        let line = unsafe { std::slice::from_raw_parts(panel.as_ptr().add(k * width), width) };
-        // SAFETY: every row holds at least `depth` floats, checked above.
-        outer(simd, |i| unsafe { *rows[i].add(k) }, line, &mut c);
+    simd.apart(Chains { rows, stride: 1, depth, panel: panel.as_ptr(), acc });
+}
+
+/// The same with `a` packed as `[depth][N]`, of which the first `M` columns are meant.
+#[inline(always)]
+pub(crate) fn multiply_columns<S: Lanes, const M: usize, const NV: usize>(
+    simd: S,
+    a: &[f32],
+    depth: usize,
+    panel: &[f32],
+    acc: &mut [[S::V; NV]; M],
+) {
+    assert!(panel.len() >= depth * NV * S::N && M <= S::N);
+    assert!(depth == 0 || a.len() >= (depth - 1) * S::N + M);
+    let mut rows = [std::ptr::null(); M];
+    if depth > 0 {
+        for i in 0..M {
+            rows[i] = a[i..].as_ptr();
+        }
     }
-    *acc = c;
+    simd.apart(Chains { rows, stride: S::N, depth, panel: panel.as_ptr(), acc });
+}
+
+/// `acc[i][j] += sum over k of rows[i][k · stride] · panel[k][j]`. Who makes one has seen to it that `depth` values
+/// can be read of every row, and `depth` times the tile's width of the panel.
+struct Chains<'a, S: Lanes, const M: usize, const NV: usize> {
+    rows: [*const f32; M],
+    stride: usize,
+    depth: usize,
+    panel: *const f32,
+    acc: &'a mut [[S::V; NV]; M],
+}
+
+impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Chains<'_, S, M, NV> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let width = NV * S::N;
+        let mut c = *self.acc;
+        for k in 0..self.depth {
+            // SAFETY: the panel has `width` floats for each of `depth` values of `k`.
+            let line = unsafe { std::slice::from_raw_parts(self.panel.add(k * width), width) };
+            // SAFETY: and every row one float.
+            outer(simd, |i| unsafe { *self.rows[i].add(k * self.stride) }, line, &mut c);
+        }
+        *self.acc = c;
+    }
 }
 
 /// `c[i][j] += x(i) · line[j]`. What there is less of, rows or vectors, is held in registers beside the tile, and
@@ -68,31 +107,4 @@ fn outer<S: Lanes, const M: usize, const NV: usize>(
             }
         }
     }
-}
-
-/// The same with `a` packed as `[depth][N]`, of which the first `M` columns are meant.
-#[inline(always)]
-pub(crate) fn multiply_columns<S: Lanes, const M: usize, const NV: usize>(
-    simd: S,
-    a: &[f32],
-    depth: usize,
-    panel: &[f32],
-    acc: &mut [[S::V; NV]; M],
-) {
-    let width = NV * S::N;
-    assert!(panel.len() >= depth * width && M <= S::N);
-    assert!(depth == 0 || a.len() >= (depth - 1) * S::N + M);
-    let mut c = *acc;
-    for k in 0..depth {
-        // SAFETY: depth * width floats of the panel, and `M` floats of each of the `depth` rows of `a`,
-        // were checked above.
-        let (line, x) = unsafe {
-            (
-                std::slice::from_raw_parts(panel.as_ptr().add(k * width), width),
-                std::slice::from_raw_parts(a.as_ptr().add(k * S::N), M),
-            )
-        };
-        outer(simd, |i| x[i], line, &mut c);
-    }
-    *acc = c;
 }

@@ -175,6 +175,13 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Compiles and runs `job` with this level's instructions.
     fn call<J: Job<Self>>(self, job: J) -> J::Output;
 
+    /// Runs `job`, a loop that fills the registers. Where there are so few that what stands around the loop would
+    /// drive the loop's own values out of them, it is compiled by itself.
+    #[inline(always)]
+    fn apart<J: Job<Self>>(self, job: J) -> J::Output {
+        job.run(self)
+    }
+
     /// Rows of a tile that is one, two, three or four vectors wide, so that accumulators and operands fill
     /// the registers.
     const ROWS: [usize; 4];

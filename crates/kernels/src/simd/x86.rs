@@ -132,6 +132,18 @@ fn call_avx2<J: Job<Avx2>>(simd: Avx2, job: J) -> J::Output {
     job.run(simd)
 }
 
+/// The compiler notes at the call that `alone` is never to be inlined, and only where the caller has the same
+/// instructions: so `alone` needs this one around it.
+#[target_feature(enable = "avx2,fma")]
+fn apart_avx2<J: Job<Avx2>>(simd: Avx2, job: J) -> J::Output {
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    fn alone<J: Job<Avx2>>(simd: Avx2, job: J) -> J::Output {
+        job.run(simd)
+    }
+    alone(simd, job)
+}
+
 impl Lanes for Avx2 {
     type V = __m256;
     const N: usize = 8;
@@ -145,6 +157,12 @@ impl Lanes for Avx2 {
     fn call<J: Job<Self>>(self, job: J) -> J::Output {
         // SAFETY: a token proves that the processor has the instructions; see `new`.
         unsafe { call_avx2(self, job) }
+    }
+
+    #[inline(always)]
+    fn apart<J: Job<Self>>(self, job: J) -> J::Output {
+        // SAFETY: a token proves that the processor has the instructions; see `new`.
+        unsafe { apart_avx2(self, job) }
     }
 
     #[inline(always)]
