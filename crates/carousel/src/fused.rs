@@ -28,6 +28,7 @@ use crate::buffers::buffer;
 use crate::layer::{LayerInput, LayerNoise, LayerOutput, RecurrentWeights};
 use crate::lock::lock;
 use crate::operation::{Operands, Tracked, from_tracked, record};
+use crate::packed::PackedOnce;
 use crate::slices::{dense, flex, on_strategy, primitive, slice};
 use crate::state::LayerState;
 use crate::tapes::PooledTape;
@@ -43,6 +44,7 @@ struct DirectionInputs {
     options: Option<FlexTensor>,
     h: Option<FlexTensor>,
     c: Option<FlexTensor>,
+    packed: PackedOnce,
 }
 
 impl DirectionInputs {
@@ -55,7 +57,14 @@ impl DirectionInputs {
             options: weights.options().map(|options| dense(primitive(options))),
             h: initial.map(|state| dense(primitive(state.h.clone()))),
             c: initial.and_then(|state| state.c.clone()).map(|c| dense(primitive(c))),
+            packed: weights.packed.clone(),
         }
+    }
+
+    /// Its weights as passes without gradients multiply with them.
+    fn packed(&self, layer: &Layer) -> Arc<kernels::PackedWeights> {
+        let tensors = [&self.weight_ih, &self.weight_hh, &self.bias_ih, &self.bias_hh];
+        self.packed.get(layer, tensors, self.weights())
     }
 
     fn weights(&self) -> kernels::Weights<'_> {
@@ -119,9 +128,12 @@ impl Run {
             let end = kernels::StateMut { h: Some(&mut h), c: c.as_deref_mut() };
             let tape = tapes.as_deref_mut().map(|tapes| &mut tapes[index].tape);
             let (batch, weights, start) = (&self.batch, inputs.weights(), inputs.initial());
-            match noise.map(|noise| noise.of(index)) {
-                None => kernels::forward(layer, batch, weights, self.x(), start, y, end, tape),
-                Some(noise) => {
+            match (noise.map(|noise| noise.of(index)), tape) {
+                (None, None) => {
+                    kernels::forward_packed(&inputs.packed(layer), batch, self.x(), start, y, end)
+                }
+                (None, tape) => kernels::forward(layer, batch, weights, self.x(), start, y, end, tape),
+                (Some(noise), tape) => {
                     kernels::forward_noisy(layer, batch, weights, noise, self.x(), start, y, end, tape)
                 }
             }
@@ -310,6 +322,9 @@ pub(crate) fn layer(
         return LayerOutput { y: wrap(y), last };
     };
 
+    for (_, weights) in directions {
+        weights.packed.forget();
+    }
     let mut tapes: Vec<_> = directions.iter().map(|(_, weights)| weights.tapes.take()).collect();
     let Outputs { y, last } = run.forward(noise, Some(&mut tapes));
     let gradients = (0..1 + 2 * directions.len()).map(|_| None).collect();
@@ -549,13 +564,59 @@ mod tests {
         assert_eq!(waiting(&stack), [2; 4]);
     }
 
-    /// An optimiser changes the same memory step after step, and the next pass sees the change.
+    fn packed(stack: &Recurrent) -> Vec<Option<*const kernels::PackedWeights>> {
+        stack.weights().iter().map(|weights| weights.packed.place()).collect()
+    }
+
+    fn values(stack: &Recurrent) -> Vec<f32> {
+        with_slice(&run(stack), <[f32]>::to_vec)
+    }
+
+    /// With peepholes, whose weights are copied for every pass, and without.
+    #[test]
+    fn weights_are_packed_once_for_as_long_as_they_stay_what_they_are() {
+        for peephole in [false, true] {
+            let options = kernels::CellOptions { peephole, ..kernels::CellOptions::PLAIN };
+            let config = RecurrentConfig::new(Cell::Lstm, 3, 4).with_layers(2).with_options(options);
+            let mut stack = config.init(&Device::default()).expect("sizes are not zero");
+            let first = values(&stack);
+            let places = packed(&stack);
+            assert!(places.iter().all(Option::is_some));
+            assert_eq!(values(&stack), first);
+            assert_eq!(packed(&stack), places, "packed again");
+
+            for index in 0..stack.parameters().len() {
+                // A clone shares what is packed, but not what becomes of the weights.
+                let before = stack.clone();
+                let expected = values(&stack);
+                let (name, mut parameter) = stack.parameters_mut().swap_remove(index);
+                parameter.with_slice_mut(|values| values[1] += 0.5);
+                let changed = values(&stack);
+                assert_ne!(changed, expected, "{name} was changed");
+                assert_eq!(values(&before), expected, "{name} of the clone was not");
+                assert_eq!(values(&stack), changed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_with_gradients_lets_go_of_packed_weights() {
+        let stack = stack();
+        run(&stack.valid());
+        assert!(packed(&stack).iter().all(Option::is_some));
+        run(&stack).sum().backward();
+        assert_eq!(packed(&stack), [None; 4]);
+    }
+
+    /// An optimiser changes the same memory step after step, whatever was evaluated in between, and the next pass
+    /// sees the change.
     #[test]
     fn parameters_change_in_place() {
         let mut stack = stack();
         let mut places = Vec::new();
         let mut losses = Vec::new();
         for _ in 0..3 {
+            run(&stack.valid());
             let loss = run(&stack).sum();
             losses.push(with_slice(&loss, |values| values[0]));
             let gradients = stack.take_gradients(&mut loss.backward());

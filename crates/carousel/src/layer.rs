@@ -7,6 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use carousel_kernels::{Batch, Layout, StepNoise, Weights};
 
+use crate::packed::PackedOnce;
 use crate::regularize::{Dropout, StepKeys};
 use crate::slices::with_slice;
 use crate::state::LayerState;
@@ -31,6 +32,8 @@ pub struct RecurrentWeights {
     pub weight_hr: Option<Param<Tensor<2>>>,
     #[module(skip)]
     pub(crate) tapes: TapePool,
+    #[module(skip)]
+    pub(crate) packed: PackedOnce,
 }
 
 impl RecurrentWeights {

@@ -34,6 +34,7 @@ mod operation;
 pub mod output;
 pub mod own_cell;
 mod own_layer;
+mod packed;
 pub mod parameters;
 pub mod path;
 mod portable;

@@ -15,6 +15,7 @@ use crate::operands::{
     check_layer, check_state,
 };
 use crate::pack::{self, Panels};
+use crate::packed::{PackedWeights, pack_all, pack_forward, phase_of, projection};
 use crate::rowwise::{RowBuffers, RowPass, RowPassBack, share_out};
 use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level, pair};
@@ -74,7 +75,22 @@ pub fn forward<'a>(
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
     // The body is compiled once, here, not in every crate that calls it.
-    forward_on(layer, batch, weights, None, x.into(), initial, y, last, tape)
+    forward_on(layer, batch, Operand::Plain(weights), None, x.into(), initial, y, last, tape)
+}
+
+/// [`forward`] with weights that were packed before, and no backward pass to follow.
+///
+/// # Errors
+/// As [`forward`], and [`ShapeError`] when they were packed at another [`Level`].
+pub fn forward_packed<'a>(
+    weights: &PackedWeights,
+    batch: &Batch,
+    x: impl Into<Inputs<'a>>,
+    initial: State<'_>,
+    y: FramesMut<'_>,
+    last: StateMut<'_>,
+) -> Result<(), ShapeError> {
+    forward_on(&weights.layer, batch, Operand::Packed(weights), None, x.into(), initial, y, last, None)
 }
 
 /// [`forward`] while learning: zoneout draws which units keep their last value, and units drop out of the
@@ -95,14 +111,21 @@ pub fn forward_noisy<'a>(
     last: StateMut<'_>,
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
-    forward_on(layer, batch, weights, Some(noise), x.into(), initial, y, last, tape)
+    forward_on(layer, batch, Operand::Plain(weights), Some(noise), x.into(), initial, y, last, tape)
+}
+
+/// A layer's weights, to be packed or packed already.
+#[derive(Clone, Copy)]
+enum Operand<'a> {
+    Plain(Weights<'a>),
+    Packed(&'a PackedWeights),
 }
 
 #[allow(clippy::too_many_arguments)]
 fn forward_on(
     layer: &Layer,
     batch: &Batch,
-    weights: Weights<'_>,
+    weights: Operand<'_>,
     noise: Option<StepNoise<'_>>,
     x: Inputs<'_>,
     initial: State<'_>,
@@ -110,7 +133,13 @@ fn forward_on(
     last: StateMut<'_>,
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
-    check_layer(layer, &weights)?;
+    match weights {
+        Operand::Plain(weights) => check_layer(layer, &weights)?,
+        Operand::Packed(weights) if weights.level != Level::current() => {
+            return Err(ShapeError::State { what: "the weights were packed at another instruction level" });
+        }
+        Operand::Packed(_) => {}
+    }
     if let Some(noise) = &noise {
         noise.check(layer, batch)?;
     }
@@ -138,7 +167,7 @@ fn forward_on(
 fn run_forward(
     layer: &Layer,
     batch: &Batch,
-    weights: Weights<'_>,
+    weights: Operand<'_>,
     x: Inputs<'_>,
     initial: State<'_>,
     y: FramesMut<'_>,
@@ -200,7 +229,7 @@ fn load_states(batch: &Batch, hidden: usize, from: Option<&[f32]>, to: &mut [f32
 struct ForwardJob<'a> {
     layer: &'a Layer,
     batch: &'a Batch,
-    weights: Weights<'a>,
+    weights: Operand<'a>,
     x: Inputs<'a>,
     initial: State<'a>,
     y: &'a mut [f32],
@@ -218,15 +247,6 @@ impl<'a> ForwardJob<'a> {
 
 /// A job for one cell kernel.
 struct WithKernel<J, K>(J, PhantomData<K>);
-
-/// The part of a `[G·H, columns]` weight that phase 0 or 1 multiplies, and its gates.
-fn phase_of<K: Kernel>(phase: usize, weight: &[f32], gates: usize) -> (&[f32], usize) {
-    if K::TRAITS.phases == 1 {
-        return if phase == 0 { (weight, gates) } else { (&[], 0) };
-    }
-    let (first, second) = weight.split_at(weight.len() / gates * K::TRAITS.panel);
-    if phase == 0 { (first, K::TRAITS.panel) } else { (second, gates - K::TRAITS.panel) }
-}
 
 impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
     type Output = ();
@@ -251,9 +271,17 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         let extra_floats =
             if traits.extra && (taped || traits.phases == 2) { f * sizes.unit_stride } else { 0 };
 
-        let panels = pack_forward::<K>(layer, weights, sizes, &mut tape.packed, &mut tape.bias);
-        let (input_bias, recurrent_bias) =
-            tape.bias.as_ref()[..2 * gates * sizes.units()].split_at(gates * sizes.units());
+        let (panels, packed, bias, options) = match weights {
+            Operand::Plain(weights) => {
+                let panels = pack_forward(layer, weights, sizes, &mut tape.packed, &mut tape.bias);
+                (panels, &tape.packed, &tape.bias, weights.options)
+            }
+            Operand::Packed(weights) => {
+                (weights.panels, &weights.packed, &weights.bias, &weights.options[..])
+            }
+        };
+        let columns = gates * sizes.units();
+        let (input_bias, recurrent_bias) = bias.as_ref()[..2 * columns].split_at(columns);
         let unit_floats = (b + if taped { f } else { b }) * sizes.unit_stride;
         let h = tape.h.ensure(unit_floats);
         load_states(batch, values, initial.h, h, sizes.unit_stride);
@@ -261,7 +289,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
         if traits.cell_state {
             load_states(batch, hidden, initial.c, c, sizes.unit_stride);
         }
-        let [input, first, second] = &tape.packed;
+        let [input, first, second] = packed;
         let input = Packed { panels: panels[0], data: input.as_ref() };
         let narrow = &mut tape.narrow;
         let (mut x, mut width) = (x.data(), layer.input);
@@ -329,7 +357,7 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
             }
             let RowBuffers { terms, kept, sums, late, full, .. } = &mut tape.rows;
             let terms = terms.ensure(Terms::floats(&sizes));
-            Terms::pack(layer, &sizes, weights.options, terms);
+            Terms::pack(layer, &sizes, options, terms);
             RowPass {
                 layer,
                 batch,
@@ -420,110 +448,6 @@ fn dropped_states<'a>(
         }
     }
     to
-}
-
-/// One of the matrices that a step multiplies with.
-#[derive(Clone, Copy)]
-pub(crate) struct Weight<'a> {
-    /// How it is packed, columns by unit.
-    pub(crate) panels: Panels,
-    /// `[gates·units, depth]`.
-    pub(crate) weight: &'a [f32],
-    pub(crate) gates: usize,
-    pub(crate) units: usize,
-}
-
-/// What the forward pass multiplies with: the input's weights, and the recurrent ones by phase. Panels of
-/// all three cover the same units, but for those of a projection, which is the second phase's product.
-pub(crate) fn products<'a, K: Kernel>(layer: &Layer, weights: Weights<'a>, sizes: Sizes) -> [Weight<'a>; 3] {
-    let traits = K::TRAITS;
-    let (hidden, gates) = (layer.hidden, traits.gates);
-    let full = if traits.phases == 2 { gates } else { traits.panel };
-    let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
-    let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
-    let of = |weight, gates, width, depth| Weight {
-        panels: sizes.by_unit(gates, width, depth),
-        weight,
-        gates,
-        units: hidden,
-    };
-    let second = match layer.options.projection {
-        None => of(second, second_gates, second_gates.max(1), hidden),
-        Some(units) => Weight {
-            panels: sizes.by_projection(hidden),
-            weight: projection(layer, weights.options),
-            gates: 1,
-            units,
-        },
-    };
-    [
-        of(weights.input, gates, full, layer.input),
-        of(first, first_gates, traits.panel, layer.output()),
-        second,
-    ]
-}
-
-/// The weights of a projection, `[P, H]`, among those of the options.
-fn projection<'a>(layer: &Layer, options: &'a [f32]) -> &'a [f32] {
-    &options[layer.term_length()..]
-}
-
-/// Packs a layer's weights for the forward pass: the input's, and the recurrent ones by phase. `bias`
-/// takes the input's bias, then the recurrent one, in the order of the columns.
-pub(crate) fn pack_forward<K: Kernel>(
-    layer: &Layer,
-    weights: Weights<'_>,
-    sizes: Sizes,
-    packed: &mut [Buffer; 3],
-    bias: &mut Buffer,
-) -> [Panels; 3] {
-    let products = products::<K>(layer, weights, sizes);
-    let panels = products.map(|product| product.panels);
-    pack_all(packed, panels, |which, panels, pieces, worker| {
-        let Weight { weight, gates, units, .. } = products[which];
-        pack::by_unit(panels, pieces, worker, weight, gates, units);
-    });
-    pack_bias(layer, weights, sizes, bias);
-    panels
-}
-
-/// Packs a layer's biases: the input's, then the recurrent one, in the order of the columns. What can be
-/// added ahead of the step is added to the input's.
-pub(crate) fn pack_bias(layer: &Layer, weights: Weights<'_>, sizes: Sizes, bias: &mut Buffer) {
-    let (hidden, gates) = (layer.hidden, sizes.gates);
-    let columns = gates * sizes.units();
-    let bias = bias.ensure(2 * columns);
-    let (input_bias, recurrent_bias) = bias.split_at_mut(columns);
-    input_bias.fill(0.0);
-    recurrent_bias.fill(0.0);
-    pack::add_bias(sizes.lanes, input_bias, weights.bias_input, gates, hidden);
-    pack::add_bias(sizes.lanes, recurrent_bias, weights.bias_recurrent, gates, hidden);
-    // A bias inside the reset gate's reach has to wait for the product; all others join the input's.
-    let apart = layer.cell == Cell::Gru(Reset::After);
-    for (column, (to, from)) in input_bias.iter_mut().zip(recurrent_bias.iter()).enumerate() {
-        if !(apart && column / sizes.lanes % gates == 2) {
-            *to += from;
-        }
-    }
-}
-
-/// Fills the packed buffers, each by the whole team.
-fn pack_all(
-    buffers: &mut [Buffer; 3],
-    panels: [Panels; 3],
-    pack: impl Fn(usize, Panels, &Pieces<'_>, &team::Worker<'_>) + Sync,
-) {
-    let floats: usize = panels.iter().map(Panels::floats).sum();
-    let workers = team::workers(floats, 50_000);
-    let [a, b, c] = buffers;
-    let pieces = [panels[0].pieces(a, workers), panels[1].pieces(b, workers), panels[2].pieces(c, workers)];
-    team::run_on(workers, |worker| {
-        for (which, (panels, pieces)) in panels.iter().zip(&pieces).enumerate() {
-            if panels.vectors > 0 {
-                pack(which, *panels, pieces, worker);
-            }
-        }
-    });
 }
 
 /// A weight gradient as one row of pieces a gate, each piece the rows of one unit group.
@@ -678,8 +602,8 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let sizes = Sizes::of(layer, simd);
         let (b, f) = (batch.sequences(), batch.frames());
 
-        let (first, first_gates) = phase_of::<K>(0, weights.recurrent, gates);
-        let (second, second_gates) = phase_of::<K>(1, weights.recurrent, gates);
+        let (first, first_gates) = phase_of(&traits, 0, weights.recurrent);
+        let (second, second_gates) = phase_of(&traits, 1, weights.recurrent);
         let deep = gates * sizes.units();
         let none = Panels { vectors: 0, ..sizes.by_column(hidden, 0) };
         let panels = [

@@ -36,6 +36,7 @@ pub mod memory;
 mod operands;
 pub mod optim;
 mod pack;
+mod packed;
 mod peak;
 pub mod penalty;
 mod quant;
@@ -52,9 +53,10 @@ mod tape;
 mod team;
 
 pub use chance::{StepMask, StepNoise};
-pub use layer::{backward, forward, forward_noisy};
+pub use layer::{backward, forward, forward_noisy, forward_packed};
 pub use linear::Linear;
 pub use operands::{Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights};
+pub use packed::PackedWeights;
 pub use peak::fma_peak;
 pub use record::Signal;
 pub use shape::{

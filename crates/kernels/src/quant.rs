@@ -16,8 +16,8 @@
 
 use crate::disjoint::{Buffer, TileMut};
 use crate::gemm::Start;
-use crate::layer::Weight;
 use crate::pack::Panels;
+use crate::packed::Weight;
 use crate::shape::ShapeError;
 use crate::simd::{ByteJob, Bytes, Job, Lanes, Quad};
 

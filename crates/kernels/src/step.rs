@@ -7,16 +7,15 @@ mod branches;
 mod walk;
 
 use crate::cell::rowwise::Terms;
-use crate::cell::{Kernel, gru, lstm, rnn};
 use crate::disjoint::{Buffer, Pieces, Split};
 use crate::embedding;
-use crate::layer::{self, pack_bias, pack_forward};
 use crate::operands::{State, Weights, check_layer};
 use crate::pack::Panels;
+use crate::packed::{pack_bias, pack_forward, products};
 use crate::quant::{self, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
 use crate::rowwise::RowBuffers;
-use crate::shape::{Cell, Direction, Layer, Reset, ShapeError, expect};
+use crate::shape::{Direction, Layer, ShapeError, expect};
 use crate::simd::{ByteLevel, Level, Quad};
 use crate::sizes::Sizes;
 use crate::team;
@@ -123,7 +122,7 @@ enum StepWeights {
 }
 
 impl StepWeights {
-    fn pack<K: Kernel>(
+    fn pack(
         layer: &Layer,
         weights: Weights<'_>,
         sizes: Sizes,
@@ -133,13 +132,12 @@ impl StepWeights {
         match precision {
             StepPrecision::F32 => {
                 let mut packed = <[Buffer; 3]>::default();
-                let panels = pack_forward::<K>(layer, weights, sizes, &mut packed, bias);
+                let panels = pack_forward(layer, weights, sizes, &mut packed, bias);
                 StepWeights::F32 { panels, packed }
             }
             StepPrecision::Int8 => {
                 pack_bias(layer, weights, sizes, bias);
-                let products = layer::products::<K>(layer, weights, sizes);
-                StepWeights::Int8(products.map(QuantizedWeight::pack))
+                StepWeights::Int8(products(layer, weights, sizes).map(QuantizedWeight::pack))
             }
         }
     }
@@ -231,16 +229,7 @@ impl Stepper {
             let options = weights.options;
             bytes += (weights.input.len() + weights.recurrent.len()) * precision.bytes();
             let mut bias = Buffer::default();
-            let weights = match layer.cell {
-                Cell::Rnn(_) => StepWeights::pack::<rnn::Tanh>(layer, *weights, sizes, &mut bias, precision),
-                Cell::Lstm => StepWeights::pack::<lstm::Lstm>(layer, *weights, sizes, &mut bias, precision),
-                Cell::Gru(Reset::After) => {
-                    StepWeights::pack::<gru::After>(layer, *weights, sizes, &mut bias, precision)
-                }
-                Cell::Gru(Reset::Before) => {
-                    StepWeights::pack::<gru::Before>(layer, *weights, sizes, &mut bias, precision)
-                }
-            };
+            let weights = StepWeights::pack(layer, *weights, sizes, &mut bias, precision);
             let unit_buffer = || {
                 let mut buffer = Buffer::default();
                 buffer.ensure(batch * sizes.unit_stride).fill(0.0);

@@ -5,7 +5,9 @@
 mod common;
 
 use carousel_kernels::*;
-use common::{CELLS, Numbers, Problem, close, compare, everywhere, settings, wide};
+use common::{
+    CELLS, Numbers, Problem, cells_with_options, close, compare, everywhere, projections, settings, wide,
+};
 
 fn layers(hidden: usize, input: usize) -> impl Iterator<Item = Layer> {
     CELLS.into_iter().flat_map(move |cell| {
@@ -72,6 +74,75 @@ fn agrees_with_the_reference() {
             }
         }
     });
+}
+
+#[test]
+fn weights_packed_before_give_the_same_bits() {
+    let hidden = 21;
+    let plain = CELLS.map(|cell| (cell, CellOptions::PLAIN));
+    let projected = projections(hidden).into_iter().map(|options| (Cell::Lstm, options));
+    let cells: Vec<_> = plain.into_iter().chain(cells_with_options()).chain(projected).collect();
+    everywhere(|level, threads| {
+        for &(cell, options) in &cells {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let layer = Layer {
+                    cell,
+                    direction: Direction::Reverse,
+                    input: 7,
+                    hidden,
+                    precision,
+                    zoneout: Zoneout::NONE,
+                    options,
+                };
+                let what = format!("{level:?} {threads} threads {layer:?}");
+                let batch = Batch::ragged(&[2, 5, 0, 3], 5).unwrap();
+                let mut problem = Problem::random(layer, batch, 5);
+                let expected = problem.infer();
+                let packed = PackedWeights::new(&layer, problem.weights()).unwrap();
+                assert!(packed.serves(&layer, &problem.weights.options), "{what}");
+                assert!(!packed.serves(&Layer { input: 8, ..layer }, &problem.weights.options), "{what}");
+                // They are a copy: what becomes of the weights is none of their business.
+                problem.poison(f32::NAN);
+                problem.weights.input.fill(f32::NAN);
+                problem.weights.recurrent.fill(f32::NAN);
+                problem.weights.options.fill(f32::NAN);
+                for _ in 0..2 {
+                    assert!(problem.infer_packed(&packed) == expected, "{what}");
+                }
+                if !problem.weights.options.is_empty() {
+                    assert!(!packed.serves(&layer, &problem.weights.options), "{what}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn weights_packed_at_another_level_are_refused() {
+    let _turn = settings();
+    let layer = Layer {
+        cell: Cell::Gru(Reset::After),
+        direction: Direction::Forward,
+        input: 3,
+        hidden: 4,
+        precision: Precision::F32,
+        zoneout: Zoneout::NONE,
+        options: CellOptions::PLAIN,
+    };
+    let problem = Problem::random(layer, Batch::full(2, 3), 6);
+    let before = Level::current();
+    assert!(Level::Scalar.force());
+    let packed = PackedWeights::new(&layer, problem.weights()).unwrap();
+    for &level in Level::available() {
+        assert!(level.force());
+        let x = Frames { data: &problem.x, layout: Layout::Padded, stride: 3, offset: 0 };
+        let mut y = vec![0.0; 2 * 3 * 4];
+        let y = FramesMut { data: &mut y, layout: Layout::Padded, stride: 4, offset: 0 };
+        let done = forward_packed(&packed, &problem.batch, x, State::default(), y, StateMut::default());
+        assert_eq!(done.is_ok(), level == Level::Scalar, "{level:?}: {done:?}");
+        assert_eq!(packed.serves(&layer, &[]), level == Level::Scalar);
+    }
+    assert!(before.force());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::init::{FirstState, GateBias, Init, Initializer, LayerValues, draw_lay
 use crate::layer::RecurrentWeights;
 use crate::own_cell::AnyCell;
 use crate::own_layer::OwnWeights;
+use crate::packed::PackedOnce;
 use crate::parameters::parameter;
 use crate::path::Path;
 use crate::regularize::Dropout;
@@ -271,6 +272,7 @@ impl RecurrentConfig {
             peephole: by_unit(peephole),
             weight_hr: by_unit(weight_hr),
             tapes: TapePool::default(),
+            packed: PackedOnce::default(),
         }
     }
 }

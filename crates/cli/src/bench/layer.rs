@@ -358,6 +358,8 @@ struct Bare {
     weights: [Vec<f32>; 4],
     gradients: [Vec<f32>; 4],
     tape: kernels::Tape,
+    /// For passes that no backward pass follows.
+    packed: kernels::PackedWeights,
     /// Its columns of the output.
     offset: usize,
 }
@@ -437,10 +439,15 @@ impl BareStack {
                         zoneout: kernels::Zoneout::NONE,
                         options: kernels::CellOptions::PLAIN,
                     };
+                    let [input, recurrent, bias_input, bias_recurrent] = &weights;
+                    let plain =
+                        kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] };
+                    let packed = kernels::PackedWeights::new(&layer, plain)?;
                     let gradients = weights.clone();
-                    Bare { layer, weights, gradients, tape: kernels::Tape::default(), offset: place * hidden }
+                    let (tape, offset) = (kernels::Tape::default(), place * hidden);
+                    Ok(Bare { layer, weights, gradients, tape, packed, offset })
                 });
-            layers.push(bare.collect());
+            layers.push(bare.collect::<anyhow::Result<Vec<Bare>>>()?);
         }
         Ok(BareStack { batch, layers, rows })
     }
@@ -451,16 +458,16 @@ impl BareStack {
             let (x, y) = (&below[index], &mut above[0]);
             for bare in directions {
                 let mut tape = std::mem::take(&mut bare.tape);
-                kernels::forward(
-                    &bare.layer,
-                    &self.batch,
-                    bare.weights(),
-                    frames(&x.values, x.layout, x.width, 0),
-                    kernels::State::default(),
-                    frames_mut(&mut y.values, y.layout, y.width, bare.offset),
-                    kernels::StateMut::default(),
-                    (mode == Mode::Train).then_some(&mut tape),
-                )
+                let (from, to) = (kernels::State::default(), kernels::StateMut::default());
+                let x = frames(&x.values, x.layout, x.width, 0);
+                let y = frames_mut(&mut y.values, y.layout, y.width, bare.offset);
+                match mode {
+                    Mode::Infer => kernels::forward_packed(&bare.packed, &self.batch, x, from, y, to),
+                    Mode::Train => {
+                        let (layer, weights) = (&bare.layer, bare.weights());
+                        kernels::forward(layer, &self.batch, weights, x, from, y, to, Some(&mut tape))
+                    }
+                }
                 .expect("every buffer was made for this layer");
                 bare.tape = tape;
             }
@@ -472,7 +479,7 @@ impl BareStack {
             let (below, above) = self.rows.split_at_mut(index + 1);
             let (x, y) = (&mut below[index], &above[0]);
             for bare in directions {
-                let Bare { layer, weights, gradients, tape, offset } = bare;
+                let Bare { layer, weights, gradients, tape, offset, .. } = bare;
                 let [input, recurrent, bias_input, bias_recurrent] = &*weights;
                 let [d_input, d_recurrent, d_bias_input, d_bias_recurrent] = gradients;
                 let dx = frames_mut(&mut x.gradients, x.layout, x.width, 0);

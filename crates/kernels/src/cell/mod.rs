@@ -8,6 +8,7 @@ pub(crate) mod rowwise;
 use crate::chance::{Factors, times};
 use crate::disjoint::{Tile, TileMut};
 use crate::gemm::{load_row, store_row};
+use crate::shape::{Cell, Reset};
 use crate::simd::{Lanes, multiply};
 
 /// What a cell kernel needs from the buffers.
@@ -139,6 +140,16 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
 
     /// Phase 0 or 1 of a step backward.
     fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: &mut Backward<'_, M>);
+}
+
+/// What a cell's kernel needs from the buffers.
+pub(crate) const fn traits_of(cell: Cell) -> Traits {
+    match cell {
+        Cell::Rnn(_) => rnn::Tanh::TRAITS,
+        Cell::Lstm => lstm::Lstm::TRAITS,
+        Cell::Gru(Reset::After) => gru::After::TRAITS,
+        Cell::Gru(Reset::Before) => gru::Before::TRAITS,
+    }
 }
 
 /// The inputs' part of a tile's sums.

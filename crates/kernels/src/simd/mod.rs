@@ -91,11 +91,16 @@ impl Level {
     /// Runs `job` with this level's token for products of a precision; 32-bit floats where it is missing.
     pub(crate) fn dispatch_at<J: Dispatch>(self, precision: Precision, job: J) -> J::Output {
         #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
-        if precision == Precision::Bf16 && self == Level::Avx512 && has_bf16() {
+        if self.multiplies_pairs(precision) {
             return job.run(x86::Avx512Bf16::new());
         }
         let _ = precision;
         self.dispatch(job)
+    }
+
+    /// Whether products of a precision take pairs of bfloat16 at this level.
+    pub(crate) fn multiplies_pairs(self, precision: Precision) -> bool {
+        precision == Precision::Bf16 && self == Level::Avx512 && has_bf16()
     }
 
     /// Runs `job` with this level's token.

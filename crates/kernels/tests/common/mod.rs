@@ -263,6 +263,15 @@ impl Problem {
 
     /// Outputs and final state of a pass that no backward pass follows.
     pub fn infer(&self) -> (Vec<f32>, reference::State<f32>) {
+        self.infer_with(None)
+    }
+
+    /// The same with weights that were packed before; without chance.
+    pub fn infer_packed(&self, packed: &PackedWeights) -> (Vec<f32>, reference::State<f32>) {
+        self.infer_with(Some(packed))
+    }
+
+    fn infer_with(&self, packed: Option<&PackedWeights>) -> (Vec<f32>, reference::State<f32>) {
         let Problem { layer, batch, .. } = self;
         let states = batch.sequences() * layer.hidden;
         let mut y = vec![f32::NAN; self.dy.len()];
@@ -272,9 +281,12 @@ impl Problem {
         let to = FramesMut { data: &mut y, layout: Layout::Padded, stride: layer.output(), offset: 0 };
         let c = layer.cell.has_cell_state().then_some(&mut last.c[..]);
         let end = StateMut { h: Some(&mut last.h), c };
-        match &self.noise {
-            None => forward(layer, batch, self.weights(), x, state, to, end, None),
-            Some(noise) => forward_noisy(layer, batch, self.weights(), noise.lend(), x, state, to, end, None),
+        match (&self.noise, packed) {
+            (_, Some(packed)) => forward_packed(packed, batch, x, state, to, end),
+            (None, None) => forward(layer, batch, self.weights(), x, state, to, end, None),
+            (Some(noise), None) => {
+                forward_noisy(layer, batch, self.weights(), noise.lend(), x, state, to, end, None)
+            }
         }
         .unwrap();
         (y, last)
