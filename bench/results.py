@@ -22,8 +22,9 @@ def machine():
     return f"{name}, {cores} cores"
 
 
-def write_section(name, text, path=RESULTS):
-    """Replaces the section `name`, or adds it at the end."""
+def write_section(name, text, path=RESULTS, machine=None):
+    """Replaces the section `name`, or adds it at the end. What another `machine` measured stands beside it."""
+    name = f"{name}, {machine}" if machine else name
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     section = f"{begin}\n{text.strip()}\n{end}\n"
     old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n\nWritten by the scripts in this folder.\n"

@@ -148,7 +148,8 @@ class Layers(Section):
         return [
             "Two layers, forward and backward with all gradients (train) or forward (infer), 32-bit floats, through",
             "the Burn layer. PyTorch: `nn.LSTM`, `nn.GRU`, `nn.RNN`, time first, the faster of eager and",
-            "`torch.compile`, `inference_mode` for inference.",
+            "`torch.compile`, `inference_mode` for inference. What PyTorch reaches of the peak bounds the ratio: where it",
+            "reaches 80 %, nobody can be more than 1.25 times as fast.",
             "",
             *table(["T,B,H", "cell", "", *self.HEAD], rows),
             "",

@@ -315,10 +315,12 @@ class ResultsTest(unittest.TestCase):
             path = Path(folder) / "RESULTS.md"
             results.write_section("one", "first", path)
             results.write_section("two", r"with \1 in it", path)
+            results.write_section("one", "third", path, "another machine")
             results.write_section("one", "second", path)
             text = path.read_text()
         self.assertNotIn("first", text)
         self.assertLess(text.index("second"), text.index(r"with \1 in it"))
+        self.assertLess(text.index("second"), text.index("<!-- begin one, another machine -->\nthird"))
 
 
 if __name__ == "__main__":

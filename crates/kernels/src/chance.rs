@@ -262,18 +262,6 @@ impl<'a, const M: usize> Factors<'a, M> {
         let none = Tile::of(&[], &[0; M], 0);
         Factors { hidden: none, cell: none, recurrent: none, update: none }
     }
-
-    /// Those from column `first` on.
-    #[inline(always)]
-    pub(crate) fn columns(self, first: usize) -> Factors<'a, M> {
-        let from = |tile: Tile<'a, M>| tile.columns(first.min(tile.width()));
-        Factors {
-            hidden: from(self.hidden),
-            cell: from(self.cell),
-            recurrent: from(self.recurrent),
-            update: from(self.update),
-        }
-    }
 }
 
 /// `v` times a row's vector at `at`; `v` where the tile has no columns.

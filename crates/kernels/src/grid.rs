@@ -11,7 +11,7 @@
 //! The same panel of weights serves every step: that is the recurrence's weight sharing, and why the
 //! weights are packed once a pass.
 
-use crate::cell::{Backward, Forward, Input, Kernel, zone_out};
+use crate::cell::{Backward, Forward, Input, Kernel, Panel, zone_out};
 use crate::chance::{Chance, FactorRows, StepMask, times};
 use crate::disjoint::{
     FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
@@ -190,16 +190,18 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for ForwardJob
         let gates = K::TRAITS.gates;
         let units = NV * S::N / gates_of::<K>(self.phase);
         for p in 0..self.panels {
-            let tile = self.tile.panel(p, NV * S::N, units, gates);
-            K::forward::<S, M, NV>(simd, self.phase, tile);
+            let panel = Panel::of(&mut self.tile, p, NV * S::N, units, gates);
+            K::forward::<S, M, NV>(simd, self.phase, panel);
         }
         if self.phase + 1 == K::TRAITS.phases {
             zone_out(simd, &mut self.tile);
             let dropped = self.tile.factors.recurrent;
-            for i in 0..M {
-                if dropped.width() > 0 {
+            if dropped.width() > 0 {
+                for i in 0..M {
                     drop_row(simd, self.tile.h.row(i), dropped.row(i), self.seen.row(i));
-                } else if S::PAIRS {
+                }
+            } else if S::PAIRS {
+                for i in 0..M {
                     narrow_row(simd, self.tile.h.row(i), self.seen.row(i));
                 }
             }

@@ -6,7 +6,7 @@
 //! reset before:  n = tanh(Wn x + bn + Un (r * h) + cn)
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, add_recurrent, gradient_of_h, input_sums};
+use super::{Backward, Kernel, Panel, Traits, add_recurrent, gradient_of_h, input_sums};
 use crate::chance::times;
 use crate::disjoint::Tile;
 use crate::gemm::{load_row, store_row};
@@ -61,28 +61,28 @@ impl Kernel for After {
     };
 
     #[inline(always)]
-    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Panel<'_, '_, M>) {
         assert!(NV == 3);
         let mut acc = input_sums::<S, M, NV>(simd, &mut t);
-        let bias = simd.load(&t.bias[2 * S::N..]);
+        let bias = simd.load(&t.bias()[2 * S::N..]);
         let mut candidate = [bias; M];
         for i in 0..M {
             std::mem::swap(&mut candidate[i], &mut acc[i][2]);
         }
         add_recurrent(simd, &t, &mut acc);
-        let taped = t.extra.width() > 0;
+        let taped = t.has_extra();
         for i in 0..M {
             let r = simd.sigmoid(acc[i][0]);
             let z = simd.sigmoid(acc[i][1]);
             let hn = acc[i][2];
             let n = simd.tanh(simd.fma(r, hn, candidate[i]));
-            let kept = times(simd, n, &t.factors.update, i, 0);
-            let h = mix(simd, z, kept, simd.load(t.past_h.row(i)));
-            simd.store(t.h.row(i), h);
-            store_row(simd, t.y.row(i), &[h]);
+            let kept = t.updated(simd, n, i);
+            let h = mix(simd, z, kept, simd.load(t.past_h(i)));
+            simd.store(t.h(i), h);
+            store_row(simd, t.y(i), &[h]);
             if taped {
-                simd.store(t.extra.row(i), hn);
-                store_row(simd, t.gates.row(i), &[r, z, n]);
+                simd.store(t.extra(i), hn);
+                store_row(simd, t.gates(i), &[r, z, n]);
             }
         }
     }
@@ -123,7 +123,7 @@ impl Kernel for Before {
 
     /// Phase 0 makes r, z and `r * h`; phase 1 multiplies that by `Un` and makes n and h.
     #[inline(always)]
-    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, mut t: Forward<'_, M>) {
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, mut t: Panel<'_, '_, M>) {
         let mut acc = [[simd.splat(0.0); NV]; M];
         if phase == 0 {
             assert!(NV == 2);
@@ -132,25 +132,25 @@ impl Kernel for Before {
             for i in 0..M {
                 let r = simd.sigmoid(acc[i][0]);
                 let z = simd.sigmoid(acc[i][1]);
-                let seen = times(simd, simd.load(t.past_h.row(i)), &t.factors.recurrent, i, 0);
-                simd.store(t.extra.row(i), simd.mul(r, seen));
-                simd.store(t.gates.row(i), r);
-                simd.store(&mut t.gates.row(i)[S::N..], z);
+                let seen = times(simd, simd.load(t.past_h(i)), &t.tile.factors.recurrent, i, t.unit);
+                simd.store(t.extra(i), simd.mul(r, seen));
+                simd.store(t.gates(i), r);
+                simd.store(&mut t.gates(i)[S::N..], z);
             }
         } else {
             assert!(NV == 1);
             for i in 0..M {
-                acc[i][0] = simd.load(&t.gates.row(i)[2 * S::N..]);
+                acc[i][0] = simd.load(&t.gates(i)[2 * S::N..]);
             }
             add_recurrent(simd, &t, &mut acc);
             for i in 0..M {
                 let n = simd.tanh(acc[i][0]);
-                let z = simd.load(&t.gates.row(i)[S::N..]);
-                let kept = times(simd, n, &t.factors.update, i, 0);
-                let h = mix(simd, z, kept, simd.load(t.past_h.row(i)));
-                simd.store(&mut t.gates.row(i)[2 * S::N..], n);
-                simd.store(t.h.row(i), h);
-                store_row(simd, t.y.row(i), &[h]);
+                let z = simd.load(&t.gates(i)[S::N..]);
+                let kept = t.updated(simd, n, i);
+                let h = mix(simd, z, kept, simd.load(t.past_h(i)));
+                simd.store(&mut t.gates(i)[2 * S::N..], n);
+                simd.store(t.h(i), h);
+                store_row(simd, t.y(i), &[h]);
             }
         }
     }

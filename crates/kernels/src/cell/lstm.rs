@@ -5,7 +5,7 @@
 //! c' = f * c + i * g                      h' = o * tanh(c')
 //! ```
 
-use super::{Backward, Forward, Kernel, Traits, add_recurrent, gradient_of_h, input_sums, zoned};
+use super::{Backward, Kernel, Panel, Traits, add_recurrent, gradient_of_h, input_sums, zoned};
 use crate::chance::times;
 use crate::gemm::{load_row, store_row};
 use crate::simd::Lanes;
@@ -25,26 +25,25 @@ impl Kernel for Lstm {
     };
 
     #[inline(always)]
-    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Forward<'_, M>) {
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, mut t: Panel<'_, '_, M>) {
         assert!(NV == 4);
         let mut acc = input_sums::<S, M, NV>(simd, &mut t);
         add_recurrent(simd, &t, &mut acc);
-        let taped = t.extra.width() > 0;
+        let taped = t.has_extra();
         for r in 0..M {
             let i = simd.sigmoid(acc[r][0]);
             let f = simd.sigmoid(acc[r][1]);
             let g = simd.tanh(acc[r][2]);
             let o = simd.sigmoid(acc[r][3]);
-            let c =
-                simd.fma(f, simd.load(t.past_c.row(r)), simd.mul(i, times(simd, g, &t.factors.update, r, 0)));
+            let c = simd.fma(f, simd.load(t.past_c(r)), simd.mul(i, t.updated(simd, g, r)));
             let tanh_c = simd.tanh(c);
             let h = simd.mul(o, tanh_c);
-            simd.store(t.c.row(r), c);
-            simd.store(t.h.row(r), h);
-            store_row(simd, t.y.row(r), &[h]);
+            simd.store(t.c(r), c);
+            simd.store(t.h(r), h);
+            store_row(simd, t.y(r), &[h]);
             if taped {
-                simd.store(t.extra.row(r), tanh_c);
-                store_row(simd, t.gates.row(r), &[i, f, g, o]);
+                simd.store(t.extra(r), tanh_c);
+                store_row(simd, t.gates(r), &[i, f, g, o]);
             }
         }
     }

@@ -67,43 +67,112 @@ pub(crate) struct Forward<'a, const M: usize> {
     pub(crate) factors: Factors<'a, M>,
 }
 
-impl<const M: usize> Forward<'_, M> {
-    /// The part of panel `p`, where a panel has `width` columns of sums for `units` units.
+/// One panel's part of a forward tile: the tile, and where in its rows the part begins. Rows are cut when they are
+/// asked for: most tiles of a layer have no use for most of them.
+pub(crate) struct Panel<'t, 'a, const M: usize> {
+    tile: &'t mut Forward<'a, M>,
+    /// Which one it is.
+    index: usize,
+    /// Its columns of sums.
+    sums: usize,
+    /// Its first unit, and that unit's first gate.
+    unit: usize,
+    gate: usize,
+}
+
+/// A row from a column on; nothing of a row that is not there.
+#[inline(always)]
+fn from(row: &[f32], first: usize) -> &[f32] {
+    &row[first.min(row.len())..]
+}
+
+/// The same to be written.
+#[inline(always)]
+fn from_mut(row: &mut [f32], first: usize) -> &mut [f32] {
+    let first = first.min(row.len());
+    &mut row[first..]
+}
+
+impl<'t, 'a, const M: usize> Panel<'t, 'a, M> {
+    /// Panel `index` of a tile, where a panel has `sums` columns for `units` units of `gates` gates.
     #[inline(always)]
-    pub(crate) fn panel(&mut self, p: usize, width: usize, units: usize, gates: usize) -> Forward<'_, M> {
-        let of = |panel: &'_ [f32], depth: usize| -> std::ops::Range<usize> {
-            let size = depth * width;
-            assert!((p + 1) * size <= panel.len());
-            p * size..(p + 1) * size
-        };
-        let sums = |row: &'_ [f32]| (p * width).min(row.len())..((p + 1) * width).min(row.len());
-        let input = match &self.input {
-            Input::Gates => Input::Gates,
-            Input::Table(rows) => Input::Table(rows.columns(p * width)),
-            Input::Product { x, depth, panel, bias } => Input::Product {
-                x: *x,
-                depth: *depth,
-                panel: &panel[of(panel, *depth)],
-                bias: &bias[sums(bias)],
-            },
-        };
-        let first = p * units;
-        Forward {
-            input,
-            a: self.a,
-            depth: self.depth,
-            panel: &self.panel[of(self.panel, self.depth)],
-            made: self.made.map(|made| made.columns(p * width)),
-            bias: &self.bias[sums(self.bias)],
-            past_h: self.past_h.columns(first),
-            past_c: self.past_c.columns(first.min(self.past_c.width())),
-            gates: self.gates.part(first * gates, units * gates),
-            h: self.h.part(first, units),
-            c: self.c.part(first, units),
-            extra: self.extra.part(first, units),
-            y: self.y.part(first, units),
-            factors: self.factors.columns(first),
-        }
+    pub(crate) fn of(
+        tile: &'t mut Forward<'a, M>,
+        index: usize,
+        sums: usize,
+        units: usize,
+        gates: usize,
+    ) -> Panel<'t, 'a, M> {
+        let unit = index * units;
+        Panel { tile, index, sums, unit, gate: unit * gates }
+    }
+
+    /// Its part of packed weights.
+    #[inline(always)]
+    fn weights<'b>(&self, packed: &'b [f32], depth: usize) -> &'b [f32] {
+        let floats = self.sums * depth;
+        &packed[self.index * floats..][..floats]
+    }
+
+    /// Its part of a row that has a value for each sum.
+    #[inline(always)]
+    fn of_sums<'b>(&self, row: &'b [f32]) -> &'b [f32] {
+        let row = from(row, self.index * self.sums);
+        &row[..self.sums.min(row.len())]
+    }
+
+    /// Recurrent bias of its columns, where it cannot be added to the input's.
+    #[inline(always)]
+    fn bias(&self) -> &'a [f32] {
+        self.of_sums(self.tile.bias)
+    }
+
+    /// Last step's `h` of its units.
+    #[inline(always)]
+    fn past_h(&self, row: usize) -> &'a [f32] {
+        from(self.tile.past_h.row(row), self.unit)
+    }
+
+    #[inline(always)]
+    fn past_c(&self, row: usize) -> &'a [f32] {
+        from(self.tile.past_c.row(row), self.unit)
+    }
+
+    #[inline(always)]
+    fn gates(&mut self, row: usize) -> &mut [f32] {
+        from_mut(self.tile.gates.row(row), self.gate)
+    }
+
+    #[inline(always)]
+    fn h(&mut self, row: usize) -> &mut [f32] {
+        from_mut(self.tile.h.row(row), self.unit)
+    }
+
+    #[inline(always)]
+    fn c(&mut self, row: usize) -> &mut [f32] {
+        from_mut(self.tile.c.row(row), self.unit)
+    }
+
+    #[inline(always)]
+    fn extra(&mut self, row: usize) -> &mut [f32] {
+        from_mut(self.tile.extra.row(row), self.unit)
+    }
+
+    #[inline(always)]
+    fn y(&mut self, row: usize) -> &mut [f32] {
+        from_mut(self.tile.y.row(row), self.unit)
+    }
+
+    /// Whether somebody asks for extra values, as backward does.
+    #[inline(always)]
+    fn has_extra(&self) -> bool {
+        self.tile.extra.width() > 0
+    }
+
+    /// What is left of a candidate.
+    #[inline(always)]
+    fn updated<S: Lanes>(&self, simd: S, candidate: S::V, row: usize) -> S::V {
+        times(simd, candidate, &self.tile.factors.update, row, self.unit)
     }
 }
 
@@ -136,7 +205,7 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const TRAITS: Traits;
 
     /// Phase 0 or 1 of a step. `NV` vectors are the panel's width.
-    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: Forward<'_, M>);
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: Panel<'_, '_, M>);
 
     /// Phase 0 or 1 of a step backward.
     fn backward<S: Lanes, const M: usize, const NV: usize>(simd: S, phase: usize, t: &mut Backward<'_, M>);
@@ -152,46 +221,47 @@ pub(crate) const fn traits_of(cell: Cell) -> Traits {
     }
 }
 
-/// The inputs' part of a tile's sums.
+/// The inputs' part of a panel's sums.
 #[inline(always)]
 pub(crate) fn input_sums<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
-    t: &mut Forward<'_, M>,
+    t: &mut Panel<'_, '_, M>,
 ) -> [[S::V; NV]; M] {
     let mut acc = [[simd.splat(0.0); NV]; M];
-    match &t.input {
+    match &t.tile.input {
         Input::Gates => {
             for i in 0..M {
-                load_row(simd, t.gates.row(i), &mut acc[i]);
+                load_row(simd, t.gates(i), &mut acc[i]);
             }
         }
         Input::Table(rows) => {
             for i in 0..M {
-                load_row(simd, rows.row(i), &mut acc[i]);
+                load_row(simd, t.of_sums(rows.row(i)), &mut acc[i]);
             }
         }
         Input::Product { x, depth, panel, bias } => {
             let mut start = [simd.splat(0.0); NV];
-            load_row(simd, bias, &mut start);
+            load_row(simd, t.of_sums(bias), &mut start);
             acc = [start; M];
-            multiply(simd, x, *depth, panel, &mut acc);
+            multiply(simd, x, *depth, t.weights(panel, *depth), &mut acc);
         }
     }
     acc
 }
 
-/// Adds what the recurrent weights make of a tile's rows to its sums.
+/// Adds what the recurrent weights make of a panel's rows to its sums.
 #[inline(always)]
 pub(crate) fn add_recurrent<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
-    t: &Forward<'_, M>,
+    t: &Panel<'_, '_, M>,
     acc: &mut [[S::V; NV]; M],
 ) {
-    let Some(made) = &t.made else {
-        return multiply(simd, &t.a, t.depth, t.panel, acc);
+    let Forward { made: Some(made), .. } = &*t.tile else {
+        let Forward { a, depth, panel, .. } = &*t.tile;
+        return multiply(simd, a, *depth, t.weights(panel, *depth), acc);
     };
     for i in 0..M {
-        let row = made.row(i);
+        let row = t.of_sums(made.row(i));
         for j in 0..NV {
             acc[i][j] = simd.add(acc[i][j], simd.load(&row[j * S::N..]));
         }
@@ -202,6 +272,9 @@ pub(crate) fn add_recurrent<S: Lanes, const M: usize, const NV: usize>(
 #[inline(always)]
 pub(crate) fn zone_out<S: Lanes, const M: usize>(simd: S, t: &mut Forward<'_, M>) {
     let Factors { hidden, cell, .. } = t.factors;
+    if hidden.width() == 0 && cell.width() == 0 {
+        return;
+    }
     for i in 0..M {
         for (share, past, now) in [(hidden, t.past_h, t.h.row(i)), (cell, t.past_c, t.c.row(i))] {
             if share.width() == 0 {

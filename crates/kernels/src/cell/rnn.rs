@@ -1,6 +1,6 @@
 //! Vanilla RNN: `h = act(W x + b + U h + c)`.
 
-use super::{Backward, Forward, Kernel, Traits, add_recurrent, gradient_of_h, input_sums};
+use super::{Backward, Kernel, Panel, Traits, add_recurrent, gradient_of_h, input_sums};
 use crate::gemm::store_row;
 use crate::simd::Lanes;
 
@@ -22,7 +22,7 @@ pub(crate) struct Relu;
 #[inline(always)]
 fn forward<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
-    mut t: Forward<'_, M>,
+    mut t: Panel<'_, '_, M>,
     act: impl Fn(S::V) -> S::V,
 ) {
     let mut acc = input_sums::<S, M, NV>(simd, &mut t);
@@ -31,12 +31,12 @@ fn forward<S: Lanes, const M: usize, const NV: usize>(
         for j in 0..NV {
             acc[i][j] = act(acc[i][j]);
         }
-        store_row(simd, t.h.row(i), &acc[i]);
+        store_row(simd, t.h(i), &acc[i]);
         // Zoneout will change `h`, whose new value the slope follows from.
-        if t.factors.hidden.width() > 0 && t.gates.width() > 0 {
-            store_row(simd, t.gates.row(i), &acc[i]);
+        if t.tile.factors.hidden.width() > 0 && t.tile.gates.width() > 0 {
+            store_row(simd, t.gates(i), &acc[i]);
         }
-        store_row(simd, t.y.row(i), &acc[i]);
+        store_row(simd, t.y(i), &acc[i]);
     }
 }
 
@@ -63,7 +63,7 @@ impl Kernel for Tanh {
     const TRAITS: Traits = TRAITS;
 
     #[inline(always)]
-    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Forward<'_, M>) {
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Panel<'_, '_, M>) {
         forward::<S, M, NV>(simd, t, |a| simd.tanh(a));
     }
 
@@ -77,7 +77,7 @@ impl Kernel for Relu {
     const TRAITS: Traits = TRAITS;
 
     #[inline(always)]
-    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Forward<'_, M>) {
+    fn forward<S: Lanes, const M: usize, const NV: usize>(simd: S, _: usize, t: Panel<'_, '_, M>) {
         forward::<S, M, NV>(simd, t, |a| simd.max(a, simd.splat(0.0)));
     }
 
