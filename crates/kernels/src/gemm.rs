@@ -232,38 +232,59 @@ pub(crate) struct GateGradient<'a> {
     pub(crate) bias: Option<&'a Pieces<'a>>,
 }
 
+/// What gate gradients are multiplied with, and where that goes: one entry of `out` a gate.
+pub(crate) struct WeightProduct<'a> {
+    pub(crate) b: FrameRows<'a>,
+    pub(crate) out: &'a [GateGradient<'a>],
+}
+
+/// A worker's part of one gate's gradients.
+struct OwnGate<'a> {
+    /// First unit group.
+    group: usize,
+    weight: &'a mut [f32],
+    bias: &'a mut [f32],
+}
+
 /// One worker's share of `out[H, width] = dᵀ · b` for the gates from `first` on, `d` being a gate's columns
 /// of the gate gradients, and of the sums of those columns over all frames; both added to what is there
-/// with `add`.
+/// with `add`. Several products of the same gradients read those once.
 ///
 /// Frames are taken in chunks, which depend on the shape alone and keep the rounding of sums small.
-pub(crate) fn weight_gradients<S: Lanes>(
+pub(crate) fn weight_gradients<S: Lanes, const P: usize>(
     simd: S,
     d: GateColumns<'_>,
     first: usize,
-    b: FrameRows<'_>,
-    out: &[GateGradient<'_>],
+    products: [WeightProduct<'_>; P],
     add: bool,
     worker: &Worker<'_>,
 ) {
-    let mut own: [(usize, &mut [f32], &mut [f32]); MOST_GATES] =
-        std::array::from_fn(|_| (0, [].as_mut_slice(), [].as_mut_slice()));
-    for (own, out) in own.iter_mut().zip(out) {
-        let (group, weight) = out.weight.take(worker);
-        *own = (group, weight, out.bias.map_or([].as_mut_slice(), |bias| bias.take(worker).1));
-    }
-    let own = &mut own[..out.len()];
+    let gates = products[0].out.len();
+    let mut own: [[OwnGate<'_>; MOST_GATES]; P] = products.each_ref().map(|product| {
+        std::array::from_fn(|gate| match product.out.get(gate) {
+            None => OwnGate { group: 0, weight: &mut [], bias: &mut [] },
+            Some(out) => {
+                let (group, weight) = out.weight.take(worker);
+                OwnGate {
+                    group,
+                    weight,
+                    bias: out.bias.map_or([].as_mut_slice(), |bias| bias.take(worker).1),
+                }
+            }
+        })
+    });
     if d.frames == 0 && !add {
-        for (_, weight, bias) in own {
+        for OwnGate { weight, bias, .. } in own.iter_mut().flatten() {
             weight.fill(0.0);
             bias.fill(0.0);
         }
         return;
     }
-    let vectors = b.width.div_ceil(S::N);
+    let vectors = products.each_ref().map(|product| product.b.width.div_ceil(S::N));
     let block_rows = (BLOCK / S::N).max(1) * S::N;
-    with_scratch(DEPTH * (vectors * S::N + block_rows), |scratch| {
-        let (packed_b, packed_a) = scratch.split_at_mut(DEPTH * vectors * S::N);
+    let all_vectors: usize = vectors.iter().sum();
+    with_scratch(DEPTH * (all_vectors * S::N + block_rows), |scratch| {
+        let (packed_b, packed_a) = scratch.split_at_mut(DEPTH * all_vectors * S::N);
         let mut from = 0;
         while from < d.frames {
             // Two even passes rather than a full one and a sliver.
@@ -271,34 +292,50 @@ pub(crate) fn weight_gradients<S: Lanes>(
             let depth = if left > DEPTH && left < 2 * DEPTH { left.div_ceil(2) } else { left.min(DEPTH) };
             let add = add || from > 0;
             let deep = S::depth(depth);
-            simd.call(PackRows { b, from, depth, to: packed_b });
-            for (gate, (group, weight, bias)) in own.iter_mut().enumerate() {
-                let rows = weight.len() / b.width;
+            let mut rest = &mut *packed_b;
+            for (product, vectors) in products.iter().zip(vectors) {
+                let (to, others) = rest.split_at_mut(DEPTH * vectors * S::N);
+                simd.call(PackRows { b: product.b, from, depth, to });
+                rest = others;
+            }
+            for gate in 0..gates {
+                let group = own[0][gate].group;
+                let rows = own[0][gate].weight.len() / products[0].b.width;
+                for (product, own) in products.iter().zip(&own) {
+                    // One packing serves all of them.
+                    assert_eq!((own[gate].group, own[gate].weight.len()), (group, rows * product.b.width));
+                }
                 for row in (0..rows).step_by(block_rows) {
                     let block = block_rows.min(rows - row);
                     for (lane, to) in (0..block).step_by(S::N).zip(packed_a.chunks_mut(deep * S::N)) {
                         let at = row + lane;
-                        simd.call(PackColumns {
-                            d,
-                            column: d.column(S::N, first + gate, *group + at / S::N),
-                            from,
-                            depth,
-                            to,
-                            sum: bias.get_mut(at..(at + S::N).min(rows)).unwrap_or_default(),
-                            add,
-                        });
+                        let column = d.column(S::N, first + gate, group + at / S::N);
+                        let mut sum = [0.0; MOST_LANES];
+                        simd.call(PackColumns { d, column, from, depth, to, sum: &mut sum[..S::N] });
+                        for own in &mut own {
+                            let bias = own[gate].bias.get_mut(at..(at + S::N).min(rows)).unwrap_or_default();
+                            for (to, sum) in bias.iter_mut().zip(&sum) {
+                                *to = if add { *to + sum } else { *sum };
+                            }
+                        }
                     }
-                    for column in (0..vectors).step_by(4) {
-                        let nv = 4.min(vectors - column);
-                        let panel = &packed_b[column * S::N * deep..][..nv * S::N * deep];
-                        let width = (nv * S::N).min(b.width - column * S::N);
-                        for (lane, a) in (0..block).step_by(S::N).zip(packed_a.chunks(deep * S::N)) {
-                            for (offset, m) in tiles(S::N.min(block - lane), S::tile_rows(4)) {
-                                let out = &mut weight[(row + lane + offset) * b.width + column * S::N..];
-                                let a = &a[offset..];
-                                with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
-                                    a, depth: deep, panel, stride: b.width, width, add, out,
-                                })));
+                    let mut rest = &*packed_b;
+                    for ((product, vectors), own) in products.iter().zip(vectors).zip(&mut own) {
+                        let (packed, others) = rest.split_at(DEPTH * vectors * S::N);
+                        rest = others;
+                        let (width, weight) = (product.b.width, &mut *own[gate].weight);
+                        for column in (0..vectors).step_by(4) {
+                            let nv = 4.min(vectors - column);
+                            let panel = &packed[column * S::N * deep..][..nv * S::N * deep];
+                            let columns = (nv * S::N).min(width - column * S::N);
+                            for (lane, a) in (0..block).step_by(S::N).zip(packed_a.chunks(deep * S::N)) {
+                                for (offset, m) in tiles(S::N.min(block - lane), S::tile_rows(4)) {
+                                    let out = &mut weight[(row + lane + offset) * width + column * S::N..];
+                                    let a = &a[offset..];
+                                    with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
+                                        a, depth: deep, panel, stride: width, width: columns, add, out,
+                                    })));
+                                }
                             }
                         }
                     }
@@ -308,6 +345,9 @@ pub(crate) fn weight_gradients<S: Lanes>(
         }
     });
 }
+
+/// No level has more lanes.
+const MOST_LANES: usize = 16;
 
 /// No cell has more gates.
 pub(crate) const MOST_GATES: usize = 4;
@@ -399,16 +439,14 @@ struct PackColumns<'a> {
     from: usize,
     depth: usize,
     to: &'a mut [f32],
-    /// As long as there are real units, or empty where no sum is wanted.
     sum: &'a mut [f32],
-    add: bool,
 }
 
 impl<S: Lanes> Job<S> for PackColumns<'_> {
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        let PackColumns { d, column, from, depth, to, sum, add } = self;
+        let PackColumns { d, column, from, depth, to, sum } = self;
         let mut total = simd.splat(0.0);
         let frame = |k: usize| simd.load(&d.data[(from + k) * d.stride + column..]);
         let lines = to.chunks_exact_mut(S::N);
@@ -426,12 +464,7 @@ impl<S: Lanes> Job<S> for PackColumns<'_> {
                 total = simd.add(total, v);
             }
         }
-        if !sum.is_empty() {
-            if add {
-                total = simd.add(simd.load_part(sum), total);
-            }
-            store_row(simd, sum, &[total]);
-        }
+        simd.store(sum, total);
     }
 }
 

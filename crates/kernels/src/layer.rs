@@ -5,7 +5,8 @@ use crate::cell::{Kernel, gru, lstm, rnn};
 use crate::chance::{Chance, StepMask, StepNoise};
 use crate::disjoint::{Buffer, Pieces, kept_row};
 use crate::gemm::{
-    FrameRows, GateColumns, GateGradient, MOST_GATES, NarrowRows, narrow_stride, weight_gradients,
+    FrameRows, GateColumns, GateGradient, MOST_GATES, NarrowRows, WeightProduct, narrow_stride,
+    weight_gradients,
 };
 use crate::grid::{
     BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
@@ -761,20 +762,28 @@ impl<K: Kernel> Dispatch for WithKernel<(BackwardJob<'_>, Option<FramesMut<'_>>,
         let d_projection = &mut gradients.options[layer.term_length()..];
         let projection_pieces = Pieces::new(d_projection, sizes.lanes * hidden, workers);
         team::run_on(workers, |worker| {
-            let all = gate_gradients(&input_pieces, &bias_input);
-            weight_gradients(simd, d_input, 0, by_input, &all[..gates], false, worker);
-            let all = gate_gradients(&recurrent_pieces, &bias_recurrent);
+            let of_input = gate_gradients(&input_pieces, &bias_input);
+            let of_recurrent = gate_gradients(&recurrent_pieces, &bias_recurrent);
             let split = if traits.phases == 2 { traits.panel } else { gates };
-            weight_gradients(simd, seen_by_recurrent, 0, states, &all[..split], false, worker);
+            let input = WeightProduct { b: by_input, out: &of_input[..gates] };
+            let recurrent = WeightProduct { b: states, out: &of_recurrent[..split] };
+            if traits.recurrent_gates == 0 && matches!(x, Inputs::Frames(_)) {
+                // Both weights saw the same gradients.
+                weight_gradients(simd, d_input, 0, [input, recurrent], false, worker);
+            } else {
+                weight_gradients(simd, d_input, 0, [input], false, worker);
+                weight_gradients(simd, seen_by_recurrent, 0, [recurrent], false, worker);
+            }
             if split < gates {
-                weight_gradients(simd, seen_by_recurrent, split, reset, &all[split..gates], false, worker);
+                let late = WeightProduct { b: reset, out: &of_recurrent[split..gates] };
+                weight_gradients(simd, seen_by_recurrent, split, [late], false, worker);
             }
             if projects {
                 let (data, stride) = (tape.recurrent.as_ref(), sizes.unit_stride);
                 let d = GateColumns { data, stride, frames: f, gates: 1 };
                 let full = FrameRows { data: tape.rows.full.as_ref(), starts: &places.extra, width: hidden };
                 let to = GateGradient { weight: &projection_pieces, bias: None };
-                weight_gradients(simd, d, 0, full, &[to], false, worker);
+                weight_gradients(simd, d, 0, [WeightProduct { b: full, out: &[to] }], false, worker);
             }
         });
 

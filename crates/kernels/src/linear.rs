@@ -2,7 +2,9 @@
 //! that is packed once.
 
 use crate::disjoint::{Buffer, Pieces};
-use crate::gemm::{FrameRows, GateColumns, GateGradient, Start, multiply_rows, weight_gradients};
+use crate::gemm::{
+    FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
+};
 use crate::pack::{self, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
@@ -147,7 +149,7 @@ pub(crate) fn outer<S: Lanes>(
     let bias = sums.map(|sums| Pieces::new(sums, S::N, workers));
     team::run_on(workers, |worker| {
         let out = GateGradient { weight: &weight, bias: bias.as_ref() };
-        weight_gradients(simd, columns, 0, rows, &[out], false, worker);
+        weight_gradients(simd, columns, 0, [WeightProduct { b: rows, out: &[out] }], false, worker);
     });
 }
 

@@ -5,7 +5,9 @@
 //! 10,000 saves hundreds of megabytes.
 
 use crate::disjoint::{Buffer, Pieces};
-use crate::gemm::{FrameRows, GateColumns, GateGradient, Start, multiply_rows, weight_gradients};
+use crate::gemm::{
+    FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
+};
 use crate::pack::{self, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Job, Lanes, Level};
@@ -405,7 +407,7 @@ impl Dispatch for WithScratch<'_> {
                 let bias = gradients.bias.as_deref_mut().map(|bias| Pieces::new(bias, S::N, threads));
                 team::run_on(threads, |worker| {
                     let out = GateGradient { weight: &weight, bias: bias.as_ref() };
-                    weight_gradients(simd, d, 0, b, &[out], add, worker);
+                    weight_gradients(simd, d, 0, [WeightProduct { b, out: &[out] }], add, worker);
                 });
             }
         }
