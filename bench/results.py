@@ -22,15 +22,19 @@ def machine():
     return f"{name}, {cores} cores"
 
 
-def write_section(name, text, path=RESULTS, machine=None):
-    """Replaces the section `name`, or adds it at the end. What another `machine` measured stands beside it."""
-    name = f"{name}, {machine}" if machine else name
+def write_section(name, text, path=RESULTS, place=None):
+    """Replaces the section `name`, or adds it: at the end, or for a `place`, a machine that has its own, behind the
+    section of that name."""
+    behind = f"<!-- end {name} -->\n"
+    name = f"{name}, {place}" if place else name
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     section = f"{begin}\n{text.strip()}\n{end}\n"
     old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n\nWritten by the scripts in this folder.\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n?", re.DOTALL)
     if pattern.search(old):
         new = pattern.sub(lambda _: section, old)
+    elif place and behind in old:
+        new = old.replace(behind, f"{behind}\n{section}")
     else:
         new = f"{old.rstrip()}\n\n{section}"
     path.write_text(new, encoding="utf-8")

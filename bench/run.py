@@ -14,6 +14,7 @@ import argparse
 import datetime
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -176,7 +177,7 @@ def main():
     stable = Stable(options.carousel.resolve(), options.peers.resolve(), options.threads)
     # Going on with another program would mix two versions in one table.
     digest = hashlib.sha256(options.carousel.read_bytes()).hexdigest()[:16]
-    header = {"carousel": digest, "threads": options.threads}
+    header = {"carousel": digest, "threads": options.threads, "machine": options.machine}
     try:
         resumed = options.resume and RECORD.exists()
         record = Record.resume(RECORD, header) if resumed else Record(None if options.quick else RECORD, header)
@@ -184,7 +185,7 @@ def main():
         sys.exit(str(error))
     watch = Watch(stable, record)
     command = "bench/run.py" + (f" --only {options.only}" if options.only else "")
-    command += f" --machine '{options.machine}'" if options.machine else ""
+    command += f" --machine {shlex.quote(options.machine)}" if options.machine else ""
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             section = ALL[name](stable, folder)
@@ -196,7 +197,7 @@ def main():
             lines = [f"## {title}", "", *section.lines(record), "", footer(section, record, stable, watch.best(), command)]
             print("\n".join(lines), end="\n\n", flush=True)
             if not options.quick:
-                results.write_section(name, "\n".join(lines), machine=options.machine)
+                results.write_section(name, "\n".join(lines), place=options.machine)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! Weights that are packed once for all passes without gradients, for as long as they stay what they are.
+//! Weights that are packed once for all passes without gradients and chance, for as long as they stay what they are.
 
 use std::sync::{Arc, Mutex};
 
@@ -42,7 +42,15 @@ impl PackedOnce {
         {
             return packed.clone();
         }
-        let packed = PackedWeights::new(layer, weights).expect("shapes were checked before the call");
+        let checked = "shapes were checked before the call";
+        // Memory that no pass is reading any more serves again.
+        let packed = match kept.take().map(|kept| Arc::try_unwrap(kept.packed)) {
+            Some(Ok(mut packed)) => {
+                packed.repack(layer, weights).expect(checked);
+                packed
+            }
+            _ => PackedWeights::new(layer, weights).expect(checked),
+        };
         let packed = Arc::new(packed);
         *kept = Some(Kept { tensors: tensors.map(FlexTensor::clone), packed: packed.clone() });
         packed

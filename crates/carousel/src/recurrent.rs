@@ -72,6 +72,9 @@ struct BeginState {
 }
 
 /// A stack of recurrent layers.
+///
+/// On the fused path the first pass without gradients leaves each layer's weights packed for the passes that follow,
+/// which takes about as much memory as the weights; clones share it. It goes when a pass with gradients comes.
 #[derive(Module, Debug)]
 pub struct Recurrent {
     /// Of a fused cell: layer 0 forward, layer 0 reverse, layer 1 forward, …

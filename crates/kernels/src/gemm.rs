@@ -259,6 +259,7 @@ pub(crate) fn weight_gradients<S: Lanes, const P: usize>(
     add: bool,
     worker: &Worker<'_>,
 ) {
+    const { assert!(S::N <= MOST_LANES) };
     let gates = products[0].out.len();
     let mut own: [[OwnGate<'_>; MOST_GATES]; P] = products.each_ref().map(|product| {
         std::array::from_fn(|gate| match product.out.get(gate) {

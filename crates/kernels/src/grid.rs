@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The same panel of weights serves every step: that is the recurrence's weight sharing, and why the
-//! weights are packed once a pass.
+//! weights are packed once a pass, or once for many.
 
 use crate::cell::{Backward, Forward, Input, Kernel, Panel, zone_out};
 use crate::chance::{Chance, FactorRows, StepMask, times};

@@ -134,9 +134,10 @@ fn forward_on(
     last: StateMut<'_>,
     tape: Option<&mut Tape>,
 ) -> Result<(), ShapeError> {
+    let level = Level::current();
     match weights {
         Operand::Plain(weights) => check_layer(layer, &weights)?,
-        Operand::Packed(weights) if weights.level != Level::current() => {
+        Operand::Packed(weights) if weights.level != level => {
             return Err(ShapeError::State { what: "the weights were packed at another instruction level" });
         }
         Operand::Packed(_) => {}
@@ -153,12 +154,12 @@ fn forward_on(
 
     if let Some(tape) = tape {
         tape.chance.set(layer, batch, noise.as_ref());
-        run_forward(layer, batch, weights, x, initial, y, last, tape, true);
+        run_forward(level, layer, batch, weights, x, initial, y, last, tape, true);
     } else {
         let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tape = spare().pop().unwrap_or_default();
         tape.chance.set(layer, batch, noise.as_ref());
-        run_forward(layer, batch, weights, x, initial, y, last, &mut tape, false);
+        run_forward(level, layer, batch, weights, x, initial, y, last, &mut tape, false);
         spare().push(tape);
     }
     Ok(())
@@ -166,6 +167,7 @@ fn forward_on(
 
 #[allow(clippy::too_many_arguments)]
 fn run_forward(
+    level: Level,
     layer: &Layer,
     batch: &Batch,
     weights: Operand<'_>,
@@ -176,7 +178,6 @@ fn run_forward(
     tape: &mut Tape,
     taped: bool,
 ) {
-    let level = Level::current();
     // Full only when all went well: a panic on the way must not leave a tape that looks usable.
     tape.pass = None;
     tape.places.set_x(batch, layer, &x);

@@ -39,19 +39,31 @@ impl PackedWeights {
     /// # Errors
     /// [`ShapeError`] when a weight does not fit the layer.
     pub fn new(layer: &Layer, weights: Weights<'_>) -> Result<PackedWeights, ShapeError> {
+        let (panels, packed, bias, options) = Default::default();
+        let mut new = PackedWeights { layer: *layer, level: Level::current(), panels, packed, bias, options };
+        new.repack(layer, weights)?;
+        Ok(new)
+    }
+
+    /// Packs other weights in the same memory.
+    ///
+    /// # Errors
+    /// As [`new`](PackedWeights::new); nothing has changed then.
+    pub fn repack(&mut self, layer: &Layer, weights: Weights<'_>) -> Result<(), ShapeError> {
         check_layer(layer, &weights)?;
-        let level = Level::current();
-        let pairs = level.multiplies_pairs(layer.product_precision());
-        let sizes = Sizes { pairs, ..Sizes::new(layer, level) };
-        let (mut packed, mut bias) = Default::default();
-        let panels = pack_forward(layer, weights, sizes, &mut packed, &mut bias);
-        Ok(PackedWeights { layer: *layer, level, panels, packed, bias, options: weights.options.to_vec() })
+        (self.layer, self.level) = (*layer, Level::current());
+        let sizes = Sizes::at(layer, self.level);
+        self.panels = pack_forward(layer, weights, sizes, &mut self.packed, &mut self.bias);
+        self.options.clear();
+        self.options.extend_from_slice(weights.options);
+        Ok(())
     }
 
     /// Whether passes of this layer can use them, at the current [`Level`] and with these weights of its options.
     #[must_use]
     pub fn serves(&self, layer: &Layer, options: &[f32]) -> bool {
-        self.layer == *layer && self.level == Level::current() && self.options == options
+        let same = || self.options.iter().map(|x| x.to_bits()).eq(options.iter().map(|x| x.to_bits()));
+        self.layer == *layer && self.level == Level::current() && same()
     }
 }
 

@@ -78,12 +78,13 @@ fn agrees_with_the_reference() {
 
 #[test]
 fn weights_packed_before_give_the_same_bits() {
-    let hidden = 21;
     let plain = CELLS.map(|cell| (cell, CellOptions::PLAIN));
-    let projected = projections(hidden).into_iter().map(|options| (Cell::Lstm, options));
-    let cells: Vec<_> = plain.into_iter().chain(cells_with_options()).chain(projected).collect();
+    let projected = projections(21).into_iter().map(|options| (Cell::Lstm, options));
+    let cells = plain.into_iter().chain(cells_with_options()).chain(projected).map(|cell| (cell, 21));
+    // Large weights are split otherwise.
+    let cells: Vec<_> = cells.chain(plain.map(|cell| (cell, 200))).collect();
     everywhere(|level, threads| {
-        for &(cell, options) in &cells {
+        for &((cell, options), hidden) in &cells {
             for precision in [Precision::F32, Precision::Bf16] {
                 let layer = Layer {
                     cell,
@@ -91,14 +92,18 @@ fn weights_packed_before_give_the_same_bits() {
                     input: 7,
                     hidden,
                     precision,
-                    zoneout: Zoneout::NONE,
+                    zoneout: Zoneout { hidden: 0.2, cell: if cell.has_cell_state() { 0.1 } else { 0.0 } },
                     options,
                 };
                 let what = format!("{level:?} {threads} threads {layer:?}");
                 let batch = Batch::ragged(&[2, 5, 0, 3], 5).unwrap();
                 let mut problem = Problem::random(layer, batch, 5);
                 let expected = problem.infer();
-                let packed = PackedWeights::new(&layer, problem.weights()).unwrap();
+                // In memory that held others before.
+                let mut others = problem.clone();
+                others.weights.recurrent.fill(9.0);
+                let mut packed = PackedWeights::new(&layer, others.weights()).unwrap();
+                packed.repack(&layer, problem.weights()).unwrap();
                 assert!(packed.serves(&layer, &problem.weights.options), "{what}");
                 assert!(!packed.serves(&Layer { input: 8, ..layer }, &problem.weights.options), "{what}");
                 // They are a copy: what becomes of the weights is none of their business.

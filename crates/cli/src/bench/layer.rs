@@ -274,7 +274,7 @@ impl Case {
         let mut stack = BareStack::new(self)?;
         let mode = self.mode;
         Ok(Box::new(move || {
-            stack.forward(mode);
+            stack.forward();
             if mode == Mode::Train {
                 stack.backward();
             }
@@ -358,17 +358,15 @@ struct Bare {
     weights: [Vec<f32>; 4],
     gradients: [Vec<f32>; 4],
     tape: kernels::Tape,
-    /// For passes that no backward pass follows.
-    packed: kernels::PackedWeights,
+    /// Where no backward pass follows.
+    packed: Option<kernels::PackedWeights>,
     /// Its columns of the output.
     offset: usize,
 }
 
-impl Bare {
-    fn weights(&self) -> kernels::Weights<'_> {
-        let [input, recurrent, bias_input, bias_recurrent] = &self.weights;
-        kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] }
-    }
+/// Weights as the kernels read them.
+fn lent([input, recurrent, bias_input, bias_recurrent]: &[Vec<f32>; 4]) -> kernels::Weights<'_> {
+    kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] }
 }
 
 /// A buffer of frames.
@@ -439,11 +437,12 @@ impl BareStack {
                         zoneout: kernels::Zoneout::NONE,
                         options: kernels::CellOptions::PLAIN,
                     };
-                    let [input, recurrent, bias_input, bias_recurrent] = &weights;
-                    let plain =
-                        kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] };
-                    let packed = kernels::PackedWeights::new(&layer, plain)?;
-                    let gradients = weights.clone();
+                    let (packed, gradients) = match case.mode {
+                        Mode::Infer => {
+                            (Some(kernels::PackedWeights::new(&layer, lent(&weights))?), Default::default())
+                        }
+                        Mode::Train => (None, weights.clone()),
+                    };
                     let (tape, offset) = (kernels::Tape::default(), place * hidden);
                     Ok(Bare { layer, weights, gradients, tape, packed, offset })
                 });
@@ -452,24 +451,23 @@ impl BareStack {
         Ok(BareStack { batch, layers, rows })
     }
 
-    fn forward(&mut self, mode: Mode) {
+    fn forward(&mut self) {
         for (index, directions) in self.layers.iter_mut().enumerate() {
             let (below, above) = self.rows.split_at_mut(index + 1);
             let (x, y) = (&below[index], &mut above[0]);
             for bare in directions {
-                let mut tape = std::mem::take(&mut bare.tape);
                 let (from, to) = (kernels::State::default(), kernels::StateMut::default());
                 let x = frames(&x.values, x.layout, x.width, 0);
                 let y = frames_mut(&mut y.values, y.layout, y.width, bare.offset);
-                match mode {
-                    Mode::Infer => kernels::forward_packed(&bare.packed, &self.batch, x, from, y, to),
-                    Mode::Train => {
-                        let (layer, weights) = (&bare.layer, bare.weights());
-                        kernels::forward(layer, &self.batch, weights, x, from, y, to, Some(&mut tape))
+                let Bare { layer, weights, tape, packed, .. } = bare;
+                match packed {
+                    Some(packed) => kernels::forward_packed(packed, &self.batch, x, from, y, to),
+                    None => {
+                        let weights = lent(weights);
+                        kernels::forward(layer, &self.batch, weights, x, from, y, to, Some(tape))
                     }
                 }
                 .expect("every buffer was made for this layer");
-                bare.tape = tape;
             }
         }
     }
@@ -480,13 +478,12 @@ impl BareStack {
             let (x, y) = (&mut below[index], &above[0]);
             for bare in directions {
                 let Bare { layer, weights, gradients, tape, offset, .. } = bare;
-                let [input, recurrent, bias_input, bias_recurrent] = &*weights;
                 let [d_input, d_recurrent, d_bias_input, d_bias_recurrent] = gradients;
                 let dx = frames_mut(&mut x.gradients, x.layout, x.width, 0);
                 kernels::backward(
                     layer,
                     &self.batch,
-                    kernels::Weights { input, recurrent, bias_input, bias_recurrent, options: &[] },
+                    lent(weights),
                     tape,
                     frames(&x.values, x.layout, x.width, 0),
                     Some(frames(&y.gradients, y.layout, y.width, *offset)),
@@ -555,7 +552,7 @@ mod tests {
                 seed: 3,
             };
             let mut bare = BareStack::new(&case).expect("sizes are fine");
-            bare.forward(Mode::Train);
+            bare.forward();
             bare.backward();
 
             let device = Device::default().autodiff();
