@@ -125,15 +125,7 @@ fn weights_packed_before_give_the_same_bits() {
 #[test]
 fn weights_packed_at_another_level_are_refused() {
     let _turn = settings();
-    let layer = Layer {
-        cell: Cell::Gru(Reset::After),
-        direction: Direction::Forward,
-        input: 3,
-        hidden: 4,
-        precision: Precision::F32,
-        zoneout: Zoneout::NONE,
-        options: CellOptions::PLAIN,
-    };
+    let layer = layers(4, 3).last().unwrap();
     let problem = Problem::random(layer, Batch::full(2, 3), 6);
     let before = Level::current();
     assert!(Level::Scalar.force());
