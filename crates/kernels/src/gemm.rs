@@ -13,10 +13,17 @@ pub(crate) const BLOCK: usize = 96;
 /// Depth of one pass over a packed block.
 const DEPTH: usize = 256;
 
-/// Splits `count` rows into tiles of at most `most`, as even as can be: 16 by 6 gives 5, 5, 6.
-pub(crate) fn tiles(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let pieces = count.div_ceil(most.max(1));
-    (0..pieces).map(move |i| (i * count / pieces, (i + 1) * count / pieces - i * count / pieces))
+/// Splits `count` rows into tiles of a level, first row and rows of each: as even as can be, 16 by 6 gives 5, 5, 6.
+/// Where registers hold a part of a tile, all tiles but the last are whole parts: 16 gives 6, 6, 4.
+pub(crate) fn tiles<S: Lanes>(count: usize, vectors: usize) -> impl Iterator<Item = (usize, usize)> {
+    let (most, held) = (S::ROWS[vectors - 1], S::HELD[vectors - 1]);
+    let part = if held < most { held } else { 1 };
+    let parts = count.div_ceil(part);
+    let pieces = parts.div_ceil(most / part);
+    (0..pieces).map(move |i| {
+        let [start, end] = [i, i + 1].map(|i| (i * parts / pieces * part).min(count));
+        (start, end - start)
+    })
 }
 
 /// Calls `$body` with the constant `$M` equal to the number of rows, 1 to 6.
@@ -149,7 +156,7 @@ pub(crate) fn multiply_rows<S: Lanes>(
             other => other,
         };
         let columns = first..(first + nv * S::N).min(width);
-        for (row, m) in tiles(rows, S::tile_rows(nv)) {
+        for (row, m) in tiles::<S>(rows, nv) {
             with_rows!(m, M => with_vectors!(nv, NV => {
                 let mut starts = [0; M];
                 for (i, start) in starts.iter_mut().enumerate() {
@@ -329,14 +336,12 @@ pub(crate) fn weight_gradients<S: Lanes, const P: usize>(
                             let nv = 4.min(vectors - column);
                             let panel = &packed[column * S::N * deep..][..nv * S::N * deep];
                             let columns = (nv * S::N).min(width - column * S::N);
-                            for (lane, a) in (0..block).step_by(S::N).zip(packed_a.chunks(deep * S::N)) {
-                                for (offset, m) in tiles(S::N.min(block - lane), S::tile_rows(4)) {
-                                    let out = &mut weight[(row + lane + offset) * width + column * S::N..];
-                                    let a = &a[offset..];
-                                    with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
-                                        a, depth: deep, panel, stride: width, width: columns, add, out,
-                                    })));
-                                }
+                            for (first, m) in tiles::<S>(block, nv) {
+                                let out = &mut weight[(row + first) * width + column * S::N..];
+                                let a = (&*packed_a, first);
+                                with_rows!(m, M => with_vectors!(nv, NV => simd.call(Accumulate::<M, NV> {
+                                    a, depth: deep, panel, stride: width, width: columns, add, out,
+                                })));
                             }
                         }
                     }
@@ -353,9 +358,9 @@ const MOST_LANES: usize = 16;
 /// No cell has more gates.
 pub(crate) const MOST_GATES: usize = 4;
 
-/// `out[M rows, width] (+)= aᵀ · panel`, with `a` packed `[depth][N]`, its first `M` columns meant.
+/// `out[M rows, width] (+)= aᵀ · panel`; of `a`, packed as [`multiply_columns`] has it, `M` columns from one on.
 struct Accumulate<'a, const M: usize, const NV: usize> {
-    a: &'a [f32],
+    a: (&'a [f32], usize),
     depth: usize,
     panel: &'a [f32],
     stride: usize,
@@ -368,8 +373,8 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Accumulate<'_, M, NV>
     type Output = ();
     #[inline(always)]
     fn run(self, simd: S) {
-        if !const { is_tile::<S>(M, S::ROWS.len()) } {
-            unreachable!("no level has tiles of {M} rows");
+        if !const { is_tile::<S>(M, NV) } {
+            unreachable!("no level has tiles of {M} rows and {NV} vectors");
         }
         let mut acc = [[simd.splat(0.0); NV]; M];
         multiply_columns(simd, self.a, self.depth, self.panel, &mut acc);

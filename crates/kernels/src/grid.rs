@@ -431,7 +431,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
             let (panel, nv) = (input.panel(p), panels.vectors_of(p));
             let groups = self.panel_groups(p, panels, self.sizes.gates);
             let bias = &self.bias.0[p * row..][..nv * panels.lanes];
-            for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
+            for (first, m) in tiles::<S>(block.len(), nv) {
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
                     let rows = frames.each_ref().map(|frame| self.x_starts[frame.index(&self.geometry)]);
@@ -483,7 +483,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
             let columns = p * row..p * row + count * nv * panels.lanes;
             let bias = self.bias.1.get(columns.clone()).unwrap_or(&[]);
             let column = groups.start * self.span * self.sizes.lanes;
-            for (k, m) in tiles(own, S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(own, nv) {
                 let rank = first + k * gap;
                 with_rows!(m, M => {
                     let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
@@ -755,7 +755,7 @@ impl<'a, S: Lanes, K: Kernel> BackwardWalk<'a, S, K> {
             let (panel, nv) = (packed.panel(p), panels.vectors_of(p));
             let groups = p..p + 1;
             let column = p * self.unit;
-            for (k, m) in tiles(own, S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(own, nv) {
                 let rank = first + k * gap;
                 let place = (rank, gap);
                 with_rows!(m, M => {
@@ -808,7 +808,7 @@ impl<'a, S: Lanes, K: Kernel> BackwardWalk<'a, S, K> {
         let panels = packed.panels;
         for p in self.geometry.own_groups(self.worker) {
             let (panel, nv) = (packed.panel(p), panels.vectors_of(p));
-            for (k, m) in tiles(own, S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(own, nv) {
                 let rank = first + k * gap;
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let ranks = self.geometry.ranks::<M>(self.worker, rank, gap);
@@ -900,7 +900,7 @@ impl RowProduct<'_> {
                     let (panel, nv) = (self.weights.panel(p), panels.vectors_of(p));
                     let column = p * panels.width * panels.lanes;
                     let columns = column..(column + nv * panels.lanes).min(stride);
-                    for (row, m) in tiles(count, S::tile_rows(nv)) {
+                    for (row, m) in tiles::<S>(count, nv) {
                         with_rows!(m, M => with_vectors!(nv, NV => {
                             let starts: [usize; M] = std::array::from_fn(|i| start(first + row + i));
                             simd.call(Product::<M, NV> {
@@ -1015,7 +1015,7 @@ impl Dispatch for InputGradient<'_> {
             let mut flush = |block: &[OwnFrame]| {
                 for p in 0..geometry.groups {
                     let (panel, nv) = (self.weights.panel(p), self.weights.panels.vectors_of(p));
-                    for (first, m) in tiles(block.len(), S::tile_rows(nv)) {
+                    for (first, m) in tiles::<S>(block.len(), nv) {
                         with_rows!(m, M => with_vectors!(nv, NV => {
                             let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
                             let stride = self.stride;

@@ -115,7 +115,7 @@ impl<S: Lanes> Products<'_, S> {
         let panels = weights.panels;
         for p in self.geometry.own_groups(self.worker) {
             let (panel, nv) = (panels.panel(weights.data, p), panels.vectors_of(p));
-            for (k, m) in tiles(own, S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(own, nv) {
                 let rank = start + k * gap;
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let reads = a.0.readers(self.geometry.ranks::<M>(self.worker, rank, gap));

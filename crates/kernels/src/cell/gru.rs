@@ -71,11 +71,16 @@ impl Kernel for After {
         }
         add_recurrent(simd, &t, &mut acc);
         let taped = t.has_extra();
+        // In two loops, as an LSTM's: a row's candidate waits for its reset gate.
         for i in 0..M {
             let r = simd.sigmoid(acc[i][0]);
-            let z = simd.sigmoid(acc[i][1]);
-            let hn = acc[i][2];
-            let n = simd.tanh(simd.fma(r, hn, candidate[i]));
+            candidate[i] = simd.fma(r, acc[i][2], candidate[i]);
+            acc[i][0] = r;
+            acc[i][1] = simd.sigmoid(acc[i][1]);
+        }
+        for i in 0..M {
+            let [r, z, hn] = [acc[i][0], acc[i][1], acc[i][2]];
+            let n = simd.tanh(candidate[i]);
             let kept = t.updated(simd, n, i);
             let h = mix(simd, z, kept, simd.load(t.past_h(i)));
             simd.store(t.h(i), h);

@@ -30,20 +30,27 @@ impl Kernel for Lstm {
         let mut acc = input_sums::<S, M, NV>(simd, &mut t);
         add_recurrent(simd, &t, &mut acc);
         let taped = t.has_extra();
+        // All rows of a tile stand beside each other in both loops: a row's gates and its tanh of `c`, one after the
+        // other, would have the processor wait.
         for r in 0..M {
             let i = simd.sigmoid(acc[r][0]);
             let f = simd.sigmoid(acc[r][1]);
             let g = simd.tanh(acc[r][2]);
             let o = simd.sigmoid(acc[r][3]);
             let c = simd.fma(f, simd.load(t.past_c(r)), simd.mul(i, t.updated(simd, g, r)));
-            let tanh_c = simd.tanh(c);
-            let h = simd.mul(o, tanh_c);
             simd.store(t.c(r), c);
+            if taped {
+                store_row(simd, t.gates(r), &[i, f, g, o]);
+            }
+            (acc[r][0], acc[r][3]) = (c, o);
+        }
+        for r in 0..M {
+            let tanh_c = simd.tanh(acc[r][0]);
+            let h = simd.mul(acc[r][3], tanh_c);
             simd.store(t.h(r), h);
             store_row(simd, t.y(r), &[h]);
             if taped {
                 simd.store(t.extra(r), tanh_c);
-                store_row(simd, t.gates(r), &[i, f, g, o]);
             }
         }
     }

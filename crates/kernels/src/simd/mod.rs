@@ -187,14 +187,15 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
         job.run(self)
     }
 
-    /// Rows of a tile that is one, two, three or four vectors wide, so that accumulators and operands fill
-    /// the registers.
+    /// Rows of a tile that is one, two, three or four vectors wide. More of them read a panel less often.
     const ROWS: [usize; 4];
 
-    /// Rows of a tile that is `vectors` wide.
-    fn tile_rows(vectors: usize) -> usize {
-        Self::ROWS[vectors - 1]
-    }
+    /// Rows of it that the registers hold at once, beside the operands.
+    const HELD: [usize; 4] = Self::ROWS;
+
+    /// Steps of a product's loop in one piece. With short vectors there is little work a step, and counting is no small
+    /// part of what the processor has to do for it.
+    const UNROLLED: usize = 1;
 
     fn splat(self, x: f32) -> Self::V;
     /// The first `N` floats of `from`.

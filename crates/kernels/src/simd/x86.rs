@@ -147,7 +147,9 @@ fn apart_avx2<J: Job<Avx2>>(simd: Avx2, job: J) -> J::Output {
 impl Lanes for Avx2 {
     type V = __m256;
     const N: usize = 8;
-    const ROWS: [usize; 4] = [6, 6, 3, 3];
+    const ROWS: [usize; 4] = [6, 6, 6, 6];
+    const HELD: [usize; 4] = [6, 6, 3, 3];
+    const UNROLLED: usize = 4;
 
     fn level(self) -> Level {
         Level::Avx2

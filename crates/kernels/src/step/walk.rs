@@ -381,7 +381,7 @@ impl<S: Lanes> Walker<'_, S> {
                 [] => Start::Zero,
                 bias => Start::Bias(&bias[p * panels.width * S::N..][..nv * S::N]),
             };
-            for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(self.own(stage), nv) {
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let ranks = self.ranks::<M>(stage, k);
                     let mut out = out.own(Some(0), ranks, &(p..p + 1));
@@ -421,7 +421,7 @@ impl<S: Lanes> Walker<'_, S> {
             let nv = panels.vectors_of(p);
             let at = p * panels.width * S::N;
             let bias = stage.recurrent_bias.get(at..).unwrap_or(&[]);
-            for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(self.own(stage), nv) {
                 with_rows!(m, M => {
                     let ranks = self.ranks::<M>(stage, k);
                     let read = match (x, stage.given) {
@@ -466,7 +466,7 @@ impl<S: Lanes> Walker<'_, S> {
         let mut late = [[0.0; quant::WIDEST]; 6];
         for p in stage.geometry.own_groups(self.worker) {
             let nv = weights.panels.vectors_of(p);
-            for (k, m) in tiles(self.own(stage), S::tile_rows(nv)) {
+            for (k, m) in tiles::<S>(self.own(stage), nv) {
                 self.add_rounded(stage, &mut parts.gates, (p, k, m), weights, column, &mut late);
                 for (i, late) in late[..m].iter().enumerate() {
                     let ranks = self.ranks::<1>(stage, k + i);
