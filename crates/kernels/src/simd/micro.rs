@@ -216,7 +216,8 @@ mod tests {
 
         fn run<S: Lanes>(self, simd: S) {
             let &One { rows, vectors, depth, columns } = self;
-            let (a, width) = (some(2 * S::N.max(rows) * depth, 7), vectors * S::N);
+            // As far as the last piece of its columns.
+            let (a, width) = (some((rows + 5).next_multiple_of(S::N) * depth, 7), vectors * S::N);
             let panel = some(depth * width, 11);
             let found = with_rows!(rows, M => with_vectors!(vectors, NV => {
                 simd.call(Tiled::<M, NV> { a: &a, panel: &panel, depth, columns })
