@@ -172,7 +172,7 @@ mod tests {
         rows: usize,
         vectors: usize,
         depth: usize,
-        /// Whether `a` is packed by columns, the tile's first being number 5.
+        /// Whether `a` is packed by columns, the tile's first being the last of a piece.
         columns: bool,
     }
 
@@ -197,7 +197,7 @@ mod tests {
             }
             let mut acc = [[simd.splat(1.0); NV]; M];
             if self.columns {
-                multiply_columns(simd, (self.a, 5), self.depth, self.panel, &mut acc);
+                multiply_columns(simd, (self.a, S::N - 1), self.depth, self.panel, &mut acc);
             } else {
                 let starts = std::array::from_fn(|i| i * self.depth);
                 let rows = Tile::<M>::of(self.a, &starts, self.depth);
@@ -217,7 +217,7 @@ mod tests {
         fn run<S: Lanes>(self, simd: S) {
             let &One { rows, vectors, depth, columns } = self;
             // As far as the last piece of its columns.
-            let (a, width) = (some((rows + 5).next_multiple_of(S::N) * depth, 7), vectors * S::N);
+            let (a, width) = (some((rows + S::N - 1).next_multiple_of(S::N) * depth, 7), vectors * S::N);
             let panel = some(depth * width, 11);
             let found = with_rows!(rows, M => with_vectors!(vectors, NV => {
                 simd.call(Tiled::<M, NV> { a: &a, panel: &panel, depth, columns })
@@ -231,7 +231,8 @@ mod tests {
                 let (row, column) = (at / width, at % width);
                 let wanted = (0..depth).fold(1.0, |sum, k| {
                     let of = if columns {
-                        ((row + 5) / S::N * depth + k) * S::N + (row + 5) % S::N
+                        let packed = row + S::N - 1;
+                        (packed / S::N * depth + k) * S::N + packed % S::N
                     } else {
                         row * depth + k
                     };
