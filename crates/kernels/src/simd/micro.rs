@@ -53,7 +53,8 @@ pub(crate) fn multiply_columns<S: Lanes, const M: usize, const NV: usize>(
 /// first-level cache for all but the first. Four vectors of eight lanes make 16 KiB.
 const SHORT: usize = 128;
 
-/// `acc[i][j] += sum over k of rows[i][k · stride] · panel[k][j]`, as much of the tile at a time as the registers hold.
+/// The same from pointers, of which the callers have seen to what [`Chains`] asks for: as much of the tile at a time as
+/// the registers hold.
 #[inline(always)]
 fn chains<S: Lanes, const M: usize, const NV: usize>(
     simd: S,
@@ -167,24 +168,17 @@ mod tests {
     use super::*;
     use crate::gemm::{is_tile, tiles, with_vectors};
 
-    /// A tile's product in a level's chains, the sums row by row.
-    struct One {
-        rows: usize,
-        vectors: usize,
-        depth: usize,
-        /// Whether `a` is packed by columns, the tile's first being the last of a piece.
-        columns: bool,
-    }
-
     /// Numbers that are not alike.
     fn some(count: usize, factor: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * factor) % 1009) as f32 / 1009.0 - 0.5).collect()
     }
 
+    /// A tile's product, the sums row by row.
     struct Tiled<'a, const M: usize, const NV: usize> {
         a: &'a [f32],
         panel: &'a [f32],
         depth: usize,
+        /// Whether `a` is packed by columns, the tile's first being the last of a piece.
         columns: bool,
     }
 
@@ -211,45 +205,47 @@ mod tests {
         }
     }
 
-    impl Dispatch for &One {
-        type Output = ();
-
-        fn run<S: Lanes>(self, simd: S) {
-            let &One { rows, vectors, depth, columns } = self;
-            // As far as the last piece of its columns.
-            let (a, width) = (some((rows + S::N - 1).next_multiple_of(S::N) * depth, 7), vectors * S::N);
-            let panel = some(depth * width, 11);
-            let found = with_rows!(rows, M => with_vectors!(vectors, NV => {
-                simd.call(Tiled::<M, NV> { a: &a, panel: &panel, depth, columns })
-            }));
-            // Once by hand, in the same order; four lanes of plain Rust round twice where that is quicker.
-            let step = |a: f32, b: f32, c: f32| match simd.level() {
-                Level::Scalar if !cfg!(target_arch = "aarch64") => a * b + c,
-                _ => a.mul_add(b, c),
-            };
-            for (at, found) in found.iter().enumerate() {
-                let (row, column) = (at / width, at % width);
-                let wanted = (0..depth).fold(1.0, |sum, k| {
-                    let of = if columns {
-                        let packed = row + S::N - 1;
-                        (packed / S::N * depth + k) * S::N + packed % S::N
-                    } else {
-                        row * depth + k
-                    };
-                    step(a[of], panel[k * width + column], sum)
-                });
-                assert_eq!(found.to_bits(), wanted.to_bits(), "{:?} {rows}x{vectors}, {at}", simd.level());
-            }
+    /// Compares one tile of a level with a loop.
+    fn check<S: Lanes>(simd: S, rows: usize, vectors: usize, depth: usize, columns: bool) {
+        // As far as the last piece of its columns.
+        let (a, width) = (some((rows + S::N - 1).next_multiple_of(S::N) * depth, 7), vectors * S::N);
+        let panel = some(depth * width, 11);
+        let found = with_rows!(rows, M => with_vectors!(vectors, NV => {
+            simd.call(Tiled::<M, NV> { a: &a, panel: &panel, depth, columns })
+        }));
+        // Once by hand, in the same order; four lanes of plain Rust round twice where that is quicker.
+        let step = |a: f32, b: f32, c: f32| match simd.level() {
+            Level::Scalar if !cfg!(target_arch = "aarch64") => a * b + c,
+            _ => a.mul_add(b, c),
+        };
+        for (at, found) in found.iter().enumerate() {
+            let (row, column) = (at / width, at % width);
+            let wanted = (0..depth).fold(1.0, |sum, k| {
+                let of = if columns {
+                    let packed = row + S::N - 1;
+                    (packed / S::N * depth + k) * S::N + packed % S::N
+                } else {
+                    row * depth + k
+                };
+                step(a[of], panel[k * width + column], sum)
+            });
+            assert_eq!(found.to_bits(), wanted.to_bits(), "{:?} {rows}x{vectors}, {at}", simd.level());
         }
     }
 
-    /// The sizes of a level's tiles.
-    struct Sizes;
+    /// All tiles of a level.
+    struct All;
 
-    impl Dispatch for Sizes {
-        type Output = [usize; 4];
-        fn run<S: Lanes>(self, _: S) -> [usize; 4] {
-            S::ROWS
+    impl Dispatch for All {
+        type Output = ();
+        fn run<S: Lanes>(self, simd: S) {
+            for (vectors, most) in (1..).zip(S::ROWS) {
+                for rows in 1..=most {
+                    for (depth, columns) in [(0, false), (1, true), (7, false), (301, false), (301, true)] {
+                        check(simd, rows, vectors, depth, columns);
+                    }
+                }
+            }
         }
     }
 
@@ -257,13 +253,7 @@ mod tests {
     #[test]
     fn tiles_are_chains_in_order_of_depth() {
         for &level in Level::available() {
-            for (vectors, most) in (1..).zip(level.dispatch(Sizes)) {
-                for rows in 1..=most {
-                    for (depth, columns) in [(0, false), (1, true), (7, false), (301, false), (301, true)] {
-                        level.dispatch(&One { rows, vectors, depth, columns });
-                    }
-                }
-            }
+            level.dispatch(All);
         }
     }
 
