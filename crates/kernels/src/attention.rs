@@ -21,9 +21,10 @@ mod look;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::disjoint::{Buffer, Pieces};
+use crate::disjoint::Pieces;
 use crate::gemm::Start;
 use crate::linear::{Factor, Linear, Packing, Rows, copy_rows, filled, outer, product, stride, workers};
+use crate::memory::Buffer;
 use crate::shape::{Batch, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
 use crate::team::{self, Worker};

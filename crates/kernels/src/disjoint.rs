@@ -10,56 +10,11 @@
 //! reads another's row, and no barrier is needed; where rows are dealt that everyone reads, each worker writes its
 //! ranks' rows of the open step.
 
-use crate::memory::use_large_pages;
 use crate::shape::{Batch, Direction, Layout};
 use crate::team::{Worker, share};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Floats that start at a cache line, so that no vector straddles two.
-#[derive(Default)]
-pub(crate) struct Buffer {
-    lines: Vec<Line>,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-impl Buffer {
-    /// At least `length` floats; memory and what is in it are kept from use to use, what is new is unspecified.
-    pub(crate) fn ensure(&mut self, length: usize) -> &mut [f32] {
-        let lines = length.div_ceil(16);
-        if self.lines.len() < lines {
-            self.lines.reserve(lines - self.lines.len());
-            use_large_pages(self.lines.spare_capacity_mut());
-            self.lines.resize(lines, Line([0.0; 16]));
-        }
-        &mut self.as_mut()[..length]
-    }
-
-    pub(crate) fn as_ref(&self) -> &[f32] {
-        // SAFETY: `Line` is exactly sixteen floats (`repr(C)`), so the lines are `16 * len` floats.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 16) }
-    }
-
-    pub(crate) fn as_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
-    }
-
-    /// The same memory as groups of four bytes.
-    pub(crate) fn as_quads(&self) -> &[[i8; 4]] {
-        // SAFETY: as above; a quad has the size of a float, and any bytes are one.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 16) }
-    }
-
-    pub(crate) fn as_quads_mut(&mut self) -> &mut [[i8; 4]] {
-        // SAFETY: as above, any bytes are a float as well, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
-    }
-}
 
 /// How work is dealt to the workers of a team.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

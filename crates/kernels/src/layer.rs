@@ -3,7 +3,7 @@
 use crate::cell::rowwise::Terms;
 use crate::cell::{Kernel, gru, lstm, rnn};
 use crate::chance::{Chance, StepMask, StepNoise};
-use crate::disjoint::{Buffer, Pieces, kept_row};
+use crate::disjoint::{Pieces, kept_row};
 use crate::gemm::{
     FrameRows, GateColumns, GateGradient, MOST_GATES, NarrowRows, WeightProduct, narrow_stride,
     weight_gradients,
@@ -11,6 +11,7 @@ use crate::gemm::{
 use crate::grid::{
     BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
 };
+use crate::memory::Buffer;
 use crate::operands::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, check_frames,
     check_layer, check_state,

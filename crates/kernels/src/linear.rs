@@ -1,10 +1,11 @@
 //! Products of many rows with a matrix, and their gradients: on rows that are filled up with zeros, and with a matrix
 //! that is packed once.
 
-use crate::disjoint::{Buffer, Pieces};
+use crate::disjoint::Pieces;
 use crate::gemm::{
     FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
 };
+use crate::memory::Buffer;
 use crate::pack::{self, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};

@@ -4,10 +4,11 @@
 //! multiplied on, while they are in the cache. All logits never exist at once, which at a vocabulary of
 //! 10,000 saves hundreds of megabytes.
 
-use crate::disjoint::{Buffer, Pieces};
+use crate::disjoint::Pieces;
 use crate::gemm::{
     FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
 };
+use crate::memory::Buffer;
 use crate::pack::{self, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Job, Lanes, Level};

@@ -1,6 +1,7 @@
-//! What the operating system and the allocator are told about memory.
+//! Memory that is kept from use to use, and what the operating system and the allocator are told about it.
 
-use std::mem::MaybeUninit;
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
 
 /// Lets the process keep memory that it frees, up to a gigabyte, for what it asks for next. Every search for
 /// translations, every batch of another size asks for large buffers anew; given back and fetched again, page by page,
@@ -19,22 +20,110 @@ pub fn keep_freed() {
     }
 }
 
-/// Asks for large pages where memory is about to be used for the first time. Weights that are read front to
-/// back at every step then need few page translations, and the processor reads ahead further.
-pub(crate) fn use_large_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    {
-        const PAGE: usize = 2 << 20;
-        let bytes = size_of_val(memory);
-        let start = memory.as_mut_ptr().cast::<u8>();
-        let skip = start.align_offset(PAGE);
-        let whole = bytes.saturating_sub(skip) / PAGE * PAGE;
-        if whole > 0 {
-            // SAFETY: the range lies inside memory that is borrowed exclusively, and the advice changes no
-            // contents. A kernel that does not know it refuses, which changes nothing either.
-            unsafe { libc::madvise(start.add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+/// Bytes of a large page.
+const PAGE: usize = 2 << 20;
+
+/// Bytes from which on memory starts at a large page, and is rounded up to one.
+const LARGE: usize = PAGE / 2;
+
+const HAS_LARGE_PAGES: bool = cfg!(all(target_os = "linux", not(miri)));
+
+/// Floats that start at a cache line, so that no vector straddles two, and where there are many at a large page:
+/// weights that are read front to back at every step then need few page translations, the processor reads ahead
+/// further, and its caches hold all of them side by side.
+pub(crate) struct Buffer {
+    start: NonNull<Line>,
+    /// Lines that hold something; there may be memory for more.
+    lines: usize,
+    memory: Layout,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+// SAFETY: a buffer owns its memory, as a vector of floats does.
+unsafe impl Send for Buffer {}
+// SAFETY: and writes to it only where it is borrowed exclusively.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// At least `length` floats; memory and what is in it are kept from use to use, what is new is unspecified.
+    pub(crate) fn ensure(&mut self, length: usize) -> &mut [f32] {
+        let lines = length.div_ceil(16);
+        if self.lines < lines {
+            if self.memory.size() < lines * size_of::<Line>() {
+                // Twice as much at least, for batches that become longer and longer. What is not used yet is no more
+                // than a range of addresses.
+                let mut larger = Buffer::with_room(lines.max(2 * self.lines));
+                // SAFETY: the new memory is another, and has room for more lines than these.
+                unsafe { larger.start.copy_from_nonoverlapping(self.start, self.lines) };
+                larger.lines = self.lines;
+                *self = larger;
+            }
+            // SAFETY: the memory has room for `lines`, and all bits zero is a line.
+            unsafe { self.start.add(self.lines).write_bytes(0, lines - self.lines) };
+            self.lines = lines;
+        }
+        &mut self.as_mut()[..length]
+    }
+
+    /// Memory for some lines, with none in it.
+    fn with_room(lines: usize) -> Buffer {
+        let memory = Layout::array::<Line>(lines).expect("no more than can be addressed");
+        let memory = match memory.size() {
+            bytes if bytes >= LARGE && HAS_LARGE_PAGES => {
+                let rest = bytes % PAGE;
+                let bytes = if rest >= LARGE { bytes.next_multiple_of(PAGE) } else { bytes };
+                Layout::from_size_align(bytes, PAGE).expect("no more than can be addressed")
+            }
+            _ => memory,
+        };
+        // SAFETY: whoever asks wants one line at least.
+        let start = unsafe { alloc(memory) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(memory) };
+        #[cfg(all(target_os = "linux", not(miri)))]
+        if memory.align() == PAGE {
+            // SAFETY: the range lies inside memory that nobody else has, and the advice changes no contents. A
+            // kernel that does not know it refuses, which changes nothing either.
+            unsafe { libc::madvise(start.as_ptr().cast(), memory.size() / PAGE * PAGE, libc::MADV_HUGEPAGE) };
+        }
+        Buffer { start: start.cast(), lines: 0, memory }
+    }
+
+    pub(crate) fn as_ref(&self) -> &[f32] {
+        // SAFETY: `Line` is exactly sixteen floats (`repr(C)`), so the lines are `16 * lines` floats.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.lines * 16) }
+    }
+
+    pub(crate) fn as_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.lines * 16) }
+    }
+
+    /// The same memory as groups of four bytes.
+    pub(crate) fn as_quads(&self) -> &[[i8; 4]] {
+        // SAFETY: as above; a quad has the size of a float, and any bytes are one.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.lines * 16) }
+    }
+
+    pub(crate) fn as_quads_mut(&mut self) -> &mut [[i8; 4]] {
+        // SAFETY: as above, any bytes are a float as well, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.lines * 16) }
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer { start: NonNull::dangling(), lines: 0, memory: Layout::new::<()>() }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.memory.size() > 0 {
+            // SAFETY: it was allocated so.
+            unsafe { dealloc(self.start.as_ptr().cast(), self.memory) };
         }
     }
-    #[cfg(not(all(target_os = "linux", not(miri))))]
-    let _ = memory;
 }

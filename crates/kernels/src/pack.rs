@@ -3,7 +3,8 @@
 //! A packed matrix is a row of *vectors*, each `N` lanes wide and `depth` long; a panel of `W` vectors lies
 //! as `[depth][W][N]`, so that the micro-kernel reads it front to back. Lanes past the last unit are zero.
 
-use crate::disjoint::{Buffer, Pieces};
+use crate::disjoint::Pieces;
+use crate::memory::Buffer;
 use crate::simd::pair;
 use crate::team::Worker;
 

@@ -1,7 +1,8 @@
 //! A layer's weights as passes multiply with them.
 
 use crate::cell::{Traits, traits_of};
-use crate::disjoint::{Buffer, Pieces};
+use crate::disjoint::Pieces;
+use crate::memory::Buffer;
 use crate::operands::{Weights, check_layer};
 use crate::pack::{self, Panels};
 use crate::shape::{Cell, Layer, Reset, ShapeError};

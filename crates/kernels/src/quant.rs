@@ -14,8 +14,9 @@
 //! A row or vector with a value that is not finite gets NaN as its scale, so that the value shows in all that
 //! is computed from it, as it would in floats.
 
-use crate::disjoint::{Buffer, TileMut};
+use crate::disjoint::TileMut;
 use crate::gemm::Start;
+use crate::memory::Buffer;
 use crate::pack::Panels;
 use crate::packed::Weight;
 use crate::shape::ShapeError;

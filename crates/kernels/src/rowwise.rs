@@ -12,9 +12,10 @@
 
 use crate::cell::rowwise::{RowBackward, RowForward, Terms, kept_floats, shared_floats};
 use crate::chance::{Chance, FactorRows, StepMask};
-use crate::disjoint::{Buffer, FrameMap, Geometry, Keep, Matrix, Part, Rows, Split, Walk};
+use crate::disjoint::{FrameMap, Geometry, Keep, Matrix, Part, Rows, Split, Walk};
 use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
 use crate::grid::{Packed, geometry, own_ranks};
+use crate::memory::Buffer;
 use crate::shape::{Batch, Cell, Layer, Reset};
 use crate::simd::Lanes;
 use crate::sizes::Sizes;

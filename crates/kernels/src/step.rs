@@ -7,8 +7,9 @@ mod branches;
 mod walk;
 
 use crate::cell::rowwise::Terms;
-use crate::disjoint::{Buffer, Pieces, Split};
+use crate::disjoint::{Pieces, Split};
 use crate::embedding;
+use crate::memory::Buffer;
 use crate::operands::{State, Weights, check_layer};
 use crate::pack::Panels;
 use crate::packed::{pack_bias, pack_forward, products};

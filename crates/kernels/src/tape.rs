@@ -1,7 +1,8 @@
 //! What forward leaves for backward, and scratch that is reused from call to call.
 
 use crate::chance::Chance;
-use crate::disjoint::{Buffer, FrameMap};
+use crate::disjoint::FrameMap;
+use crate::memory::Buffer;
 use crate::operands::Inputs;
 use crate::rowwise::RowBuffers;
 use crate::shape::{Batch, Layer, Layout};

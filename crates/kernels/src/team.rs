@@ -4,6 +4,7 @@
 //! Whoever waits spins for at most [`SPIN`] and then sleeps, so that more threads than processors stay
 //! correct and idle ones are quiet.
 
+use crate::memory::Buffer;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -277,7 +278,7 @@ pub(crate) fn run_on<F: Fn(&Worker<'_>) + Sync>(workers: usize, job: F) {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Buffer> = RefCell::default();
 }
 
 /// Lends this worker a buffer of `length` floats that keeps its memory from call to call. The contents
@@ -285,11 +286,7 @@ thread_local! {
 pub(crate) fn with_scratch<R>(length: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     // Taken out, not borrowed, so that a nested call gets a buffer of its own.
     let mut buffer = SCRATCH.take();
-    if buffer.len() < length + 16 {
-        buffer.resize(length + 16, 0.0);
-    }
-    let skip = buffer.as_ptr().align_offset(64).min(16);
-    let result = f(&mut buffer[skip..skip + length]);
+    let result = f(buffer.ensure(length));
     SCRATCH.set(buffer);
     result
 }

@@ -2,10 +2,11 @@
 //! product with it; those that read the same token, now or later, share the product with its row of a table.
 
 use super::StepLayer;
-use crate::disjoint::{Buffer, Tile};
+use crate::disjoint::Tile;
 use crate::embedding;
 use crate::gemm::Start;
 use crate::linear::{Multiply, Rows, copy_rows, stride};
+use crate::memory::Buffer;
 use crate::shape::{ShapeError, expect};
 use crate::simd::Level;
 use std::ops::Range;
