@@ -13,16 +13,17 @@ pub(crate) const BLOCK: usize = 96;
 /// Depth of one pass over a packed block.
 const DEPTH: usize = 256;
 
-/// Splits `count` rows into tiles of a level, first row and rows of each: as even as can be, 16 by 6 gives 5, 5, 6.
+/// Splits `count` rows into tiles of a level, first row and rows of each: as even as can be, 16 by 6 gives 6, 5, 5.
 /// Where registers hold a part of a tile, all tiles but the last are whole parts: 16 gives 6, 6, 4.
 pub(crate) fn tiles<S: Lanes>(count: usize, vectors: usize) -> impl Iterator<Item = (usize, usize)> {
     let (most, held) = (S::ROWS[vectors - 1], S::HELD[vectors - 1]);
     let part = if held < most { held } else { 1 };
     let parts = count.div_ceil(part);
     let pieces = parts.div_ceil(most / part);
-    (0..pieces).map(move |i| {
-        let [start, end] = [i, i + 1].map(|i| (i * parts / pieces * part).min(count));
-        (start, end - start)
+    (0..pieces).map(move |piece| {
+        let own = team::share(parts, piece, pieces);
+        let first = own.start * part;
+        (first, (own.end * part).min(count) - first)
     })
 }
 

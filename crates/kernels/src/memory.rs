@@ -127,3 +127,29 @@ impl Drop for Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_keeps_what_is_in_it_while_it_grows() {
+        let mut buffer = Buffer::default();
+        assert_eq!(buffer.ensure(0), &[]);
+        let mut filled = 0;
+        // Small ones, one of half a large page, and pages with a small and with a large rest.
+        for length in [1, 17, 1000, LARGE / 4, PAGE / 4 + 100, PAGE / 2 - 100, PAGE] {
+            buffer.ensure(length);
+            for at in filled..length {
+                buffer.as_mut()[at] = at as f32;
+            }
+            filled = length;
+            assert_eq!(buffer.ensure(length / 2).len(), length / 2);
+            assert!(buffer.as_ref().len() >= length);
+            assert!(buffer.as_ref()[..length].iter().enumerate().all(|(at, &value)| value == at as f32));
+            let start = buffer.as_ref().as_ptr() as usize;
+            assert!(start.is_multiple_of(64));
+            assert!(!HAS_LARGE_PAGES || length < LARGE / 4 || start.is_multiple_of(PAGE));
+        }
+    }
+}

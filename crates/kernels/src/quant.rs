@@ -15,12 +15,13 @@
 //! is computed from it, as it would in floats.
 
 use crate::disjoint::TileMut;
-use crate::gemm::Start;
+use crate::gemm::{Start, with_rows};
 use crate::memory::Buffer;
 use crate::pack::Panels;
 use crate::packed::Weight;
 use crate::shape::ShapeError;
 use crate::simd::{ByteJob, Bytes, Job, Lanes, Quad};
+use crate::team::share;
 
 /// Products of two bytes, at most 127 · 127, that a 32-bit sum can take.
 const MOST: usize = i32::MAX as usize / (127 * 127);
@@ -167,6 +168,19 @@ pub(crate) struct ByteProduct<'a, const M: usize, const NV: usize> {
 impl<B: Bytes, const M: usize, const NV: usize> ByteJob<B> for ByteProduct<'_, M, NV> {
     #[inline(always)]
     fn run(mut self, bytes: B) {
+        let parts = M.div_ceil(B::HELD[NV - 1]);
+        for part in (0..parts).map(|part| share(M, part, parts)) {
+            with_rows!(part.len(), R => if const { R <= B::HELD[NV - 1] && R <= M } {
+                self.part::<B, R>(bytes, part.start);
+            });
+        }
+    }
+}
+
+impl<const M: usize, const NV: usize> ByteProduct<'_, M, NV> {
+    /// As many rows as the registers hold, from `first` on.
+    #[inline(always)]
+    fn part<B: Bytes, const R: usize>(&mut self, bytes: B, first: usize) {
         let width = NV * B::N;
         let QuantizedPanel { quads, scales, offsets } = self.panel;
         let depth = self.a.depth;
@@ -175,27 +189,27 @@ impl<B: Bytes, const M: usize, const NV: usize> ByteJob<B> for ByteProduct<'_, M
         for (j, start) in start.iter_mut().enumerate() {
             *start = bytes.start(&offsets[j * B::N..]);
         }
-        let mut sums = [start; M];
-        let rows: [&[Quad]; M] = std::array::from_fn(|i| &self.a.quads[i * depth..][..depth]);
+        let mut sums = [start; R];
+        let rows: [&[Quad]; R] = std::array::from_fn(|i| &self.a.quads[(first + i) * depth..][..depth]);
         for (k, line) in quads.chunks_exact(width).enumerate() {
             let mut weights = [bytes.weights(line); NV];
             for j in 1..NV {
                 weights[j] = bytes.weights(&line[j * B::N..]);
             }
-            for i in 0..M {
+            for i in 0..R {
                 let input = bytes.input(rows[i][k]);
                 for j in 0..NV {
                     sums[i][j] = bytes.dot(sums[i][j], input, weights[j]);
                 }
             }
         }
-        for i in 0..M {
+        for i in 0..R {
             let mut integers = [0; WIDEST];
             for j in 0..NV {
                 bytes.store(&mut integers[j * B::N..], sums[i][j]);
             }
-            let scale = self.a.scales[i];
-            let out = &mut self.out.row(i)[..width];
+            let scale = self.a.scales[first + i];
+            let out = &mut self.out.row(first + i)[..width];
             let value = |column: usize| scale * scales[column] * integers[column] as f32;
             match self.start {
                 Start::Zero => (0..width).for_each(|column| out[column] = value(column)),

@@ -136,9 +136,9 @@ impl Worker<'_> {
     }
 }
 
-/// The part of `0..count` that belongs to worker `index` of `workers`; parts differ by at most one.
-pub(crate) fn share(count: usize, index: usize, workers: usize) -> std::ops::Range<usize> {
-    index * count / workers..(index + 1) * count / workers
+/// Part `index` of `0..count` in `parts` parts; they differ by at most one, and the first is the largest.
+pub(crate) fn share(count: usize, index: usize, parts: usize) -> std::ops::Range<usize> {
+    (index * count).div_ceil(parts)..((index + 1) * count).div_ceil(parts)
 }
 
 type Outcome = std::thread::Result<()>;
@@ -341,6 +341,7 @@ mod tests {
             for workers in [1, 2, 3, 8] {
                 let all: Vec<usize> = (0..workers).flat_map(|w| share(count, w, workers)).collect();
                 assert_eq!(all, (0..count).collect::<Vec<_>>());
+                assert_eq!(share(count, 0, workers).len(), count.div_ceil(workers));
             }
         }
     }

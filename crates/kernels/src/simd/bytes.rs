@@ -5,7 +5,7 @@
 
 #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
 use super::x86;
-use super::{Level, scalar};
+use super::{Lanes, Level, scalar};
 
 /// Four bytes that follow each other in depth.
 pub(crate) type Quad = [i8; 4];
@@ -94,6 +94,9 @@ pub(crate) trait Bytes: Copy {
     type Input: Copy;
     const N: usize;
 
+    /// Rows of sums, one, two, three or four vectors wide, that the registers hold at once, beside the operands.
+    const HELD: [usize; 4];
+
     fn call_bytes<J: ByteJob<Self>>(self, job: J);
 
     /// What sums start from. `offsets` holds the sum of the weights of each lane, times -128: the part that
@@ -112,6 +115,7 @@ impl Bytes for scalar::Scalar {
     type Weights = [Quad; 4];
     type Input = Quad;
     const N: usize = 4;
+    const HELD: [usize; 4] = scalar::Scalar::ROWS;
 
     fn call_bytes<J: ByteJob<Self>>(self, job: J) {
         job.run(self);
@@ -143,7 +147,7 @@ impl Bytes for scalar::Scalar {
 
 #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
 mod x86_bytes {
-    use super::{ByteJob, Bytes, Level, Quad};
+    use super::{ByteJob, Bytes, Lanes, Level, Quad};
     use crate::simd::x86::{Avx2, Avx512};
     use std::arch::x86_64::*;
 
@@ -158,6 +162,7 @@ mod x86_bytes {
         /// Signs, and absolute values.
         type Input = (__m256i, __m256i);
         const N: usize = 8;
+        const HELD: [usize; 4] = [6, 4, 3, 2];
 
         fn call_bytes<J: ByteJob<Self>>(self, job: J) {
             // SAFETY: a token proves that the processor has the instructions; see `Avx2::new`.
@@ -211,6 +216,7 @@ mod x86_bytes {
         /// Which bytes are negative, and absolute values.
         type Input = (__mmask64, __m512i);
         const N: usize = 16;
+        const HELD: [usize; 4] = Avx512::ROWS;
 
         fn call_bytes<J: ByteJob<Self>>(self, job: J) {
             // SAFETY: a token proves that the processor has the instructions; see `Avx512::new`.
@@ -288,6 +294,7 @@ mod x86_bytes {
         /// The inputs plus 128, which have no sign.
         type Input = __m512i;
         const N: usize = 16;
+        const HELD: [usize; 4] = Avx512::ROWS;
 
         fn call_bytes<J: ByteJob<Self>>(self, job: J) {
             // SAFETY: a token proves that the processor has the instructions; see `new`.

@@ -8,6 +8,7 @@
 use super::{Job, Lanes};
 use crate::disjoint::Tile;
 use crate::gemm::with_rows;
+use crate::team::share;
 
 /// `acc[i][j] += sum over k of a.row(i)[k] · panel[k][j]`, for `depth` values of `k`.
 ///
@@ -70,17 +71,15 @@ fn chains<S: Lanes, const M: usize, const NV: usize>(
     for from in (0..depth).step_by(SHORT) {
         let depth = SHORT.min(depth - from);
         let panel = panel[from * NV * S::N..].as_ptr();
-        let mut first = 0;
         // The larger part comes first: it has more to do while the panel arrives.
-        for parts in (1..=M.div_ceil(S::HELD[NV - 1])).rev() {
-            let held = (M - first).div_ceil(parts);
-            with_rows!(held, R => if const { R <= S::HELD[NV - 1] && R <= M } {
+        let parts = M.div_ceil(S::HELD[NV - 1]);
+        for part in (0..parts).map(|part| share(M, part, parts)) {
+            with_rows!(part.len(), R => if const { R <= S::HELD[NV - 1] && R <= M } {
                 // Inside the row: `from` is less than its depth.
-                let rows = std::array::from_fn(|i| rows[first + i].wrapping_add(from * stride));
-                let acc = acc[first..].first_chunk_mut::<R>().expect("a part of the tile");
+                let rows = std::array::from_fn(|i| rows[part.start + i].wrapping_add(from * stride));
+                let acc = acc[part.start..].first_chunk_mut::<R>().expect("a part of the tile");
                 simd.apart(Chains { rows, stride, depth, panel, acc });
             });
-            first += held;
         }
     }
 }
