@@ -90,6 +90,13 @@ pub(crate) const fn is_tile<S: Lanes>(rows: usize, vectors: usize) -> bool {
     rows <= S::ROWS[vectors - 1]
 }
 
+/// Whether rows that are [shared out](team::share) to as few parts of at most `most` as there can be make a part of
+/// this size: code for no other is needed either.
+pub(crate) const fn is_part(part: usize, rows: usize, most: usize) -> bool {
+    let parts = rows.div_ceil(most);
+    part == rows.div_ceil(parts) || part == rows / parts
+}
+
 /// What a product starts from.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {

@@ -15,7 +15,7 @@
 //! is computed from it, as it would in floats.
 
 use crate::disjoint::TileMut;
-use crate::gemm::{Start, with_rows};
+use crate::gemm::{Start, is_part, with_rows};
 use crate::memory::Buffer;
 use crate::pack::Panels;
 use crate::packed::Weight;
@@ -170,7 +170,7 @@ impl<B: Bytes, const M: usize, const NV: usize> ByteJob<B> for ByteProduct<'_, M
     fn run(mut self, bytes: B) {
         let parts = M.div_ceil(B::HELD[NV - 1]);
         for part in (0..parts).map(|part| share(M, part, parts)) {
-            with_rows!(part.len(), R => if const { R <= B::HELD[NV - 1] && R <= M } {
+            with_rows!(part.len(), R => if const { is_part(R, M, B::HELD[NV - 1]) } {
                 self.part::<B, R>(bytes, part.start);
             });
         }

@@ -7,7 +7,7 @@
 
 use super::{Job, Lanes};
 use crate::disjoint::Tile;
-use crate::gemm::with_rows;
+use crate::gemm::{is_part, with_rows};
 use crate::team::share;
 
 /// `acc[i][j] += sum over k of a.row(i)[k] · panel[k][j]`, for `depth` values of `k`.
@@ -74,7 +74,7 @@ fn chains<S: Lanes, const M: usize, const NV: usize>(
         // The larger part comes first: it has more to do while the panel arrives.
         let parts = M.div_ceil(S::HELD[NV - 1]);
         for part in (0..parts).map(|part| share(M, part, parts)) {
-            with_rows!(part.len(), R => if const { R <= S::HELD[NV - 1] && R <= M } {
+            with_rows!(part.len(), R => if const { is_part(R, M, S::HELD[NV - 1]) } {
                 // Inside the row: `from` is less than its depth.
                 let rows = std::array::from_fn(|i| rows[part.start + i].wrapping_add(from * stride));
                 let acc = acc[part.start..].first_chunk_mut::<R>().expect("a part of the tile");
