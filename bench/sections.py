@@ -353,7 +353,7 @@ class Translate(Section):
             what = "training step" if mode == "train" else "beam of 5"
             rows.append([name, what, *self.row(record, self.case(name, mode), least)])
         return [
-            "An LSTM reads both ways, another writes, with general attention: 1x256 each. Spelling: V 60, embedding 64, 128",
+            "An LSTM reads both ways, another writes, with scaled general attention: 1x256 each. Spelling: V 60, embedding 64, 128",
             "words; words: V 6,000, embedding 256, 64 sentences; 4 to 16 tokens each, evenly spread. A training step is",
             "forward, cross-entropy, backward, clipping by the global norm, Adam; the beam follows 5 hypotheses of all",
             "sentences, each as long as its source. PyTorch: a packed encoder, the decoder one call over all steps in",

@@ -1,6 +1,6 @@
 """Carousel's translator in PyTorch, as its users write one; its parameters have Carousel's names.
 
-A packed bidirectional encoder, a bridge, a decoder that reads all of a target in one call, general attention
+A packed bidirectional encoder, a bridge, a decoder that reads all of a target in one call, scaled general attention
 (Luong et al. 2015) masked by real lengths, and a batched beam search.
 """
 
@@ -28,7 +28,8 @@ class Attention(nn.Module):
 
     def forward(self, steps, states, mask):
         """What steps [B, T, H] read of states [B, S, E], where the mask [B, S] holds."""
-        scores = (steps @ self.query.T) @ states.transpose(1, 2)
+        query = self.query.T / self.query.shape[1] ** 0.5
+        scores = (steps @ query) @ states.transpose(1, 2)
         weights = scores.masked_fill(~mask[:, None, :], float("-inf")).softmax(-1)
         return weights @ states
 

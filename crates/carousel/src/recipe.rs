@@ -575,7 +575,7 @@ impl Recipe {
                 lookahead: 0,
                 pooling: None,
                 told: Told::State,
-                attention: AttentionName::General,
+                attention: AttentionName::ScaledGeneral,
                 bridge: Bridge::Dense,
                 input_feeding: false,
                 share_embeddings: false,

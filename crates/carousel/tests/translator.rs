@@ -36,10 +36,16 @@ fn loss(model: &Translator, sources: &[&[u32]], targets: &[&[u32]]) -> f64 {
 
 fn kinds() -> Vec<TranslatorConfig> {
     let lstm = Cell::Lstm;
-    let mut all: Vec<TranslatorConfig> =
-        [None, Some(Score::Dot), Some(Score::General), Some(Score::ScaledDot), Some(Score::Additive)]
-            .map(|score| config(score, lstm))
-            .to_vec();
+    let mut all: Vec<TranslatorConfig> = [
+        None,
+        Some(Score::Dot),
+        Some(Score::General),
+        Some(Score::ScaledGeneral),
+        Some(Score::ScaledDot),
+        Some(Score::Additive),
+    ]
+    .map(|score| config(score, lstm))
+    .to_vec();
     all.push(TranslatorConfig {
         layers: 2,
         residual: true,

@@ -39,6 +39,9 @@ pub enum Score {
     Dot,
     /// `q · W k`.
     General,
+    /// `q · W k / √H`. A step of an optimiser moves every weight by about its learning rate, whatever their number,
+    /// and with it a sum over `H` by `E` of them: without the root, wide layers look elsewhere after every step.
+    ScaledGeneral,
     /// `q · k / √H`; both have the same width (Vaswani et al. 2017).
     ScaledDot,
     /// `v · tanh(W q + U k + b)` (Bahdanau et al. 2015).
@@ -56,7 +59,8 @@ impl Score {
         match self {
             Score::Dot => kernels::Score::Dot,
             Score::ScaledDot => kernels::Score::ScaledDot,
-            Score::General => kernels::Score::General,
+            // The weight is scaled beforehand.
+            Score::General | Score::ScaledGeneral => kernels::Score::General,
             Score::Additive => kernels::Score::Additive,
         }
     }
@@ -65,7 +69,8 @@ impl Score {
 /// Attention with its parameters.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// `W`: `[E, H]` of [`Score::General`], whose transpose meets the query; `[A, H]` of [`Score::Additive`].
+    /// `W`: `[E, H]` of [`Score::General`] and [`Score::ScaledGeneral`], whose transpose meets the query; `[A, H]` of
+    /// [`Score::Additive`].
     pub(super) query: Option<Param<Tensor<2>>>,
     /// `U` `[A, E]`.
     pub(super) key: Option<Param<Tensor<2>>>,
@@ -123,7 +128,7 @@ impl Attention {
             Attention { query: None, key: None, vector: None, bias: None, score, tapes: TapePool::default() };
         Ok(match score {
             Score::Dot | Score::ScaledDot => none,
-            Score::General => Attention { query: Some(draw(states, hidden)), ..none },
+            Score::General | Score::ScaledGeneral => Attention { query: Some(draw(states, hidden)), ..none },
             Score::Additive => Attention {
                 query: Some(draw(hidden, hidden)),
                 key: Some(draw(hidden, states)),
@@ -132,6 +137,13 @@ impl Attention {
                 ..none
             },
         })
+    }
+
+    /// The query's weight as products read it.
+    fn query_weight(&self) -> Option<Tensor<2>> {
+        let weight = self.query.as_ref()?.val();
+        let hidden = weight.dims()[1];
+        Some(if self.score == Score::ScaledGeneral { weight / (hidden as f64).sqrt() } else { weight })
     }
 
     /// Prepares encoder states to be attended to.
@@ -145,7 +157,7 @@ impl Attention {
         }
         let mask = Tensor::from_data(TensorData::new(mask, [sentences, 1, time]), &values.device());
         let keys = match &self.key {
-            Some(key) => linear(values.clone(), key),
+            Some(key) => linear(values.clone(), key.val()),
             None => values.clone(),
         };
         Memory { values, keys, mask }
@@ -158,7 +170,7 @@ impl Attention {
     #[must_use]
     pub fn forward(&self, query: Tensor<3>, memory: &Memory) -> (Tensor<3>, Tensor<3>) {
         let [sentences, time, width] = query.dims();
-        let query = match &self.query {
+        let query = match self.query_weight() {
             Some(weight) => linear(query, weight),
             None => query,
         };
@@ -213,10 +225,9 @@ impl Attention {
     /// Encoder states for steps that look one by one.
     pub(super) fn kept(&self, combine: &Dense, states: &Ragged) -> kernels::Memory {
         let (weight, bias) = combine.first();
-        let matrix = |weight: &Option<Param<Tensor<2>>>| {
-            weight.as_ref().map_or_else(|| flex(Vec::new(), [0]), |weight| plain(weight.val()))
-        };
-        let [query, key, vector] = [&self.query, &self.key, &self.vector].map(matrix);
+        let matrix = |weight: Option<Tensor<2>>| weight.map_or_else(|| flex(Vec::new(), [0]), plain);
+        let [key, vector] = [&self.key, &self.vector].map(|weight| matrix(weight.as_ref().map(Param::val)));
+        let query = matrix(self.query_weight());
         let query_bias = self.bias.as_ref().map_or_else(|| flex(Vec::new(), [0]), |bias| plain(bias.val()));
         let (combine, bias, x) = (plain(weight.val()), plain(bias.val()), plain(states.frames()));
         let attention = kernels::Attention {
@@ -253,7 +264,7 @@ impl Attention {
         let read: [(Tracked, FlexTensor); OPERANDS] = [
             operand(all, Some(y)),
             operand(all, Some(x)),
-            operand(all, matrix(&self.query)),
+            operand(all, self.query_weight()),
             operand(all, matrix(&self.key)),
             operand(all, matrix(&self.vector)),
             operand(all, self.bias.as_ref().map(Param::val)),
@@ -348,10 +359,10 @@ impl Backward<Flex, OPERANDS> for LookBackward {
 }
 
 /// `x Wᵀ` over the last dimension.
-fn linear(x: Tensor<3>, weight: &Param<Tensor<2>>) -> Tensor<3> {
+fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
     let [sentences, time, width] = x.dims();
     let out = weight.dims()[0];
-    x.reshape([sentences * time, width]).matmul(weight.val().transpose()).reshape([sentences, time, out])
+    x.reshape([sentences * time, width]).matmul(weight.transpose()).reshape([sentences, time, out])
 }
 
 parts! {
@@ -374,7 +385,8 @@ mod tests {
         let device = Device::default().autodiff();
         let (sources, targets) = ([3, 1, 4], [2, 5, 0]);
         let batch = |lengths: &[usize]| Arc::new(Batch::ragged(lengths, 5).expect("none is longer"));
-        for score in [Score::Dot, Score::ScaledDot, Score::General, Score::Additive] {
+        let scores = [Score::Dot, Score::ScaledDot, Score::General, Score::ScaledGeneral, Score::Additive];
+        for score in scores {
             let (hidden, states) = (6, if score.needs_equal_widths() { 6 } else { 10 });
             let random = &mut Initializer::new(3);
             let attention = Attention::init(score, hidden, states, random, &device).expect("equal widths");

@@ -81,7 +81,7 @@ pub struct TranslatorConfig {
 }
 
 impl TranslatorConfig {
-    /// One layer on each side, a bidirectional encoder, general attention; nothing drops out.
+    /// One layer on each side, a bidirectional encoder, general attention with scaled scores; nothing drops out.
     #[must_use]
     pub fn new(cell: Cell, vocabularies: [usize; 2], embedding: usize, hidden: usize) -> TranslatorConfig {
         TranslatorConfig {
@@ -95,7 +95,7 @@ impl TranslatorConfig {
             direction: Direction::Both,
             merge: None,
             residual: false,
-            attention: Some(Score::General),
+            attention: Some(Score::ScaledGeneral),
             feeds: false,
             bridge: Bridge::Dense,
             tied: false,

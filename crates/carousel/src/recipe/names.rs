@@ -177,6 +177,8 @@ named!(MetricName {
 pub enum AttentionName {
     /// A bilinear form.
     General,
+    /// A bilinear form over √H.
+    ScaledGeneral,
     /// A dot product.
     Dot,
     /// A dot product over √H.
@@ -189,6 +191,7 @@ pub enum AttentionName {
 
 named!(AttentionName {
     General: "general",
+    ScaledGeneral: "scaled-general",
     Dot: "dot",
     ScaledDot: "scaled-dot",
     Additive: "additive",
@@ -201,6 +204,7 @@ impl AttentionName {
     pub fn score(self) -> Option<Score> {
         match self {
             AttentionName::General => Some(Score::General),
+            AttentionName::ScaledGeneral => Some(Score::ScaledGeneral),
             AttentionName::Dot => Some(Score::Dot),
             AttentionName::ScaledDot => Some(Score::ScaledDot),
             AttentionName::Additive => Some(Score::Additive),

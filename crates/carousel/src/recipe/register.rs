@@ -132,7 +132,7 @@ const TAG: &[&str] = &["tag"];
 /// The tasks that write sentences about what they read.
 const SENTENCES: &[&str] = &["caption", "translate"];
 /// The values of `model.attention` that look at the source.
-const ATTENTION: &[&str] = &["general", "dot", "scaled-dot", "additive"];
+const ATTENTION: &[&str] = &["general", "scaled-general", "dot", "scaled-dot", "additive"];
 /// The cells that the kernels know, whose steps read `h` through weights.
 const FUSED: &[&str] = &["rnn", "lstm", "gru"];
 /// All cells of a recurrence.
