@@ -28,8 +28,7 @@ class Attention(nn.Module):
 
     def forward(self, steps, states, mask):
         """What steps [B, T, H] read of states [B, S, E], where the mask [B, S] holds."""
-        query = self.query.T / self.query.shape[1] ** 0.5
-        scores = (steps @ query) @ states.transpose(1, 2)
+        scores = (steps @ self.query.T) @ states.transpose(1, 2) / steps.shape[-1] ** 0.5
         weights = scores.masked_fill(~mask[:, None, :], float("-inf")).softmax(-1)
         return weights @ states
 

@@ -139,8 +139,8 @@ impl Attention {
         })
     }
 
-    /// The query's weight as products read it.
-    fn query_weight(&self) -> Option<Tensor<2>> {
+    /// The query's weight as the kernels read it, which have no scaled form of the general score.
+    fn kernel_query(&self) -> Option<Tensor<2>> {
         let weight = self.query.as_ref()?.val();
         let hidden = weight.dims()[1];
         Some(if self.score == Score::ScaledGeneral { weight / (hidden as f64).sqrt() } else { weight })
@@ -157,7 +157,7 @@ impl Attention {
         }
         let mask = Tensor::from_data(TensorData::new(mask, [sentences, 1, time]), &values.device());
         let keys = match &self.key {
-            Some(key) => linear(values.clone(), key.val()),
+            Some(key) => linear(values.clone(), key),
             None => values.clone(),
         };
         Memory { values, keys, mask }
@@ -170,7 +170,7 @@ impl Attention {
     #[must_use]
     pub fn forward(&self, query: Tensor<3>, memory: &Memory) -> (Tensor<3>, Tensor<3>) {
         let [sentences, time, width] = query.dims();
-        let query = match self.query_weight() {
+        let query = match &self.query {
             Some(weight) => linear(query, weight),
             None => query,
         };
@@ -182,7 +182,7 @@ impl Attention {
                 let fits = sums.tanh().reshape([sentences * time * places, compared]);
                 fits.matmul(vector.val().transpose()).reshape([sentences, time, places])
             }
-            (Score::ScaledDot, ..) => {
+            (Score::ScaledDot | Score::ScaledGeneral, ..) => {
                 query.matmul(memory.keys.clone().swap_dims(1, 2)) / (width as f64).sqrt()
             }
             _ => query.matmul(memory.keys.clone().swap_dims(1, 2)),
@@ -227,7 +227,7 @@ impl Attention {
         let (weight, bias) = combine.first();
         let matrix = |weight: Option<Tensor<2>>| weight.map_or_else(|| flex(Vec::new(), [0]), plain);
         let [key, vector] = [&self.key, &self.vector].map(|weight| matrix(weight.as_ref().map(Param::val)));
-        let query = matrix(self.query_weight());
+        let query = matrix(self.kernel_query());
         let query_bias = self.bias.as_ref().map_or_else(|| flex(Vec::new(), [0]), |bias| plain(bias.val()));
         let (combine, bias, x) = (plain(weight.val()), plain(bias.val()), plain(states.frames()));
         let attention = kernels::Attention {
@@ -264,7 +264,7 @@ impl Attention {
         let read: [(Tracked, FlexTensor); OPERANDS] = [
             operand(all, Some(y)),
             operand(all, Some(x)),
-            operand(all, self.query_weight()),
+            operand(all, self.kernel_query()),
             operand(all, matrix(&self.key)),
             operand(all, matrix(&self.vector)),
             operand(all, self.bias.as_ref().map(Param::val)),
@@ -359,10 +359,10 @@ impl Backward<Flex, OPERANDS> for LookBackward {
 }
 
 /// `x Wᵀ` over the last dimension.
-fn linear(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+fn linear(x: Tensor<3>, weight: &Param<Tensor<2>>) -> Tensor<3> {
     let [sentences, time, width] = x.dims();
     let out = weight.dims()[0];
-    x.reshape([sentences * time, width]).matmul(weight.transpose()).reshape([sentences, time, out])
+    x.reshape([sentences * time, width]).matmul(weight.val().transpose()).reshape([sentences, time, out])
 }
 
 parts! {
