@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! e[t, s] = q[t] · k[s]                 q = y,          k = x       dot; over √H: scaled dot
-//!                                       q = y,          k = Wᵀ x    general
+//!                                       q = y,          k = Wᵀ x    general; over √H: scaled general
 //!         = v · tanh(q[t] + k[s])       q = W y + b,    k = U x     additive
 //! p[t] = softmax over s of e[t, s]
 //! out[t] = tanh(C [Σ p[t, s] x[s]; y[t]] + c)
@@ -30,17 +30,28 @@ use crate::simd::{Dispatch, Lanes, Level};
 use crate::team::{self, Worker};
 use look::{Fit, Look, LookBack};
 
-/// How well a step and a state fit.
+/// How well a step `y` and a state `x` fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Score {
-    /// `y · x`.
+    /// `y · x`; both have the same width.
     Dot,
-    /// `y · x / √H`.
+    /// `y · x / √H`; both have the same width (Vaswani et al. 2017).
     ScaledDot,
-    /// `y · Wᵀ x`.
+    /// `y · Wᵀ x` (Luong et al. 2015).
     General,
-    /// `v · tanh(W y + b + U x)`.
+    /// `y · Wᵀ x / √H`. A step of an optimiser moves every weight by about its learning rate, whatever their number,
+    /// and with it a sum over `H` by `E` of them: without the root, wide layers look elsewhere after every step.
+    ScaledGeneral,
+    /// `v · tanh(W y + b + U x)` (Bahdanau et al. 2015).
     Additive,
+}
+
+impl Score {
+    /// Whether steps and states must have the same width.
+    #[must_use]
+    pub fn needs_equal_widths(self) -> bool {
+        matches!(self, Score::Dot | Score::ScaledDot)
+    }
 }
 
 /// The sizes of an attention.
@@ -98,7 +109,7 @@ impl Attention {
         let (hidden, states) = (self.hidden, self.states);
         match self.score {
             Score::Dot | Score::ScaledDot => [0; 4],
-            Score::General => [states * hidden, 0, 0, 0],
+            Score::General | Score::ScaledGeneral => [states * hidden, 0, 0, 0],
             Score::Additive => [hidden * hidden, hidden * states, hidden, hidden],
         }
     }
@@ -109,7 +120,7 @@ impl Attention {
                 return Err(ShapeError::Zero { what });
             }
         }
-        if matches!(self.score, Score::Dot | Score::ScaledDot) {
+        if self.score.needs_equal_widths() {
             expect("a state to multiply with a step", self.states, self.hidden)?;
         }
         expect("sequences to look at", sources.sequences(), targets.sequences())?;
@@ -415,7 +426,7 @@ impl Dispatch for Forward<'_> {
         multiply(y, Factor::Transposed(&parts[1]), Start::Bias(weights.bias), read);
         let (keys, queries) = match score {
             Score::Dot | Score::ScaledDot => (x.data, y.data),
-            Score::General => {
+            Score::General | Score::ScaledGeneral => {
                 let keys = keys.ensure(places * wide);
                 multiply(x, Factor::Plain(weights.query), Start::Zero, keys);
                 (&*keys, y.data)
@@ -504,7 +515,7 @@ impl Dispatch for Backward<'_> {
         let additive = score == Score::Additive;
         let x = Rows::filled(tape.x.as_ref(), states);
         let y = Rows::filled(tape.y.as_ref(), hidden);
-        let keys = if matches!(score, Score::Dot | Score::ScaledDot) { x.data } else { tape.keys.as_ref() };
+        let keys = if score.needs_equal_widths() { x.data } else { tape.keys.as_ref() };
         let queries = if additive { tape.queries.as_ref() } else { y.data };
         let (values, shares, out) = (tape.values.as_ref(), tape.shares.as_ref(), tape.out.as_ref());
         for (row, (read, step)) in
@@ -588,7 +599,7 @@ impl Dispatch for Backward<'_> {
         copy_rows((gradients.y, hidden), Rows::filled(dy, hidden), &targets.rows);
         let factor = match score {
             Score::Dot | Score::ScaledDot => None,
-            Score::General => Some(Factor::Transposed(weights.query)),
+            Score::General | Score::ScaledGeneral => Some(Factor::Transposed(weights.query)),
             Score::Additive => Some(Factor::Plain(weights.key)),
         };
         let dx_rows = match factor {
@@ -615,7 +626,7 @@ impl Dispatch for Backward<'_> {
         }
         match score {
             Score::Dot | Score::ScaledDot => {}
-            Score::General => {
+            Score::General | Score::ScaledGeneral => {
                 outer(simd, packing, places, (x, Rows::filled(dkeys, hidden)), gradients.query, None);
             }
             Score::Additive => {
@@ -676,8 +687,8 @@ impl Memory {
             return Err(ShapeError::Zero { what: "the length of a sequence that is looked at" });
         }
         let query = match score {
-            Score::Dot | Score::ScaledDot | Score::General => None,
             Score::Additive => Some(Linear::new(query, Some(query_bias), hidden)?),
+            _ => None,
         };
         let own: Vec<f32> =
             combine.chunks_exact(states + hidden).flat_map(|row| &row[states..]).copied().collect();
@@ -775,7 +786,7 @@ impl Dispatch for Remember<'_> {
         multiply(Factor::Transposed(&read), values);
         match score {
             Score::Dot | Score::ScaledDot => keys.ensure(x.data.len()).copy_from_slice(x.data),
-            Score::General => multiply(Factor::Plain(weights.query), keys),
+            Score::General | Score::ScaledGeneral => multiply(Factor::Plain(weights.query), keys),
             Score::Additive => multiply(Factor::Transposed(weights.key), keys),
         }
     }

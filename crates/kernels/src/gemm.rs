@@ -3,25 +3,24 @@
 //! A library would do for the products alone. The micro-kernel gives what it cannot promise: one order of
 //! summation for every number of threads, and every level forced in tests.
 
+use std::ops::Range;
+
 use crate::disjoint::{Pieces, Tile, TileMut};
 use crate::pack::Panels;
-use crate::simd::{Job, Lanes, multiply, multiply_columns};
+use crate::simd::{Job, Lanes, MOST_LANES, multiply, multiply_columns};
 use crate::team::{self, Worker, with_scratch};
 
 /// Rows of A that a block keeps in the second-level cache while all panels pass over them.
 pub(crate) const BLOCK: usize = 96;
 /// Depth of one pass over a packed block.
-const DEPTH: usize = 256;
+const DEPTH: usize = 512;
 
 /// Splits `count` rows into tiles of a level, first row and rows of each: as even as can be, 16 by 6 gives 6, 5, 5.
 /// Where registers hold a part of a tile, all tiles but the last are whole parts: 16 gives 6, 6, 4.
 pub(crate) fn tiles<S: Lanes>(count: usize, vectors: usize) -> impl Iterator<Item = (usize, usize)> {
     let (most, held) = (S::ROWS[vectors - 1], S::HELD[vectors - 1]);
     let part = if held < most { held } else { 1 };
-    let parts = count.div_ceil(part);
-    let pieces = parts.div_ceil(most / part);
-    (0..pieces).map(move |piece| {
-        let own = team::share(parts, piece, pieces);
+    parts(count.div_ceil(part), most / part).map(move |own| {
         let first = own.start * part;
         (first, (own.end * part).min(count) - first)
     })
@@ -90,8 +89,14 @@ pub(crate) const fn is_tile<S: Lanes>(rows: usize, vectors: usize) -> bool {
     rows <= S::ROWS[vectors - 1]
 }
 
-/// Whether rows that are [shared out](team::share) to as few parts of at most `most` as there can be make a part of
-/// this size: code for no other is needed either.
+/// Parts of `count` rows, as few of at most `most` as there can be and as even; the largest comes first.
+#[inline(always)]
+pub(crate) fn parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = count.div_ceil(most);
+    (0..parts).map(move |part| team::share(count, part, parts))
+}
+
+/// Whether `rows` rows have [a part](parts) of this size: code for no other is needed either.
 pub(crate) const fn is_part(part: usize, rows: usize, most: usize) -> bool {
     let parts = rows.div_ceil(most);
     part == rows.div_ceil(parts) || part == rows / parts
@@ -274,7 +279,6 @@ pub(crate) fn weight_gradients<S: Lanes, const P: usize>(
     add: bool,
     worker: &Worker<'_>,
 ) {
-    const { assert!(S::N <= MOST_LANES) };
     let gates = products[0].out.len();
     let mut own: [[OwnGate<'_>; MOST_GATES]; P] = products.each_ref().map(|product| {
         std::array::from_fn(|gate| match product.out.get(gate) {
@@ -359,9 +363,6 @@ pub(crate) fn weight_gradients<S: Lanes, const P: usize>(
         }
     });
 }
-
-/// No level has more lanes.
-const MOST_LANES: usize = 16;
 
 /// No cell has more gates.
 pub(crate) const MOST_GATES: usize = 4;

@@ -22,7 +22,7 @@ use crate::gemm::{
 };
 use crate::pack::Panels;
 use crate::shape::Batch;
-use crate::simd::{Dispatch, Job, Lanes, multiply};
+use crate::simd::{Dispatch, Job, Lanes, Level, multiply};
 use crate::sizes::Sizes;
 use crate::team::{self, Worker};
 use std::marker::PhantomData;
@@ -55,6 +55,9 @@ const WORK_PER_WORKER: usize = 50_000;
 /// what a second-level cache holds beside everything else. Dealing ranks would stream all of them through
 /// every worker's cache at every step.
 const LARGE_WEIGHTS: usize = 1 << 17;
+/// The same on processors with AVX-512, whose second-level caches have a megabyte, where units make less even shares
+/// than ranks.
+const LARGE_UNEVEN_WEIGHTS: usize = 3 << 16;
 
 /// Weights, in floats, that a worker's second-level cache keeps beside everything else.
 const CACHED_WEIGHTS: usize = 1 << 17;
@@ -67,11 +70,17 @@ pub(crate) fn geometry<'a>(batch: &'a Batch, sizes: &Sizes, groups: usize) -> Ge
     let weights = sizes.gates * sizes.units() * sizes.units();
     let work = batch.sequences() * weights;
     let workers = team::workers(work, WORK_PER_WORKER);
-    let few_rows = batch.sequences() < 8 * workers;
-    let (split, workers) = if (few_rows || weights > LARGE_WEIGHTS) && groups > 1 {
+    let (ranks, few_rows) = (batch.sequences(), batch.sequences() < 8 * workers);
+    // At every step all wait for whoever has the largest share.
+    let ranks_are_more_even = ranks.div_ceil(workers) * groups < groups.div_ceil(workers) * ranks;
+    let large = match ranks_are_more_even && sizes.lanes == Level::Avx512.lanes() {
+        true => LARGE_UNEVEN_WEIGHTS,
+        false => LARGE_WEIGHTS,
+    };
+    let (split, workers) = if (few_rows || weights > large) && groups > 1 {
         (Split::Units, workers.min(groups))
     } else {
-        (Split::Ranks, workers.min(batch.sequences().max(1)))
+        (Split::Ranks, workers.min(ranks.max(1)))
     };
     Geometry { starts: batch.starts(), split, groups, workers }
 }

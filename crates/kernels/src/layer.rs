@@ -17,7 +17,7 @@ use crate::operands::{
     check_layer, check_state,
 };
 use crate::pack::{self, Panels};
-use crate::packed::{PackedWeights, pack_all, pack_forward, phase_of, projection};
+use crate::packed::{PackForward, PackedWeights, pack_all, phase_of, projection};
 use crate::rowwise::{RowBuffers, RowPass, RowPassBack, share_out};
 use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level, pair};
@@ -276,7 +276,8 @@ impl<K: Kernel> Dispatch for WithKernel<ForwardJob<'_>, K> {
 
         let (panels, packed, bias, options) = match weights {
             Operand::Plain(weights) => {
-                let panels = pack_forward(layer, weights, sizes, &mut tape.packed, &mut tape.bias);
+                let (packed, bias) = (&mut tape.packed, &mut tape.bias);
+                let panels = PackForward { layer, weights, packed, bias }.run(simd);
                 (panels, &tape.packed, &tape.bias, weights.options)
             }
             Operand::Packed(weights) => {

@@ -93,7 +93,7 @@ pub(crate) fn product<S: Lanes>(
     {
         let pieces = panels.pieces(packed, workers);
         team::run_on(workers, |worker| match factor {
-            Factor::Transposed(weight) => pack::by_unit(panels, &pieces, worker, weight, 1, width),
+            Factor::Transposed(weight) => pack::by_unit(simd, panels, &pieces, worker, weight, 1, width),
             Factor::Plain(weight) => {
                 pack::by_column(panels, &pieces, worker, weight, (1, 1), a.width, width);
             }
@@ -237,14 +237,14 @@ struct Pack<'a> {
 impl Dispatch for Pack<'_> {
     type Output = Linear;
 
-    fn run<S: Lanes>(self, _: S) -> Linear {
+    fn run<S: Lanes>(self, simd: S) -> Linear {
         let Pack { level, weight, bias, inputs, outputs } = self;
         let vectors = outputs.div_ceil(S::N);
         let panels = Panels { lanes: S::N, width: 4, vectors, depth: inputs, pairs: false };
         let mut packed = Buffer::default();
         let workers = workers(weight.len());
         let pieces = panels.pieces(&mut packed, workers);
-        team::run_on(workers, |worker| pack::by_unit(panels, &pieces, worker, weight, 1, outputs));
+        team::run_on(workers, |worker| pack::by_unit(simd, panels, &pieces, worker, weight, 1, outputs));
         let bias = bias.map(|values| {
             let mut bias = Buffer::default();
             filled(&mut bias, values);

@@ -311,7 +311,7 @@ impl Dispatch for WithScratch<'_> {
             let to_logits = forward.pieces(&mut scratch.forward, threads);
             let to_x = wants_back.then(|| back.pieces(&mut scratch.back, threads));
             team::run_on(threads, |worker| {
-                pack::by_unit(forward, &to_logits, worker, output.weight, 1, vocabulary);
+                pack::by_unit(simd, forward, &to_logits, worker, output.weight, 1, vocabulary);
                 if let Some(to_x) = &to_x {
                     pack::by_column(back, to_x, worker, output.weight, (1, 1), vocabulary, hidden);
                 }

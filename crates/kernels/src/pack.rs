@@ -4,8 +4,9 @@
 //! as `[depth][W][N]`, so that the micro-kernel reads it front to back. Lanes past the last unit are zero.
 
 use crate::disjoint::Pieces;
+use crate::gemm::narrow_row;
 use crate::memory::Buffer;
-use crate::simd::pair;
+use crate::simd::{Job, Lanes, MOST_LANES, pair};
 use crate::team::Worker;
 
 /// Lines of a panel that are filled at a time: a cache line of each source row.
@@ -52,7 +53,8 @@ impl Panels {
 }
 
 /// `[gates·H, depth]` weights for `x · Wᵀ`: vector `j` holds gate `j % gates` of unit group `j / gates`.
-pub(crate) fn by_unit(
+pub(crate) fn by_unit<S: Lanes>(
+    simd: S,
     panels: Panels,
     pieces: &Pieces<'_>,
     worker: &Worker<'_>,
@@ -60,37 +62,79 @@ pub(crate) fn by_unit(
     gates: usize,
     hidden: usize,
 ) {
-    let (mut p, mut data) = pieces.take(worker);
-    let columns = weight.len() / (gates * hidden);
+    assert_eq!((panels.lanes, panels.pairs), (S::N, S::PAIRS));
+    let (mut index, mut data) = pieces.take(worker);
     while !data.is_empty() {
-        let vectors = panels.vectors_of(p);
-        let row = vectors * panels.lanes;
-        let (panel, rest) = data.split_at_mut(row * panels.depth);
+        let (panel, rest) = data.split_at_mut(panels.vectors_of(index) * S::N * panels.depth);
+        simd.call(ByUnit { panel, first: index * panels.width, depth: panels.depth, weight, gates, hidden });
+        (index, data) = (index + 1, rest);
+    }
+}
+
+/// One panel of [`by_unit`].
+struct ByUnit<'a> {
+    panel: &'a mut [f32],
+    /// Its first vector.
+    first: usize,
+    depth: usize,
+    weight: &'a [f32],
+    gates: usize,
+    hidden: usize,
+}
+
+impl<S: Lanes> Job<S> for ByUnit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, simd: S) {
+        let ByUnit { panel, first, depth, weight, gates, hidden } = self;
+        let (row, columns) = (panel.len() / depth, weight.len() / (gates * hidden));
         // A few lines of the panel at a time, so that they stay in the first-level cache.
-        for (lines, first) in panel.chunks_mut(LINES * row).zip((0..).step_by(LINES)) {
-            for column in 0..row {
-                let j = p * panels.width + column / panels.lanes;
-                let unit = j / gates * panels.lanes + column % panels.lanes;
-                if unit < hidden {
-                    let source = &weight[(j % gates * hidden + unit) * columns..][..columns];
-                    let lines = lines.chunks_exact_mut(row);
-                    if panels.pairs {
-                        for (line, w) in lines.zip(source[2 * first..].chunks(2)) {
-                            line[column] = pair(w[0], w.get(1).copied().unwrap_or(0.0));
-                        }
-                    } else {
-                        for (line, &w) in lines.zip(&source[first..]) {
-                            line[column] = w;
-                        }
+        for (lines, from) in panel.chunks_mut(LINES * row).zip((0..).step_by(LINES)) {
+            for vector in 0..row / S::N {
+                let (gate, unit) = ((first + vector) % gates, (first + vector) / gates * S::N);
+                let real = S::N.min(hidden.saturating_sub(unit));
+                for (lines, from) in lines.chunks_mut(S::N * row).zip((from..).step_by(S::N)) {
+                    let mut block = [simd.splat(0.0); MOST_LANES];
+                    for (lane, v) in block[..real].iter_mut().enumerate() {
+                        let source = &weight[(gate * hidden + unit + lane) * columns..][..columns];
+                        *v = if S::PAIRS {
+                            let mut both = [0.0; MOST_LANES];
+                            narrow_row(
+                                simd,
+                                &source[2 * from..][..(2 * S::N).min(columns - 2 * from)],
+                                &mut both,
+                            );
+                            simd.load(&both)
+                        } else {
+                            load_most(simd, &source[from..])
+                        };
                     }
-                } else {
-                    for line in lines.chunks_exact_mut(row) {
-                        line[column] = 0.0;
+                    transpose(simd, &mut block);
+                    for (line, v) in lines.chunks_exact_mut(row).zip(block) {
+                        simd.store(&mut line[vector * S::N..], v);
                     }
                 }
             }
         }
-        (p, data) = (p + 1, rest);
+    }
+}
+
+/// The first `N` floats, or what there is.
+#[inline(always)]
+fn load_most<S: Lanes>(simd: S, from: &[f32]) -> S::V {
+    if from.len() >= S::N { simd.load(from) } else { simd.load_part(from) }
+}
+
+/// Makes rows of `N` lanes of `N` columns: a shuffle of two halves moves the highest bit of a row's number to the lowest
+/// of its lanes', and after as many as `N` has bits each number stands in the other's place.
+#[inline(always)]
+fn transpose<S: Lanes>(simd: S, block: &mut [S::V; MOST_LANES]) {
+    for _ in 0..S::N.ilog2() {
+        let before = *block;
+        for i in 0..S::N / 2 {
+            [block[2 * i], block[2 * i + 1]] = simd.interleave(before[i], before[i + S::N / 2]);
+        }
     }
 }
 
@@ -118,17 +162,19 @@ pub(crate) fn by_column(
                 (gate < gates && unit < hidden)
                     .then(|| &weight[(gate * hidden + unit) * columns + first..][..real])
             };
-            line.fill(0.0);
+            let (line, padding) = line.split_at_mut(real);
+            padding.fill(0.0);
             if panels.pairs {
                 // Neighbours in depth are units of one gate; the second may lie past the last.
-                if let Some(low) = source(2 * d) {
-                    let high = source(2 * d + 1);
-                    for (k, w) in line[..real].iter_mut().enumerate() {
-                        *w = pair(low[k], high.map_or(0.0, |high| high[k]));
-                    }
+                let [low, high] = [source(2 * d), source(2 * d + 1)];
+                for (k, w) in line.iter_mut().enumerate() {
+                    *w = pair(low.map_or(0.0, |low| low[k]), high.map_or(0.0, |high| high[k]));
                 }
-            } else if let Some(source) = source(d) {
-                line[..real].copy_from_slice(source);
+            } else {
+                match source(d) {
+                    Some(source) => line.copy_from_slice(source),
+                    None => line.fill(0.0),
+                }
             }
         }
         (p, data) = (p + 1, rest);
@@ -142,6 +188,68 @@ pub(crate) fn add_bias(lanes: usize, to: &mut [f32], bias: &[f32], gates: usize,
         let unit = j / gates * lanes + column % lanes;
         if unit < hidden {
             *value += bias[j % gates * hidden + unit];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Dispatch, Level, Precision};
+    use crate::team;
+
+    /// Packs weights that are all different, and compares each with the place it belongs to.
+    struct EveryPlace {
+        gates: usize,
+        hidden: usize,
+        columns: usize,
+    }
+
+    impl Dispatch for EveryPlace {
+        type Output = ();
+
+        fn run<S: Lanes>(self, simd: S) {
+            let EveryPlace { gates, hidden, columns } = self;
+            let weight: Vec<f32> = (0..gates * hidden * columns).map(|i| i as f32 + 1.0).collect();
+            let vectors = gates * hidden.div_ceil(S::N);
+            let panels = Panels { lanes: S::N, width: 4, vectors, depth: S::depth(columns), pairs: S::PAIRS };
+            let mut packed = Buffer::default();
+            packed.ensure(panels.floats()).fill(f32::NAN);
+            let pieces = panels.pieces(&mut packed, 2);
+            team::run_on(2, |worker| by_unit(simd, panels, &pieces, worker, &weight, gates, hidden));
+            for j in 0..vectors {
+                let panel = panels.panel(packed.as_ref(), j / 4);
+                let width = panels.vectors_of(j / 4) * S::N;
+                for (k, lane) in (0..panels.depth).flat_map(|k| (0..S::N).map(move |lane| (k, lane))) {
+                    let (gate, unit) = (j % gates, j / gates * S::N + lane);
+                    let at = |column: usize| match unit < hidden && column < columns {
+                        true => weight[(gate * hidden + unit) * columns + column],
+                        false => 0.0,
+                    };
+                    let expected = if S::PAIRS { pair(at(2 * k), at(2 * k + 1)) } else { at(k) };
+                    let found = panel[k * width + j % 4 * S::N + lane];
+                    assert_eq!(
+                        found.to_bits(),
+                        expected.to_bits(),
+                        "{:?} pairs {}: {gates} x {hidden} x {columns}, vector {j}, depth {k}, lane {lane}",
+                        simd.level(),
+                        S::PAIRS
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_weight_stands_where_the_micro_kernel_reads_it() {
+        for &level in Level::available() {
+            for precision in [Precision::F32, Precision::Bf16] {
+                for (gates, hidden) in [(1, 1), (1, 70), (3, 16), (4, 5), (4, 37)] {
+                    for columns in [1, 2, 7, 16, 33, 70, 131] {
+                        level.dispatch_at(precision, EveryPlace { gates, hidden, columns });
+                    }
+                }
+            }
         }
     }
 }

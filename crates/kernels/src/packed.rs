@@ -6,7 +6,7 @@ use crate::memory::Buffer;
 use crate::operands::{Weights, check_layer};
 use crate::pack::{self, Panels};
 use crate::shape::{Cell, Layer, Reset, ShapeError};
-use crate::simd::Level;
+use crate::simd::{Dispatch, Lanes, Level};
 use crate::sizes::Sizes;
 use crate::team;
 use std::fmt;
@@ -53,8 +53,8 @@ impl PackedWeights {
     pub fn repack(&mut self, layer: &Layer, weights: Weights<'_>) -> Result<(), ShapeError> {
         check_layer(layer, &weights)?;
         (self.layer, self.level) = (*layer, Level::current());
-        let sizes = Sizes::at(layer, self.level);
-        self.panels = pack_forward(layer, weights, sizes, &mut self.packed, &mut self.bias);
+        let pack = PackForward { layer, weights, packed: &mut self.packed, bias: &mut self.bias };
+        self.panels = self.level.dispatch_at(layer.product_precision(), pack);
         self.options.clear();
         self.options.extend_from_slice(weights.options);
         Ok(())
@@ -126,21 +126,28 @@ pub(crate) fn projection<'a>(layer: &Layer, options: &'a [f32]) -> &'a [f32] {
 
 /// Packs a layer's weights for the forward pass: the input's, and the recurrent ones by phase. `bias`
 /// takes the input's bias, then the recurrent one, in the order of the columns.
-pub(crate) fn pack_forward(
-    layer: &Layer,
-    weights: Weights<'_>,
-    sizes: Sizes,
-    packed: &mut [Buffer; 3],
-    bias: &mut Buffer,
-) -> [Panels; 3] {
-    let products = products(layer, weights, sizes);
-    let panels = products.map(|product| product.panels);
-    pack_all(packed, panels, |which, panels, pieces, worker| {
-        let Weight { weight, gates, units, .. } = products[which];
-        pack::by_unit(panels, pieces, worker, weight, gates, units);
-    });
-    pack_bias(layer, weights, sizes, bias);
-    panels
+pub(crate) struct PackForward<'a> {
+    pub(crate) layer: &'a Layer,
+    pub(crate) weights: Weights<'a>,
+    pub(crate) packed: &'a mut [Buffer; 3],
+    pub(crate) bias: &'a mut Buffer,
+}
+
+impl Dispatch for PackForward<'_> {
+    type Output = [Panels; 3];
+
+    fn run<S: Lanes>(self, simd: S) -> [Panels; 3] {
+        let PackForward { layer, weights, packed, bias } = self;
+        let sizes = Sizes::of(layer, simd);
+        let products = products(layer, weights, sizes);
+        let panels = products.map(|product| product.panels);
+        pack_all(packed, panels, |which, panels, pieces, worker| {
+            let Weight { weight, gates, units, .. } = products[which];
+            pack::by_unit(simd, panels, pieces, worker, weight, gates, units);
+        });
+        pack_bias(layer, weights, sizes, bias);
+        panels
+    }
 }
 
 /// Packs a layer's biases: the input's, then the recurrent one, in the order of the columns. What can be

@@ -730,13 +730,18 @@ pub fn attention<R: Real>(
         })
     };
     let row = |matrix: &'_ [R], width: usize, unit: usize| matrix[unit * width..][..width].to_vec();
-    let fit = |y: &[R], x: &[R]| match score {
-        Score::Dot => dot(y, x),
-        Score::ScaledDot => dot(y, x) / R::from(hidden as f32).sqrt(),
-        Score::General => (0..states).fold(R::default(), |mut sum, e| {
+    let general = |y: &[R], x: &[R]| {
+        (0..states).fold(R::default(), |mut sum, e| {
             sum += x[e] * dot(&row(&weights.query, hidden, e), y);
             sum
-        }),
+        })
+    };
+    let root = R::from(hidden as f32).sqrt();
+    let fit = |y: &[R], x: &[R]| match score {
+        Score::Dot => dot(y, x),
+        Score::ScaledDot => dot(y, x) / root,
+        Score::General => general(y, x),
+        Score::ScaledGeneral => general(y, x) / root,
         Score::Additive => (0..hidden).fold(R::default(), |mut sum, unit| {
             let query = dot(&row(&weights.query, hidden, unit), y) + weights.query_bias[unit];
             sum += weights.vector[unit] * (query + dot(&row(&weights.key, states, unit), x)).tanh();

@@ -72,10 +72,4 @@ impl Sizes {
     pub(crate) fn of<S: Lanes>(layer: &Layer, simd: S) -> Sizes {
         Sizes { pairs: S::PAIRS, ..Sizes::new(layer, simd.level()) }
     }
-
-    /// The same for the products that a layer has at a level.
-    pub(crate) fn at(layer: &Layer, level: Level) -> Sizes {
-        let pairs = level.multiplies_pairs(layer.product_precision());
-        Sizes { pairs, ..Sizes::new(layer, level) }
-    }
 }

@@ -12,7 +12,7 @@ use crate::embedding;
 use crate::memory::Buffer;
 use crate::operands::{State, Weights, check_layer};
 use crate::pack::Panels;
-use crate::packed::{pack_bias, pack_forward, products};
+use crate::packed::{PackForward, pack_bias, products};
 use crate::quant::{self, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
 use crate::rowwise::RowBuffers;
@@ -126,14 +126,15 @@ impl StepWeights {
     fn pack(
         layer: &Layer,
         weights: Weights<'_>,
-        sizes: Sizes,
+        (level, sizes): (Level, Sizes),
         bias: &mut Buffer,
         precision: StepPrecision,
     ) -> StepWeights {
         match precision {
             StepPrecision::F32 => {
                 let mut packed = <[Buffer; 3]>::default();
-                let panels = pack_forward(layer, weights, sizes, &mut packed, bias);
+                let pack = PackForward { layer, weights, packed: &mut packed, bias };
+                let panels = level.dispatch(pack);
                 StepWeights::F32 { panels, packed }
             }
             StepPrecision::Int8 => {
@@ -230,7 +231,7 @@ impl Stepper {
             let options = weights.options;
             bytes += (weights.input.len() + weights.recurrent.len()) * precision.bytes();
             let mut bias = Buffer::default();
-            let weights = StepWeights::pack(layer, *weights, sizes, &mut bias, precision);
+            let weights = StepWeights::pack(layer, *weights, (level, sizes), &mut bias, precision);
             let unit_buffer = || {
                 let mut buffer = Buffer::default();
                 buffer.ensure(batch * sizes.unit_stride).fill(0.0);

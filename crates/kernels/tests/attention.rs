@@ -9,7 +9,8 @@ use carousel_kernels::reference::{self, AttentionWeights};
 use carousel_kernels::*;
 use common::{Numbers, close, everywhere, wide};
 
-const SCORES: [Score; 4] = [Score::Dot, Score::ScaledDot, Score::General, Score::Additive];
+const SCORES: [Score; 5] =
+    [Score::Dot, Score::ScaledDot, Score::General, Score::ScaledGeneral, Score::Additive];
 
 /// Lengths of a source and a target.
 type Pair = (usize, usize);
@@ -32,7 +33,8 @@ impl Problem {
         let (sources, targets) = (batch(&sources), batch(&targets));
         let numbers = &mut Numbers::new((hidden + states) as u64);
         let mut draw = |count: usize, fan: usize| numbers.floats(count, 2.0 / (fan as f32).sqrt());
-        let (general, additive) = (score == Score::General, score == Score::Additive);
+        let general = matches!(score, Score::General | Score::ScaledGeneral);
+        let additive = score == Score::Additive;
         let weights = AttentionWeights {
             query: draw(
                 if general { states * hidden } else { hidden * hidden * usize::from(additive) },
@@ -110,7 +112,7 @@ fn attention_and_its_gradients_agree_with_plain_arithmetic() {
         [([1, 2], few), ([7, 9], few), ([20, 40], few), ([65, 33], &many)];
     for score in SCORES {
         for ([hidden, states], lengths) in shapes {
-            let states = if matches!(score, Score::Dot | Score::ScaledDot) { hidden } else { states };
+            let states = if score.needs_equal_widths() { hidden } else { states };
             let problem = Problem::new(score, [hidden, states], lengths);
             let mut inputs = problem.inputs().map(wide);
             let expected = problem.reference(&inputs);
@@ -197,7 +199,7 @@ fn what_does_not_fit_is_named() {
 fn a_memory_is_looked_at_row_by_row() {
     let lengths: Vec<(usize, usize)> = (0..9).map(|i| (1 + i * 7 % 19, 1 + i * 5 % 17)).collect();
     for score in SCORES {
-        let states = if matches!(score, Score::Dot | Score::ScaledDot) { 70 } else { 33 };
+        let states = if score.needs_equal_widths() { 70 } else { 33 };
         let problem = Problem::new(score, [70, states], &lengths);
         let Problem { attention, sources, targets, x, y, .. } = &problem;
         everywhere(|level, threads| {

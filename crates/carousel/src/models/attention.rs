@@ -17,6 +17,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use carousel_kernels::attention as kernels;
 
+pub use carousel_kernels::attention::Score;
+
 use crate::buffers::{Buffer, buffer};
 use crate::config_error::ConfigError;
 use crate::init::Initializer;
@@ -31,40 +33,6 @@ use crate::tapes::{PooledTape, TapePool};
 
 /// What is added to the score of a place that does not exist: its weight becomes 0 exactly.
 const NOWHERE: f32 = -1e30;
-
-/// How well a step `q` and an encoder state `k` fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Score {
-    /// `q · k`; both have the same width.
-    Dot,
-    /// `q · W k`.
-    General,
-    /// `q · W k / √H`. A step of an optimiser moves every weight by about its learning rate, whatever their number,
-    /// and with it a sum over `H` by `E` of them: without the root, wide layers look elsewhere after every step.
-    ScaledGeneral,
-    /// `q · k / √H`; both have the same width (Vaswani et al. 2017).
-    ScaledDot,
-    /// `v · tanh(W q + U k + b)` (Bahdanau et al. 2015).
-    Additive,
-}
-
-impl Score {
-    /// Whether steps and encoder states must have the same width.
-    #[must_use]
-    pub fn needs_equal_widths(self) -> bool {
-        matches!(self, Score::Dot | Score::ScaledDot)
-    }
-
-    fn kernel(self) -> kernels::Score {
-        match self {
-            Score::Dot => kernels::Score::Dot,
-            Score::ScaledDot => kernels::Score::ScaledDot,
-            // The weight is scaled beforehand.
-            Score::General | Score::ScaledGeneral => kernels::Score::General,
-            Score::Additive => kernels::Score::Additive,
-        }
-    }
-}
 
 /// Attention with its parameters.
 #[derive(Module, Debug)]
@@ -137,13 +105,6 @@ impl Attention {
                 ..none
             },
         })
-    }
-
-    /// The query's weight as the kernels read it, which have no scaled form of the general score.
-    fn kernel_query(&self) -> Option<Tensor<2>> {
-        let weight = self.query.as_ref()?.val();
-        let hidden = weight.dims()[1];
-        Some(if self.score == Score::ScaledGeneral { weight / (hidden as f64).sqrt() } else { weight })
     }
 
     /// Prepares encoder states to be attended to.
@@ -226,12 +187,12 @@ impl Attention {
     pub(super) fn kept(&self, combine: &Dense, states: &Ragged) -> kernels::Memory {
         let (weight, bias) = combine.first();
         let matrix = |weight: Option<Tensor<2>>| weight.map_or_else(|| flex(Vec::new(), [0]), plain);
-        let [key, vector] = [&self.key, &self.vector].map(|weight| matrix(weight.as_ref().map(Param::val)));
-        let query = matrix(self.kernel_query());
+        let [query, key, vector] =
+            [&self.query, &self.key, &self.vector].map(|weight| matrix(weight.as_ref().map(Param::val)));
         let query_bias = self.bias.as_ref().map_or_else(|| flex(Vec::new(), [0]), |bias| plain(bias.val()));
         let (combine, bias, x) = (plain(weight.val()), plain(bias.val()), plain(states.frames()));
         let attention = kernels::Attention {
-            score: self.score.kernel(),
+            score: self.score,
             hidden: weight.dims()[0],
             states: states.frames().dims()[1],
         };
@@ -264,7 +225,7 @@ impl Attention {
         let read: [(Tracked, FlexTensor); OPERANDS] = [
             operand(all, Some(y)),
             operand(all, Some(x)),
-            operand(all, self.kernel_query()),
+            operand(all, matrix(&self.query)),
             operand(all, matrix(&self.key)),
             operand(all, matrix(&self.vector)),
             operand(all, self.bias.as_ref().map(Param::val)),
@@ -274,7 +235,7 @@ impl Attention {
         let values = read.iter().map(|(_, values)| values.clone()).collect();
         let parents = read.map(|(parent, _)| parent);
         let mut look = Look {
-            attention: kernels::Attention { score: self.score.kernel(), hidden, states },
+            attention: kernels::Attention { score: self.score, hidden, states },
             sources: sources.clone(),
             targets: targets.clone(),
             values,

@@ -19,7 +19,7 @@ impl<'a> Fit<'a> {
     pub(super) fn of(attention: Attention, vector: &'a [f32]) -> Fit<'a> {
         match attention.score {
             Score::Dot | Score::General => Fit::Product(1.0),
-            Score::ScaledDot => Fit::Product(1.0 / (attention.hidden as f32).sqrt()),
+            Score::ScaledDot | Score::ScaledGeneral => Fit::Product(1.0 / (attention.hidden as f32).sqrt()),
             Score::Additive => Fit::Sum(vector),
         }
     }

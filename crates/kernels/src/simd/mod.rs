@@ -91,16 +91,11 @@ impl Level {
     /// Runs `job` with this level's token for products of a precision; 32-bit floats where it is missing.
     pub(crate) fn dispatch_at<J: Dispatch>(self, precision: Precision, job: J) -> J::Output {
         #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
-        if self.multiplies_pairs(precision) {
+        if precision == Precision::Bf16 && self == Level::Avx512 && has_bf16() {
             return job.run(x86::Avx512Bf16::new());
         }
         let _ = precision;
         self.dispatch(job)
-    }
-
-    /// Whether products of a precision take pairs of bfloat16 at this level.
-    pub(crate) fn multiplies_pairs(self, precision: Precision) -> bool {
-        precision == Precision::Bf16 && self == Level::Avx512 && has_bf16()
     }
 
     /// Runs `job` with this level's token.
@@ -167,6 +162,9 @@ pub(crate) trait Job<S: Lanes> {
     type Output;
     fn run(self, simd: S) -> Self::Output;
 }
+
+/// No level has more lanes.
+pub(crate) const MOST_LANES: usize = 16;
 
 /// One instruction set's lane maths. All methods are `#[inline(always)]`: they become instructions only
 /// inside [`Lanes::call`].
@@ -244,6 +242,9 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn depth(count: usize) -> usize {
         if Self::PAIRS { count.div_ceil(2) } else { count }
     }
+
+    /// The lanes of both by turns, first one of `a`: in all `2 N`, the first half and the second.
+    fn interleave(self, a: Self::V, b: Self::V) -> [Self::V; 2];
 
     /// `v` where `gate > 0`, else zero.
     fn where_positive(self, gate: Self::V, v: Self::V) -> Self::V;

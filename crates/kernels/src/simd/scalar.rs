@@ -111,6 +111,10 @@ impl Lanes for Scalar {
         each(|i| 1.0 / a[i])
     }
     #[inline(always)]
+    fn interleave(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
+        [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+    }
+    #[inline(always)]
     fn where_positive(self, gate: Self::V, v: Self::V) -> Self::V {
         each(|i| if gate[i] > 0.0 { v[i] } else { 0.0 })
     }

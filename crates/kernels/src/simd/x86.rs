@@ -94,6 +94,16 @@ impl Lanes for Avx512 {
             _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0)))
         }
     }
+    #[inline(always)]
+    fn interleave(self, a: __m512, b: __m512) -> [__m512; 2] {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            // Lane 16 is the first one of `b`.
+            let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+            [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
+        }
+    }
     lane_methods! { __m512;
         add(a, b) = _mm512_add_ps(a, b);
         sub(a, b) = _mm512_sub_ps(a, b);
@@ -208,6 +218,15 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn recip(self, a: __m256) -> __m256 {
         self.div(self.splat(1.0), a)
+    }
+    #[inline(always)]
+    fn interleave(self, a: __m256, b: __m256) -> [__m256; 2] {
+        // SAFETY: the token proves the instructions.
+        unsafe {
+            // Both take half of what they give from the lower four lanes, half from the upper four.
+            let (even, odd) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            [_mm256_permute2f128_ps::<0x20>(even, odd), _mm256_permute2f128_ps::<0x31>(even, odd)]
+        }
     }
     lane_methods! { __m256;
         add(a, b) = _mm256_add_ps(a, b);
@@ -330,5 +349,6 @@ impl Lanes for Avx512Bf16 {
         exp2_int(n: __m512) -> __m512;
         scale(v: __m512, n: __m512) -> __m512;
         where_positive(gate: __m512, v: __m512) -> __m512;
+        interleave(a: __m512, b: __m512) -> [__m512; 2];
     }
 }
