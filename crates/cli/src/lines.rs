@@ -1,11 +1,10 @@
 //! Lines from files or from a pipe, handed on as they come.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use carousel::data::unmarked;
+use carousel::data::{open, unmarked};
 
 /// Lines that are handed on together where they are there already.
 pub(crate) const TOGETHER: usize = 64;
@@ -20,7 +19,7 @@ pub(crate) fn each_lines(
     }
     for path in files {
         let name = path.display().to_string();
-        let file = File::open(path).with_context(|| format!("could not read {name}"))?;
+        let file = open(path).with_context(|| format!("could not read {name}"))?;
         read_lines(&mut BufReader::new(file), &name, &mut answer)?;
     }
     Ok(())

@@ -1,13 +1,12 @@
 //! `carousel predict`: answers lines as they come, from stdin or from files.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use carousel::data::{
-    Document, IndexedTexts, NumberExample, Quoting, StoredTexts, TagColumns, Tokens, list_files,
-    names_column, read_documents, read_sentences, read_table, unmarked,
+    Document, IndexedTexts, NumberExample, Quoting, StoredTexts, TagColumns, Tokens, is_packed, list_files,
+    names_column, open, read_documents, read_sentences, read_table, read_texts,
 };
 use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
@@ -123,19 +122,14 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
         }
         let documents = read_documents(&args.files)?;
         for (place, prediction) in saved.predict_files(&documents)? {
-            let answer = shown(args, saved, &prediction);
-            let line = match args.json {
-                true => answer,
-                false => format!("{place}\t{answer}"),
-            };
-            output::result(&line)?;
+            output::result(&shown(args, saved, Some(&place), &prediction))?;
         }
         return Ok(());
     }
     let answer = |lines: &[String]| {
         let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
         let answers = saved.predict(&texts);
-        let written = answers.iter().map(|prediction| shown(args, saved, prediction));
+        let written = answers.iter().map(|prediction| shown(args, saved, None, prediction));
         output::result(&written.collect::<String>())
     };
     if args.files.is_empty() {
@@ -146,16 +140,23 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
             // A text a file, as it may have been learned from.
             let documents = read_documents(std::slice::from_ref(path))?;
             for documents in documents.chunks(TOGETHER) {
-                let texts: Vec<_> = documents.iter().map(|one| String::from_utf8_lossy(&one.bytes)).collect();
-                let answers =
-                    saved.predict(&texts.iter().map(|text| unmarked(text).trim()).collect::<Vec<_>>());
-                let told = documents.iter().zip(&answers).map(|(document, answer)| {
-                    let place = if args.json { String::new() } else { format!("{}\t", document.name) };
-                    place + &shown(args, saved, answer)
-                });
+                let texts: Result<Vec<&str>, _> =
+                    documents.iter().map(|document| document.text().map(str::trim)).collect();
+                let answers = saved.predict(&texts?);
+                let told = documents
+                    .iter()
+                    .zip(&answers)
+                    .map(|(document, answer)| shown(args, saved, Some(&document.name), answer));
                 output::result(&told.collect::<String>())?;
             }
-        } else if is_table(saved, path)? {
+        } else if !is_table(saved, path)? {
+            each_lines(std::slice::from_ref(path), answer)?;
+        } else if is_packed(path) {
+            let documents = read_documents(std::slice::from_ref(path))?;
+            let examples = read_texts(&documents, saved.columns())?;
+            let texts: Vec<String> = examples.into_iter().map(|example| example.text).collect();
+            texts.chunks(TOGETHER).try_for_each(answer)?;
+        } else {
             // The rows stay in their file: it may be large.
             let IndexedTexts { texts, rows, .. } =
                 StoredTexts::index(std::slice::from_ref(path), saved.columns(), Tokens::Byte)?;
@@ -164,8 +165,6 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
                 texts.failure().map_or(Ok(()), Err)?;
                 answer(&read)?;
             }
-        } else {
-            each_lines(std::slice::from_ref(path), answer)?;
         }
     }
     Ok(())
@@ -174,12 +173,14 @@ fn classes(args: &PredictArgs, saved: &SavedClassifier) -> anyhow::Result<()> {
 /// Whether a file is a table such as the run learned from, or one without classes; others are read by lines.
 fn is_table(saved: &SavedClassifier, path: &Path) -> anyhow::Result<bool> {
     let column = &saved.recipe.data.text;
-    let holds_objects = has_ending(path, &[".jsonl", ".ndjson", ".json"]);
-    if !path.is_file() || !holds_objects && !has_ending(path, &[".csv", ".tsv", ".tab"]) {
+    if !path.is_file() {
         return Ok(false);
     }
     let name = path.display().to_string();
-    let file = File::open(path).with_context(|| format!("could not read {name}"))?;
+    let ends = |endings: &[&str]| has_ending(name.strip_suffix(".gz").unwrap_or(&name), endings);
+    let holds_objects = ends(&[".jsonl", ".ndjson", ".json"]);
+    let is_called_table = holds_objects || ends(&[".csv", ".tsv", ".tab"]);
+    let file = open(path).with_context(|| format!("could not read {name}"))?;
     let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
     let mut told = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
     let has_column = told.find(|line| !line.trim().is_empty()).is_some_and(|first| match holds_objects {
@@ -188,9 +189,10 @@ fn is_table(saved: &SavedClassifier, path: &Path) -> anyhow::Result<bool> {
             let document = Document { name: name.clone(), bytes: first.into_bytes() };
             read_table(&document, Quoting::On).is_ok_and(|table| table.place(column).is_some())
         }
-        false => names_column(&first, column),
+        // A first text may hold that word too; columns stand apart.
+        false => names_column(&first, column) && (is_called_table || first.contains('\t')),
     });
-    if !has_column {
+    if !has_column && is_called_table {
         output::message(format_args!(
             "note: {name} has no column {column:?}, so its lines are answered as they stand"
         ));
@@ -198,8 +200,8 @@ fn is_table(saved: &SavedClassifier, path: &Path) -> anyhow::Result<bool> {
     Ok(has_column)
 }
 
-fn has_ending(path: &Path, endings: &[&str]) -> bool {
-    let name = path.to_string_lossy().to_lowercase();
+fn has_ending(name: &str, endings: &[&str]) -> bool {
+    let name = name.to_lowercase();
     endings.iter().any(|ending| name.ends_with(ending))
 }
 
@@ -278,7 +280,7 @@ fn tags(args: &PredictArgs, saved: &SavedTagger) -> anyhow::Result<()> {
     }
     for path in &args.files {
         // Files with a word a line have its tag beside it, which is not asked for.
-        if has_ending(path, &[".conllu", ".conll", ".iob", ".iob2", ".bio"]) {
+        if has_ending(&path.to_string_lossy(), &[".conllu", ".conll", ".iob", ".iob2", ".bio"]) {
             let found = read_sentences(
                 &read_documents(&[path.to_owned()])?,
                 TagColumns { untagged: true, ..saved.columns() },
@@ -449,20 +451,31 @@ fn tagged(args: &PredictArgs, found: &TaggedSentence, words: &[String]) -> Strin
     format!("{intent}{}\n", tags.join(" "))
 }
 
-fn shown(args: &PredictArgs, saved: &SavedClassifier, prediction: &Prediction) -> String {
+/// An answer, with the place of what it answers where that is not a line.
+fn shown(
+    args: &PredictArgs,
+    saved: &SavedClassifier,
+    place: Option<&str>,
+    prediction: &Prediction,
+) -> String {
     let named = saved.classes.names().iter().zip(&prediction.probabilities);
+    let in_front = place.map_or_else(String::new, |place| format!("{place}\t"));
     match Form::from_flag(args.json) {
         Form::Json => {
             let all: Map<String, Value> = named.map(|(name, &p)| (name.clone(), json!(p))).collect();
-            format!("{}\n", json!({"label": prediction.label, "probabilities": all}))
+            let mut answer = json!({"label": prediction.label, "probabilities": all});
+            if let Some(place) = place {
+                answer["place"] = place.into();
+            }
+            format!("{answer}\n")
         }
         Form::Text if args.probabilities => {
             let all: Vec<String> = named.map(|(name, p)| format!("{name}={p:.4}")).collect();
-            format!("{}\t{}\n", prediction.label, all.join("\t"))
+            format!("{in_front}{}\t{}\n", prediction.label, all.join("\t"))
         }
         Form::Text => {
             let highest = prediction.probabilities.iter().copied().fold(0.0, f32::max);
-            format!("{}\t{highest:.4}\n", prediction.label)
+            format!("{in_front}{}\t{highest:.4}\n", prediction.label)
         }
     }
 }

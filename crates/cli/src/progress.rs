@@ -78,6 +78,11 @@ impl Progress {
                     number(max_len[1])
                 ));
             }
+            Event::Unknown { part, unknown, tokens } => {
+                let share = *unknown as f64 * 100.0 / *tokens as f64;
+                let unknown = thousands(*unknown as u64);
+                self.line(&format!("{part:<10} {unknown:>9} tokens are not in the vocabulary, {share:.2} %"));
+            }
             Event::Started {
                 parameters,
                 vocabulary,

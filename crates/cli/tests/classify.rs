@@ -90,6 +90,21 @@ fn classes_are_learned_measured_and_told() {
     assert!(summary["accuracy"].as_f64() > Some(0.95), "{summary}");
     assert!(summary["macro_f1"].as_f64() > Some(0.95), "{summary}");
     assert!(summary["test_accuracy"].is_f64(), "{summary}");
+    // Of those that answer most, the one with the lowest loss is kept.
+    let metrics = home.read("run/metrics.jsonl");
+    let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let judged: Vec<(f64, f64)> = lines
+        .filter(|line| line["kind"] == "valid")
+        .map(|line| (line["accuracy"].as_f64().expect("a share"), line["loss"].as_f64().expect("nats")))
+        .collect();
+    let best = judged.iter().copied().reduce(|best, one| {
+        match one.0 > best.0 || one.0 == best.0 && one.1 < best.1 {
+            true => one,
+            false => best,
+        }
+    });
+    assert!(judged.iter().filter(|one| Some(one.0) == best.map(|best| best.0)).count() > 1, "{judged:?}");
+    assert_eq!(summary["valid_loss"].as_f64(), best.map(|best| best.1), "{judged:?}");
     // What there is to learn from is told before it is learned from.
     assert!(said.stderr.contains("training         210 sequences of 2 to 10 steps"), "{}", said.stderr);
     for class in ["pos ", "neg ", "mixed "] {
@@ -116,11 +131,14 @@ fn classes_are_learned_measured_and_told() {
     home.write("new.csv", "text,stars\n\"it was\ngood\",1\nit was bad,2\n");
     home.write("new.jsonl", "{\"text\": \"it was good\"}\n\n{\"text\": \"it was bad\"}\n");
     home.write("lines.tsv", "it was good\nit was bad\n");
-    for name in ["new.csv", "new.jsonl", "lines.tsv"] {
+    home.write("table.txt", "id\ttext\n1\tit was good\n2\tit was bad\n");
+    home.shell("gzip -k table.txt lines.tsv");
+    for name in ["new.csv", "new.jsonl", "lines.tsv", "lines.tsv.gz", "table.txt", "table.txt.gz"] {
         let said = home.carousel(&format!("predict run {name}")).succeeds();
         let labels: Vec<&str> = said.stdout.lines().filter_map(|line| line.split('\t').next()).collect();
         assert_eq!(labels, ["pos", "neg"], "{name}");
-        assert_eq!(said.stderr.contains("has no column \"text\""), name == "lines.tsv", "{}", said.stderr);
+        let is_told = said.stderr.contains("has no column \"text\"");
+        assert_eq!(is_told, name.starts_with("lines.tsv"), "{}", said.stderr);
     }
     let told = home.carousel("predict run new.txt --json").succeeds().stdout;
     for line in told.lines() {
@@ -148,6 +166,10 @@ fn files_that_hold_a_text_each_have_the_class_of_their_folder() {
     assert_eq!(measured["examples"], 120);
     let told = home.carousel("predict folders-64 texts/good").succeeds().stdout;
     assert_eq!(told.lines().count(), 60);
+    let told = home.carousel("predict folders-64 texts/good --json").succeeds().stdout;
+    assert!(told.lines().all(|line| line.contains("\"place\":\"texts/good/")), "{told}");
+    home.write("other/0.txt", b"caf\xe9");
+    home.carousel("predict folders-64 other").fails(1, &["error: other/0.txt:1: the line is not UTF-8"]);
     assert!(
         told.lines().all(|line| line.starts_with("texts/good/") && line.contains(".txt\tgood\t")),
         "{told}"

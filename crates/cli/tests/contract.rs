@@ -148,6 +148,9 @@ fn what_the_run_does_not_know_is_counted() {
     let shown = home.carousel("eval run --data foreign.txt").succeeds().stdout;
     assert!(shown.contains("unknown     3 (21.43 %)"), "{shown}");
     assert!(!home.carousel("eval run --data text.txt").succeeds().stdout.contains("unknown"));
+    let said = home.carousel("train tiny.toml --data text.txt --valid foreign.txt --out told").succeeds();
+    let line = "validation         3 tokens are not in the vocabulary, 21.43 %\n";
+    assert!(said.stderr.contains(line) && !said.stderr.contains("test     "), "{}", said.stderr);
 }
 
 #[test]

@@ -323,6 +323,9 @@ fn a_run_that_breaks_says_where_and_can_be_looked_at_again() {
     let line = home.carousel(&format!("train --replay {file} --json")).succeeds().json();
     let origin = line["origin"].as_str().expect("text");
     assert!(said.stderr.contains(origin), "{origin} in\n{}", said.stderr);
+    // As it was told when it broke.
+    let norm = format!("last gradient norm {:.3e}", line["gradient_norm"].as_f64().expect("a number"));
+    assert!(line["gradient_norm"].as_f64() > Some(0.0) && said.stderr.contains(&norm), "{}", said.stderr);
     let shown = home.carousel(&format!("train --replay {file}")).succeeds().stdout;
     assert!(shown.contains(origin) && shown.contains("try:"), "{shown}");
     home.carousel("train --replay text.txt").fails(1, &["error: text.txt is damaged or foreign"]);

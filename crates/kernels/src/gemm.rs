@@ -3,8 +3,6 @@
 //! A library would do for the products alone. The micro-kernel gives what it cannot promise: one order of
 //! summation for every number of threads, and every level forced in tests.
 
-use std::ops::Range;
-
 use crate::disjoint::{Pieces, Tile, TileMut};
 use crate::pack::Panels;
 use crate::simd::{Job, Lanes, MOST_LANES, multiply, multiply_columns};
@@ -20,7 +18,10 @@ const DEPTH: usize = 512;
 pub(crate) fn tiles<S: Lanes>(count: usize, vectors: usize) -> impl Iterator<Item = (usize, usize)> {
     let (most, held) = (S::ROWS[vectors - 1], S::HELD[vectors - 1]);
     let part = if held < most { held } else { 1 };
-    parts(count.div_ceil(part), most / part).map(move |own| {
+    let parts = count.div_ceil(part);
+    let pieces = parts.div_ceil(most / part);
+    (0..pieces).map(move |piece| {
+        let own = team::share(parts, piece, pieces);
         let first = own.start * part;
         (first, (own.end * part).min(count) - first)
     })
@@ -89,14 +90,8 @@ pub(crate) const fn is_tile<S: Lanes>(rows: usize, vectors: usize) -> bool {
     rows <= S::ROWS[vectors - 1]
 }
 
-/// Parts of `count` rows, as few of at most `most` as there can be and as even; the largest comes first.
-#[inline(always)]
-pub(crate) fn parts(count: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let parts = count.div_ceil(most);
-    (0..parts).map(move |part| team::share(count, part, parts))
-}
-
-/// Whether `rows` rows have [a part](parts) of this size: code for no other is needed either.
+/// Whether rows that are [shared out](team::share) to as few parts of at most `most` as there can be make a part of
+/// this size: code for no other is needed either.
 pub(crate) const fn is_part(part: usize, rows: usize, most: usize) -> bool {
     let parts = rows.div_ceil(most);
     part == rows.div_ceil(parts) || part == rows / parts

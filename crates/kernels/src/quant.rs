@@ -15,12 +15,13 @@
 //! is computed from it, as it would in floats.
 
 use crate::disjoint::TileMut;
-use crate::gemm::{Start, is_part, parts, with_rows};
+use crate::gemm::{Start, is_part, with_rows};
 use crate::memory::Buffer;
 use crate::pack::Panels;
 use crate::packed::Weight;
 use crate::shape::ShapeError;
 use crate::simd::{ByteJob, Bytes, Job, Lanes, Quad};
+use crate::team::share;
 
 /// Products of two bytes, at most 127 · 127, that a 32-bit sum can take.
 const MOST: usize = i32::MAX as usize / (127 * 127);
@@ -167,7 +168,8 @@ pub(crate) struct ByteProduct<'a, const M: usize, const NV: usize> {
 impl<B: Bytes, const M: usize, const NV: usize> ByteJob<B> for ByteProduct<'_, M, NV> {
     #[inline(always)]
     fn run(mut self, bytes: B) {
-        for part in parts(M, B::HELD[NV - 1]) {
+        let parts = M.div_ceil(B::HELD[NV - 1]);
+        for part in (0..parts).map(|part| share(M, part, parts)) {
             with_rows!(part.len(), R => if const { is_part(R, M, B::HELD[NV - 1]) } {
                 self.part::<B, R>(bytes, part.start);
             });

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::DataError;
+use super::{DataError, NOT_UTF8, at, unmarked};
 
 /// A file's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,20 @@ pub struct Document {
     pub name: String,
     /// What is in it, decompressed.
     pub bytes: Vec<u8>,
+}
+
+impl Document {
+    /// The file as text, without the mark that some editors put in front of it.
+    ///
+    /// # Errors
+    /// [`DataError::Line`] for the first line that is not UTF-8.
+    pub fn text(&self) -> Result<&str, DataError> {
+        std::str::from_utf8(&self.bytes).map(unmarked).map_err(|error| {
+            let before = &self.bytes[..error.valid_up_to()];
+            let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+            at(&self.name, line, NOT_UTF8)
+        })
+    }
 }
 
 /// What files are called: by the paths that were given for them, wherever they are found now. Series and groups have
@@ -71,17 +85,25 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Vec<Document>, DataError> {
 }
 
 fn read_document(path: &Path) -> Result<Document, DataError> {
-    let read = || -> io::Result<Vec<u8>> {
-        if path.extension().is_some_and(|extension| extension == "gz") {
-            let mut bytes = Vec::new();
-            MultiGzDecoder::new(fs::File::open(path)?).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        } else {
-            fs::read(path)
-        }
-    };
-    let bytes = read().map_err(|source| DataError::Read { path: path.to_owned(), source })?;
+    let mut bytes = Vec::new();
+    let read = open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|source| DataError::Read { path: path.to_owned(), source })?;
     Ok(Document { name: path.display().to_string(), bytes })
+}
+
+/// Opens a file, to be unpacked where its name ends in `.gz`.
+///
+/// # Errors
+/// That of the system.
+pub fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+    let file = fs::File::open(path)?;
+    Ok(if is_packed(path) { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+}
+
+/// Whether a file is [opened](open) through an unpacker.
+#[must_use]
+pub fn is_packed(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gz")
 }
 
 /// Links to folders are not followed, so a link to a folder above cannot lead round in a circle.
@@ -96,8 +118,9 @@ pub(super) fn files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     while let Some(folder) = folders.pop() {
         let entries = list(&folder).map_err(|source| DataError::Read { path: folder, source })?;
         for (path, file_type) in entries {
-            let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-            if hidden {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            // Hidden, or what an editor kept of an earlier version.
+            if name.starts_with(b".") || name.ends_with(b"~") {
                 continue;
             }
             if file_type.is_dir() {
@@ -220,6 +243,7 @@ pub(super) mod tests {
         fs::write(at("books/b/a.txt"), "a").unwrap();
         fs::write(at("books/empty.txt"), "").unwrap();
         fs::write(at("books/.hidden"), "hidden").unwrap();
+        fs::write(at("books/z.txt~"), "earlier").unwrap();
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gz.write_all(b"packed").unwrap();
         let packed = gz.finish().unwrap();

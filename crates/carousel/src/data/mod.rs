@@ -36,7 +36,7 @@ pub use captions::{
     CaptionColumns, CaptionExample, Subject, SubjectKind, is_subject, read_captions, read_subject,
 };
 pub use classes::{Classes, Counts, Lengths};
-pub use corpus::{Corpus, Document, GivenPaths, read_documents};
+pub use corpus::{Corpus, Document, GivenPaths, is_packed, open, read_documents};
 pub(crate) use failure::FirstFailure;
 pub use frames::{FrameExample, read_frames};
 pub use images::{ImageShape, VideoExample, read_image, read_videos, thumbnail};
@@ -169,15 +169,6 @@ const NOT_UTF8: &str = "the line is not UTF-8; convert the file to UTF-8";
 /// A file's name without the ending of what is compressed.
 fn unpacked(name: &str) -> &str {
     name.strip_suffix(".gz").unwrap_or(name)
-}
-
-/// A file as text, without the mark that some editors put in front of it.
-fn text_of(document: &Document) -> Result<&str, DataError> {
-    std::str::from_utf8(&document.bytes).map(unmarked).map_err(|error| {
-        let before = &document.bytes[..error.valid_up_to()];
-        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
-        at(&document.name, line, NOT_UTF8)
-    })
 }
 
 /// What is wrong with a file.

@@ -1,6 +1,7 @@
 //! Sequences of numbers, with a class each or a label a step: arrays, tables, sound.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,8 @@ pub struct NumberExample {
     pub values: Vec<f32>,
     /// `I`.
     pub width: usize,
+    /// What a table calls the values of a step; empty where nothing names them.
+    pub columns: Arc<[String]>,
     /// The name of its class; empty where none was wanted.
     pub label: String,
     /// What it stays together with when parts are drawn, where its file says that.
@@ -53,6 +56,9 @@ pub struct Scaling {
     pub mean: Vec<f32>,
     /// Standard deviations there; 1 where a value never changes.
     pub deviation: Vec<f32>,
+    /// What tables there call the values of a step, in this order; empty where nothing names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// Samples a second of sound; 0 for other numbers.
     pub rate: u32,
 }
@@ -63,45 +69,53 @@ impl Scaling {
     /// # Errors
     /// [`DataError::Line`] where an example has other values a step, or another rate, than the first.
     pub fn fit<'a>(examples: impl Iterator<Item = &'a NumberExample> + Clone) -> Result<Scaling, DataError> {
-        let (width, rate) = examples.clone().next().map_or((0, 0), |first| (first.width, first.rate));
-        let empty = Scaling { mean: vec![0.0; width], deviation: vec![1.0; width], rate };
-        examples.clone().try_for_each(|example| empty.check(example))?;
+        let first = examples.clone().next();
+        let (width, rate) = first.map_or((0, 0), |first| (first.width, first.rate));
+        let columns = first.map_or_else(Vec::new, |first| first.columns.to_vec());
+        let empty = Scaling { mean: vec![0.0; width], deviation: vec![1.0; width], columns, rate };
+        let places = examples.clone().map(|example| empty.places(example)).collect::<Result<Vec<_>, _>>()?;
         let (mut sum, mut count) = (vec![0.0_f64; width], 0_usize);
-        let rows = || examples.clone().flat_map(|example| example.values.chunks_exact(width.max(1)));
+        let rows = || {
+            examples.clone().zip(&places).flat_map(|(example, places)| {
+                let rows = example.values.chunks_exact(width.max(1));
+                rows.map(move |row| (0..width).map(move |value| f64::from(row[placed(places, value)])))
+            })
+        };
         for row in rows() {
-            sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             count += 1;
         }
         let mean: Vec<f64> = sum.iter().map(|sum| sum / count.max(1) as f64).collect();
         // The second walk keeps the digits that a difference of large sums would lose.
         let mut squares = vec![0.0_f64; width];
         for row in rows() {
-            for ((square, &value), mean) in squares.iter_mut().zip(row).zip(&mean) {
-                *square += (f64::from(value) - mean).powi(2);
+            for ((square, value), mean) in squares.iter_mut().zip(row).zip(&mean) {
+                *square += (value - mean).powi(2);
             }
         }
         let deviation = squares.iter().map(|square| (square / count.max(1) as f64).sqrt() as f32);
         Ok(Scaling {
             mean: mean.iter().map(|&mean| mean as f32).collect(),
             deviation: deviation.map(|value| if value > 0.0 { value } else { 1.0 }).collect(),
-            rate,
+            ..empty
         })
     }
 
-    /// Scales the steps of a sequence.
+    /// Scales the steps of a sequence; values that have names come in the order of the training part.
     ///
     /// # Errors
     /// [`DataError::Line`] where it has other values a step, or another rate, than the training part.
     pub fn apply(&self, example: &NumberExample) -> Result<Vec<f32>, DataError> {
-        self.check(example)?;
+        let places = &self.places(example)?;
         let scaled = example.values.chunks_exact(example.width.max(1)).flat_map(|row| {
-            let fitted = self.mean.iter().zip(&self.deviation);
-            row.iter().zip(fitted).map(|(&value, (mean, scale))| (value - mean) / scale)
+            let fitted = self.mean.iter().zip(&self.deviation).enumerate();
+            fitted.map(|(value, (mean, scale))| (row[placed(places, value)] - mean) / scale)
         });
         Ok(scaled.collect())
     }
 
-    fn check(&self, example: &NumberExample) -> Result<(), DataError> {
+    /// Where in a step of a sequence each value stands; `None`: in order.
+    fn places(&self, example: &NumberExample) -> Result<Option<Vec<usize>>, DataError> {
         let wrong =
             |reason: String| DataError::Line { name: example.file.clone(), line: example.line, reason };
         let expected = self.mean.len();
@@ -116,8 +130,25 @@ impl Scaling {
             );
             return Err(wrong(reason));
         }
-        Ok(())
+        let NumberExample { columns, .. } = example;
+        // One value is the same by any name.
+        if columns.is_empty() || self.columns.is_empty() || expected == 1 || columns[..] == self.columns[..] {
+            return Ok(None);
+        }
+        let place = |name: &String| {
+            columns.iter().position(|column| column == name).ok_or_else(|| {
+                let strange = columns.iter().find(|column| !self.columns.contains(column));
+                let found =
+                    strange.map(|found| format!("; {found:?} is none of its columns")).unwrap_or_default();
+                wrong(format!("column {name:?} of the training part is missing{found}"))
+            })
+        };
+        self.columns.iter().map(place).collect::<Result<_, _>>().map(Some)
     }
+}
+
+fn placed(places: &Option<Vec<usize>>, value: usize) -> usize {
+    places.as_ref().map_or(value, |places| places[value])
 }
 
 /// Reads sequences of numbers. Where `columns.sound` says what becomes of it, files are WAV files of sound. Otherwise
@@ -241,6 +272,7 @@ fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> 
         let reason = "it has no column of values beside those of the sequence, its steps, group and label";
         return Err(fails(document, reason));
     }
+    let names: Arc<[String]> = own.iter().map(|&column| table.columns[column].clone()).collect();
     // Of each sequence its rows, each with what orders it.
     let mut sequences: Vec<Vec<(f64, usize)>> = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
@@ -274,12 +306,13 @@ fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> 
         let mut numbers = NumberExample {
             values: Vec::with_capacity(rows.len() * own.len()),
             width: own.len(),
+            columns: names.clone(),
             file: table.name.clone(),
             line: table.rows[first].line,
             group: group.map(|group| one_group(&table, group, &rows)).transpose()?,
             ..NumberExample::default()
         };
-        let mut names = Vec::new();
+        let mut marks = Vec::new();
         for (_, place) in rows {
             let row = &table.rows[place];
             for &column in &own {
@@ -287,10 +320,10 @@ fn read_rows(document: &Document, columns: &NumberColumns<'_>, named: Named) -> 
                 numbers.values.push(value as f32);
             }
             if let (Some(label), Named::Sequences | Named::Steps) = (label, named) {
-                names.push((row.line, table.field(row, label)?.trim().to_owned()));
+                marks.push((row.line, table.field(row, label)?.trim().to_owned()));
             }
         }
-        Ok(Told { numbers, id, names: label.map(|_| names) })
+        Ok(Told { numbers, id, names: label.map(|_| marks) })
     };
     sequences.into_iter().map(told).collect()
 }
@@ -434,6 +467,32 @@ mod tests {
         check("a.csv", long, ordered, &[("up", "ann", ann), ("down", "bob", bob)]);
         let alone = read_numbers(&[document("a.csv", "t,id,x\n2,u,1\n1,u,3\n")], ordered, false).unwrap();
         assert_eq!((alone[0].values.as_slice(), alone[0].group.as_deref()), (ann, None));
+    }
+
+    #[test]
+    fn columns_go_by_their_names() {
+        let read =
+            |text: &str| read_numbers(&[document("a/b.csv", text)], &columns(None, None), true).unwrap();
+        let (one, other) = (read("x,y\n1,10\n3,50\n"), read("y,label,x\n30,a,5\n"));
+        let scaling = Scaling::fit(one.iter().chain(&other)).unwrap();
+        assert_eq!(
+            (&scaling.mean[..], &scaling.columns[..]),
+            (&[3.0, 30.0][..], &["x".into(), "y".into()][..])
+        );
+        let scaled = |example: &NumberExample| {
+            let values = scaling.apply(example).unwrap();
+            [0, 1].map(|place| values[place] * scaling.deviation[place] + scaling.mean[place])
+        };
+        assert_eq!((scaled(&one[0]), scaled(&other[0])), ([1.0, 10.0], [5.0, 30.0]));
+        // What has no names goes by place.
+        let unnamed = NumberExample { columns: Arc::default(), ..other[0].clone() };
+        assert_eq!(scaled(&unnamed), [30.0, 5.0]);
+        let renamed = read("x,z\n1,2\n");
+        let error = scaling.apply(&renamed[0]).unwrap_err().to_string();
+        let expected =
+            "a/b.csv:2: column \"y\" of the training part is missing; \"z\" is none of its columns";
+        assert_eq!(error, expected);
+        assert_eq!(Scaling::fit(one.iter().chain(&renamed)).unwrap_err().to_string(), expected);
     }
 
     #[test]

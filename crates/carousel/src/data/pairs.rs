@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
-use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, fails, text_of, unpacked};
+use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, fails, unpacked};
 
 /// Fills what a batch would have to be filled up with. Batches here are ragged, so it never occurs.
 pub const PAD: u32 = 0;
@@ -113,7 +113,7 @@ fn format_of(documents: &[Document], wanted: PairFormat) -> PairFormat {
 
 /// The lines of a file, without their ends.
 fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
-    let text = text_of(document)?;
+    let text = document.text()?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     Ok(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).collect())
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{DataError, Document, at, fails, text_of, unpacked};
+use super::{DataError, Document, at, fails, unpacked};
 
 /// The tag of a step that counts in neither loss nor metrics.
 pub const NO_TAG: &str = "_";
@@ -89,7 +89,7 @@ fn split_name(path: &str) -> (&str, &str) {
 }
 
 pub(super) fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
-    Ok(text_of(document)?.lines().collect())
+    Ok(document.text()?.lines().collect())
 }
 
 fn read_parallel(

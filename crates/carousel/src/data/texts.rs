@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::numbers::HOLDS_SOUND;
-use super::{DataError, Document, Quoting, fails, read_table, text_of, unmarked, unpacked};
+use super::{DataError, Document, Quoting, fails, read_table, unmarked, unpacked};
 
 /// Which columns hold what.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ fn is_notice(name: &str) -> bool {
 }
 
 fn read_single_text(document: &Document) -> Result<TextExample, DataError> {
-    let text = text_of(document)?.trim().to_owned();
+    let text = document.text()?.trim().to_owned();
     let folder = Path::new(&document.name).parent().and_then(Path::file_name).unwrap_or_default();
     let (label, file) = (folder.to_string_lossy().into_owned(), document.name.clone());
     Ok(TextExample { text, label, group: None, file, line: 1 })

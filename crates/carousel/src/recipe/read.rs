@@ -167,8 +167,7 @@ impl Recipe {
             match text.split_once('=') {
                 Some((name, value)) => {
                     let value = value.trim();
-                    // What is no TOML value is text without its quotes.
-                    let value = value.parse().unwrap_or_else(|_| Value::String(value.to_owned()));
+                    let value = value.parse().unwrap_or_else(|_| bare(value));
                     Ok(Given { place, name: name.trim().to_owned(), value })
                 }
                 None => Err(RecipeError::Syntax {
@@ -275,6 +274,14 @@ impl Recipe {
             }
         }
         Ok(())
+    }
+}
+
+/// What is no TOML value: a number whose point has digits on one side only, or else text without its quotes.
+fn bare(value: &str) -> Value {
+    match value.parse::<f64>() {
+        Ok(number) if value.contains('.') => Value::Float(number),
+        _ => Value::String(value.to_owned()),
     }
 }
 

@@ -86,7 +86,12 @@ impl Key {
     }
 
     pub(super) fn refuse(&self, place: Place, value: &Value) -> RecipeError {
-        RecipeError::Value { place, key: self.name, found: value.to_string(), wanted: self.kind.to_string() }
+        RecipeError::Value {
+            place,
+            key: self.name,
+            found: value.to_string(),
+            wanted: self.kind.wanted(value),
+        }
     }
 }
 

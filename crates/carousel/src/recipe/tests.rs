@@ -646,6 +646,13 @@ fn overrides_count_together() {
         &["model.hidden="],
         Err("--set model.hidden=: model.hidden is \"\", expected a whole number from 1 to 65536"),
     );
+    check(
+        &["train.steps=10000000000"],
+        Err("--set train.steps=10000000000: train.steps is 10000000000, \
+             expected a whole number from 1 to 4294967295"),
+    );
+    check(&["model.dropout=.5", "model.layers=2"], Ok("dropout = 0.5"));
+    check(&["train.clip_norm=2."], Ok("clip_norm = 2.0"));
     check(&["model.hidden"], Err("--set model.hidden: expected key=value, such as model.hidden=200"));
 }
 
@@ -672,7 +679,10 @@ fn a_recipe_made_in_code_is_checked() {
         |r| r.train.learning_rate = f64::INFINITY,
         "recipe: train.learning_rate is inf, expected a number above 0, up to 1000",
     );
-    check(|r| r.seed = u64::MAX, "recipe: seed is \"18446744073709551615\", expected a whole number from 0");
+    check(
+        |r| r.seed = u64::MAX,
+        "recipe: seed is \"18446744073709551615\", expected a whole number from 0 to 9223372036854775807",
+    );
     check(
         |r| r.train.steps = Some(1),
         "recipe: train.steps and train.epochs are both set, expected one of them",

@@ -63,6 +63,19 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// What is wanted in place of a value: the end of a range that has none in practice, where it lies beyond.
+    pub(super) fn wanted(&self, value: &Value) -> String {
+        let whole = value.as_integer().map(i128::from).or_else(|| value.as_str()?.parse().ok());
+        match *self {
+            Kind::Whole(from, to) if whole.is_some_and(|whole| whole > i128::from(to)) => {
+                format!("a whole number from {from} to {to}")
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Classes, Counts, DataError, Document, Lengths, Sequence, pack_sequences};
 use crate::metrics::Confusion;
 use crate::models::classifier::Classifier;
-use crate::recipe::{ClassWeights, MetricName, Recipe, TrainRecipe};
+use crate::recipe::{ClassWeights, InputName, MetricName, Recipe, TrainRecipe};
 use crate::regularize::Noise;
 use crate::run::RunFolder;
 use crate::saved::{
@@ -56,7 +56,7 @@ pub fn classify(
     let (classes, encoder) = match start {
         Start::New => {
             let classes = Classes::collect(parts.train.iter().map(|example| example.label.as_str()));
-            let classes = several(classes)?;
+            let classes = several(recipe, classes)?;
             let encoder = fit(run, recipe, &parts.train)?;
             write_labels(run, &classes, &encoder)?;
             (classes, encoder)
@@ -82,7 +82,7 @@ fn classify_stored(
     let stored = StoredParts::read(recipe, sources, large)?;
     let (classes, encoder) = match start {
         Start::New => {
-            let classes = several(stored.classes())?;
+            let classes = several(recipe, stored.classes())?;
             let encoder = stored.fit(run, recipe)?;
             write_labels(run, &classes, &encoder)?;
             (classes, encoder)
@@ -101,12 +101,19 @@ struct Known<'a> {
     encoder: Encoder,
 }
 
-fn several(classes: Classes) -> Result<Classes, DataError> {
+fn several(recipe: &Recipe, classes: Classes) -> Result<Classes, DataError> {
     if classes.len() < 2 {
         let found = classes.names().join(", ");
-        let reason =
-            format!("the training part has one class, {found:?}, expected at least two; check data.label");
-        return Err(DataError::Examples { reason });
+        let check = match recipe.data.input {
+            InputName::Text => "data.label",
+            InputName::Audio => "data.file_label, or the folders that the files lie in",
+            _ => "data.label, data.file_label, or the folders that the files lie in",
+        };
+        return Err(DataError::Examples {
+            reason: format!(
+                "the training part has one class, {found:?}, expected at least two; check {check}"
+            ),
+        });
     }
     Ok(classes)
 }

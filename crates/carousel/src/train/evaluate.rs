@@ -92,9 +92,8 @@ fn evaluate_with(run: &Path, read: Read<'_>, steps: StepsOf) -> Result<Evaluatio
         }),
         Read::Stored(paths) => Box::new(StoredCorpus::index(&list_files(paths)?.0, &tokenizer)?),
     };
-    // Streams are cut from each other within documents; of short ones that would be felt.
     let streams = match recipe.data.documents {
-        Documents::Files => recipe.train.batch,
+        Documents::Files => streams(&*corpus, recipe.train.batch),
         Documents::Lines => 1,
     };
     let length = recipe.train.k2();
@@ -115,12 +114,20 @@ fn evaluate_with(run: &Path, read: Read<'_>, steps: StepsOf) -> Result<Evaluatio
 }
 
 /// How often a token is one to predict: anywhere but first in its document.
-fn predicted(corpus: &dyn TokenRow, token: u32) -> usize {
+pub(super) fn predicted(corpus: &dyn TokenRow, token: u32) -> usize {
     let count = |range: Range<usize>| corpus.read(range).iter().filter(|&&own| own == token).count();
     let pieces = (0..corpus.len()).step_by(PIECE);
     let all: usize = pieces.map(|from| count(from..corpus.len().min(from + PIECE))).sum();
     let first: usize = corpus.document_starts().iter().map(|&start| count(start..start + 1)).sum();
     all - first
+}
+
+/// Tokens of a stream below which one would feel that the text before it is not known.
+const STREAM: usize = 1000;
+
+/// Streams that a corpus is measured in, at most `most`: each begins anew, so that none may be short.
+pub(super) fn streams(corpus: &dyn TokenRow, most: usize) -> usize {
+    (corpus.len() / STREAM).clamp(1, most)
 }
 
 /// The loss over a whole corpus, read in `streams` streams and windows of `steps` steps.
@@ -233,6 +240,16 @@ mod tests {
         corpus.push(&[0, 0, 1]);
         corpus.push(&[1, 0, 2, 0]);
         assert_eq!([0, 1, 2, 3].map(|token| predicted(&corpus, token)), [3, 1, 1, 0]);
+    }
+
+    /// A stream begins anew, so that a short text is one.
+    #[test]
+    fn no_stream_is_short() {
+        for (tokens, expected) in [(1, 1), (999, 1), (2500, 2), (50_000, 20)] {
+            let mut corpus = Corpus::default();
+            corpus.push(&vec![0; tokens]);
+            assert_eq!(streams(&corpus, 20), expected, "{tokens} tokens");
+        }
     }
 
     #[test]

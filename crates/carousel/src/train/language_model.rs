@@ -26,7 +26,7 @@ use crate::state::State;
 use crate::train::divergence::diagnosis::{Circumstances, Diagnosis};
 use crate::train::divergence::language_model::{BrokenBatch, diagnose, save};
 use crate::train::documents::documents;
-use crate::train::evaluate::measure;
+use crate::train::evaluate::{measure, predicted, streams};
 use crate::train::job::{Facts, Job, Measured, Objective, Pass, Work, prices};
 use crate::train::tbptt::{Place, StateShape, Tbptt};
 use crate::train::trainer::train;
@@ -66,6 +66,13 @@ pub fn language_model(
         Start::Resume => Tokenizer::new(run.read_vocab()?),
     };
     let Parts { train: corpus, valid, test } = Parts::read(&tokenizer, recipe, sources)?;
+    for (part, text) in [("validation", &valid), ("test", &test)] {
+        let Some((token, text)) = tokenizer.vocab().unknown().zip(text.as_deref()) else { continue };
+        let (unknown, tokens) = (predicted(text, token), text.len() - text.document_starts().len());
+        if unknown > 0 {
+            on_event(&Event::Unknown { part, unknown, tokens });
+        }
+    }
     let TrainRecipe { batch, accumulate, .. } = recipe.train;
     let tbptt = Tbptt::new(&*corpus, batch, accumulate, recipe.train.truncation(recipe.seed))?;
     let precision = precision(recipe)?;
@@ -144,7 +151,8 @@ impl LanguageModelJob<'_> {
     ) -> Result<Option<Measured>, TrainError> {
         let train = &self.recipe.train;
         let Some(part) = part else { return Ok(None) };
-        let Loss { nats, count, correct } = measure(model, part, train.batch, train.k2())?;
+        let streams = streams(part, train.batch);
+        let Loss { nats, count, correct } = measure(model, part, streams, train.k2())?;
         Ok(Some(Measured {
             loss: nats,
             targets: count,

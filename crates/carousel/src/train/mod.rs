@@ -115,6 +115,15 @@ pub enum Event<'a> {
         /// Tokens of the source and of the target.
         vocabularies: [usize; 2],
     },
+    /// Held-out text was read that has tokens which the vocabulary has not.
+    Unknown {
+        /// `"validation"` or `"test"`.
+        part: &'static str,
+        /// How many are to be predicted.
+        unknown: usize,
+        /// Of how many.
+        tokens: usize,
+    },
     /// All is read and built; the first step comes next.
     Started {
         /// Trainable numbers in the model.

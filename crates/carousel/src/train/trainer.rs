@@ -295,11 +295,12 @@ impl<J: Job> Trainer<'_, J> {
 
     fn diverged(&mut self, step: u64, what: &'static str, batches: &[J::Batch]) -> TrainError {
         let path = self.run.path().join(format!("diverged-{step}.safetensors"));
-        let told = Circumstances {
-            recipe: self.recipe,
-            gradient_norm: self.progress.gradient_norm,
-            checkpoint: self.run.latest_path(),
-        };
+        let gradient_norm = self.progress.gradient_norm;
+        // For who looks at the saved batch later. A disk that is full must not hide what went wrong.
+        let _ = self
+            .run
+            .append_metrics(&json!({"kind": "diverged", "step": step, "gradient_norm": gradient_norm}));
+        let told = Circumstances { recipe: self.recipe, gradient_norm, checkpoint: self.run.latest_path() };
         let closer = self.job.diagnose(batches, &path, step, &told);
         let diagnosis = closer.unwrap_or_else(|| look_into(&mut self.job, batches, &path, step, &told));
         TrainError::Diverged { step, what, diagnosis: Box::new(diagnosis) }
@@ -403,10 +404,12 @@ impl<J: Job> Trainer<'_, J> {
         self.check_data()?;
         if let Some(measured) = measured {
             let (loss, accuracy) = (measured.mean(), measured.accuracy());
+            // Nothing is worse than what is no number.
+            let lower = self.progress.best.is_none_or(|best| loss < best || !best.is_finite());
             best = match (measured.criterion, self.progress.best_criterion) {
-                (Some(found), Some(best)) => found > best,
-                // Nothing is worse than what is no number.
-                _ => self.progress.best.is_none_or(|best| loss < best || !best.is_finite()),
+                // Few examples are often answered equally well.
+                (Some(found), Some(best)) => found > best || found == best && lower,
+                _ => lower,
             };
             if best {
                 (self.progress.best, self.progress.best_accuracy) = (Some(loss), accuracy);

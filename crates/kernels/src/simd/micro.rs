@@ -7,7 +7,8 @@
 
 use super::{Job, Lanes};
 use crate::disjoint::Tile;
-use crate::gemm::{is_part, parts, with_rows};
+use crate::gemm::{is_part, with_rows};
+use crate::team::share;
 
 /// `acc[i][j] += sum over k of a.row(i)[k] · panel[k][j]`, for `depth` values of `k`.
 ///
@@ -70,8 +71,10 @@ fn chains<S: Lanes, const M: usize, const NV: usize>(
     for from in (0..depth).step_by(SHORT) {
         let depth = SHORT.min(depth - from);
         let panel = panel[from * NV * S::N..].as_ptr();
-        // The larger part comes first: it has more to do while the panel arrives.
-        for part in parts(M, S::HELD[NV - 1]) {
+        // The larger part comes first: it has more to do while the panel arrives. Written out: through a function that
+        // gives the parts, as other loops could use it too, the compiler halves the speed of AVX2.
+        let parts = M.div_ceil(S::HELD[NV - 1]);
+        for part in (0..parts).map(|part| share(M, part, parts)) {
             with_rows!(part.len(), R => if const { is_part(R, M, S::HELD[NV - 1]) } {
                 // Inside the row: `from` is less than its depth.
                 let rows = std::array::from_fn(|i| rows[part.start + i].wrapping_add(from * stride));
@@ -110,13 +113,16 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Chains<'_, S, M, NV> 
     fn run(self, simd: S) {
         let mut c = *self.acc;
         let whole = self.depth - self.depth % S::UNROLLED;
-        for k in (0..whole).step_by(S::UNROLLED) {
+        let mut k = 0;
+        while k < whole {
             for more in 0..S::UNROLLED {
                 self.step(simd, k + more, &mut c);
             }
+            k += S::UNROLLED;
         }
-        for k in whole..self.depth {
+        while k < self.depth {
             self.step(simd, k, &mut c);
+            k += 1;
         }
         *self.acc = c;
     }

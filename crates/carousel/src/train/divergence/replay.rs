@@ -25,7 +25,7 @@ pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
         read.into_iter().partition(|tensor| tensor.name.starts_with("batch."));
     let saved = Saved { path: path.to_owned(), tensors };
     let step = saved.numbers("step")?.first().copied().map_or(0, u64::from);
-    let gradient_norm = last_norm(&run.read_metrics()?);
+    let gradient_norm = last_norm(&run.read_metrics()?, step);
     let told = Circumstances { recipe: &recipe, gradient_norm, checkpoint: run.latest_path() };
     if saved.values(stacks::CALLS).is_ok() {
         return Ok((step, stacks::look_again(&saved, &weights, &told)?));
@@ -33,8 +33,8 @@ pub fn replay(path: &Path) -> Result<(u64, Diagnosis), TrainError> {
     Ok((step, language_model::look_again(&saved, &weights, &run, step, &told)?))
 }
 
-/// The gradient norm in the last line about training.
-fn last_norm(metrics: &[serde_json::Value]) -> f64 {
-    let lines = metrics.iter().rev().filter_map(|line| line["gradient_norm"].as_f64());
-    lines.into_iter().next().unwrap_or_default()
+/// The gradient norm that the run noted when this step broke.
+fn last_norm(metrics: &[serde_json::Value], step: u64) -> f64 {
+    let mut broken = metrics.iter().rev().filter(|line| line["kind"] == "diverged" && line["step"] == step);
+    broken.find_map(|line| line["gradient_norm"].as_f64()).unwrap_or_default()
 }
