@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use carousel::data::{
     Document, IndexedTexts, NumberExample, Quoting, StoredTexts, TagColumns, Tokens, is_packed, list_files,
-    names_column, open, read_documents, read_sentences, read_table, read_texts,
+    names_column, open, read_documents, read_sentences, read_table, read_texts, unpacked,
 };
 use carousel::decode::beam::Search;
 use carousel::recipe::{InputName, Named, Task};
@@ -177,7 +177,7 @@ fn is_table(saved: &SavedClassifier, path: &Path) -> anyhow::Result<bool> {
         return Ok(false);
     }
     let name = path.display().to_string();
-    let ends = |endings: &[&str]| has_ending(name.strip_suffix(".gz").unwrap_or(&name), endings);
+    let ends = |endings: &[&str]| has_ending(unpacked(&name), endings);
     let holds_objects = ends(&[".jsonl", ".ndjson", ".json"]);
     let is_called_table = holds_objects || ends(&[".csv", ".tsv", ".tab"]);
     let file = open(path).with_context(|| format!("could not read {name}"))?;

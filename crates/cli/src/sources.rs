@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf, absolute};
 
 use anyhow::Context;
 use carousel::data::{
-    Document, Documents, GivenPaths, are_single_texts, lies_beside_others, list_files, read_documents,
+    Document, Documents, GivenPaths, are_single_texts, is_packed, lies_beside_others, list_files,
+    read_documents,
 };
 use carousel::recipe::{InputName, Recipe, Task};
 use carousel::run::RunFolder;
@@ -157,9 +158,8 @@ impl Held<'_> {
             return Ok(None);
         };
         let (files, bytes) = list_files(paths)?;
-        let compressed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gz");
         let together = |path: &PathBuf| matches!(self, Held::Sentences(_)) && lies_beside_others(path);
-        let is_held = |path: &PathBuf| compressed(path) || together(path) || !path.is_file();
+        let is_held = |path: &PathBuf| is_packed(path) || together(path) || !path.is_file();
         if bytes <= (most as u64) << 20 || files.iter().any(is_held) {
             return Ok(None);
         }

@@ -3,8 +3,10 @@
 //! A packed matrix is a row of *vectors*, each `N` lanes wide and `depth` long; a panel of `W` vectors lies
 //! as `[depth][W][N]`, so that the micro-kernel reads it front to back. Lanes past the last unit are zero.
 
+use std::array;
+
 use crate::disjoint::Pieces;
-use crate::gemm::narrow_row;
+use crate::gemm::{load_row, narrow_row};
 use crate::memory::Buffer;
 use crate::simd::{Job, Lanes, MOST_LANES, pair};
 use crate::team::Worker;
@@ -98,17 +100,13 @@ impl<S: Lanes> Job<S> for ByUnit<'_> {
                     let mut block = [simd.splat(0.0); MOST_LANES];
                     for (lane, v) in block[..real].iter_mut().enumerate() {
                         let source = &weight[(gate * hidden + unit + lane) * columns..][..columns];
-                        *v = if S::PAIRS {
-                            let mut both = [0.0; MOST_LANES];
-                            narrow_row(
-                                simd,
-                                &source[2 * from..][..(2 * S::N).min(columns - 2 * from)],
-                                &mut both,
-                            );
-                            simd.load(&both)
+                        if S::PAIRS {
+                            let (mut both, source) = ([0.0; MOST_LANES], &source[2 * from..]);
+                            narrow_row(simd, &source[..source.len().min(2 * S::N)], &mut both);
+                            *v = simd.load(&both);
                         } else {
-                            load_most(simd, &source[from..])
-                        };
+                            load_row(simd, &source[from..], array::from_mut(v));
+                        }
                     }
                     transpose(simd, &mut block);
                     for (line, v) in lines.chunks_exact_mut(row).zip(block) {
@@ -118,12 +116,6 @@ impl<S: Lanes> Job<S> for ByUnit<'_> {
             }
         }
     }
-}
-
-/// The first `N` floats, or what there is.
-#[inline(always)]
-fn load_most<S: Lanes>(simd: S, from: &[f32]) -> S::V {
-    if from.len() >= S::N { simd.load(from) } else { simd.load_part(from) }
 }
 
 /// Makes rows of `N` lanes of `N` columns: a shuffle of two halves moves the highest bit of a row's number to the lowest

@@ -167,7 +167,8 @@ fn at(name: &str, line: usize, reason: impl Into<String>) -> DataError {
 const NOT_UTF8: &str = "the line is not UTF-8; convert the file to UTF-8";
 
 /// A file's name without the ending of what is compressed.
-fn unpacked(name: &str) -> &str {
+#[must_use]
+pub fn unpacked(name: &str) -> &str {
     name.strip_suffix(".gz").unwrap_or(name)
 }
 

@@ -61,9 +61,7 @@ impl Kind {
             }),
         }
     }
-}
 
-impl Kind {
     /// What is wanted in place of a value: the end of a range that has none in practice, where it lies beyond.
     pub(super) fn wanted(&self, value: &Value) -> String {
         let whole = value.as_integer().map(i128::from).or_else(|| value.as_str()?.parse().ok());
