@@ -135,7 +135,7 @@ pub(crate) struct Geometry<'a> {
     pub(crate) workers: usize,
 }
 
-impl Geometry<'_> {
+impl<'a> Geometry<'a> {
     fn alive(&self, step: usize) -> usize {
         self.starts[step + 1] - self.starts[step]
     }
@@ -160,6 +160,17 @@ impl Geometry<'_> {
             assert!(first % self.workers == worker.index() && gap.is_multiple_of(self.workers));
         }
         Ranks { first, gap, worker: worker.index(), workers: self.workers, split: self.split }
+    }
+
+    /// The frame of a rank at a step.
+    ///
+    /// # Panics
+    /// When the rank has no such step, or ranks are dealt and it is not the worker's.
+    pub(crate) fn own_frame(&self, worker: &Worker<'_>, step: usize, rank: usize) -> OwnFrame<'a> {
+        let Geometry { starts, split, workers, .. } = *self;
+        assert!(worker.workers() == workers && rank < self.alive(step));
+        assert!(split == Split::Units || rank % workers == worker.index(), "another worker's rank");
+        OwnFrame { index: starts[step] + rank, starts, worker: worker.index(), workers, split }
     }
 
     /// The first rank a worker computes, and the distance to its next.
@@ -189,21 +200,26 @@ impl<const M: usize> Ranks<M> {
     }
 }
 
-/// One frame of a rank that a worker may touch.
+/// One frame that a worker may touch, of any step: checked once for all that is done with it.
 #[derive(Clone, Copy)]
-pub(crate) struct OwnFrame {
-    pub(crate) step: usize,
-    pub(crate) rank: Ranks<1>,
+pub(crate) struct OwnFrame<'a> {
+    /// Its place in packed order.
+    index: usize,
+    /// The steps it was counted by.
+    starts: &'a [usize],
+    worker: usize,
+    workers: usize,
+    split: Split,
 }
 
-impl OwnFrame {
-    fn place(&self) -> (usize, usize) {
-        (self.step, self.rank.first)
-    }
+impl OwnFrame<'_> {
+    /// No frame of any geometry: a place for one.
+    pub(crate) const NONE: OwnFrame<'static> =
+        OwnFrame { index: 0, starts: &[], worker: 0, workers: 0, split: Split::Ranks };
 
     /// The frame's place in packed order.
-    pub(crate) fn index(&self, geometry: &Geometry<'_>) -> usize {
-        geometry.starts[self.step] + self.rank.first
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 }
 
@@ -399,22 +415,45 @@ impl<'a> Part<'a> {
     }
 
     /// This worker's columns of `groups`, to write, in any `M` different frames.
+    ///
+    /// So little is left to check here that the compiler writes the loop out and keeps the pointers in registers. Stored
+    /// one by one and fetched in pairs they would have the processor wait until all that the last tile wrote is in the
+    /// cache: up to 4 % of a pass.
     #[inline(always)]
     pub(crate) fn own_frames<const M: usize>(
         &mut self,
-        frames: &[OwnFrame; M],
+        frames: &[OwnFrame<'_>; M],
         groups: &Range<usize>,
     ) -> TileMut<'_, M> {
-        let mut rows = [self.matrix.data; M];
-        let mut width = 0;
-        for (i, frame) in frames.iter().enumerate() {
+        let Matrix { geometry, rows: place, data, length, .. } = self.matrix;
+        assert!(self.open.is_none() && place.keep == Keep::All, "some steps are not to be written");
+        let columns = self.own_columns(groups);
+        let mut rows = [*data; M];
+        for i in 0..M {
+            let OwnFrame { index, starts, worker, workers, split } = frames[i];
+            assert!(std::ptr::eq(starts, geometry.starts) && worker == self.worker, "another worker's frame");
+            assert!(workers == geometry.workers && split == geometry.split, "a frame dealt otherwise");
             // Frames in increasing order differ from each other.
-            assert!(i == 0 || frames[i - 1].place() < frame.place());
-            let (columns, start) = self.check_own(Some(frame.step), frame.rank, groups);
-            [rows[i]] = self.pointers(&start, &columns);
-            width = columns.len();
+            assert!(i == 0 || frames[i - 1].index < index);
+            let start = match place.map {
+                Some(map) => map.starts[index],
+                None => (place.lead + index) * place.stride,
+            };
+            assert!(start + place.columns <= *length);
+            // SAFETY: the row lies in the buffer, and `columns` lie in the row.
+            rows[i] = unsafe { data.add(start + columns.start) };
         }
-        TileMut { rows, width, lifetime: PhantomData }
+        TileMut { rows, width: columns.len(), lifetime: PhantomData }
+    }
+
+    /// The columns of `groups`, which are this worker's.
+    #[inline(always)]
+    fn own_columns(&self, groups: &Range<usize>) -> Range<usize> {
+        let rows = &self.matrix.rows;
+        let columns = groups.start * rows.group..(groups.end * rows.group).min(rows.columns);
+        assert!(columns.start >= self.columns.start && columns.end <= self.columns.end);
+        assert!(columns.start <= columns.end);
+        columns
     }
 
     #[inline(always)]
@@ -424,10 +463,7 @@ impl<'a> Part<'a> {
         ranks: Ranks<M>,
         groups: &Range<usize>,
     ) -> (Range<usize>, [usize; M]) {
-        let rows = &self.matrix.rows;
-        let columns = groups.start * rows.group..(groups.end * rows.group).min(rows.columns);
-        assert!(columns.start >= self.columns.start && columns.end <= self.columns.end);
-        assert!(columns.start <= columns.end);
+        let columns = self.own_columns(groups);
         if let Some((_, open)) = self.open {
             assert!(step.is_some_and(|step| step as isize == open), "only the open step is written");
         }

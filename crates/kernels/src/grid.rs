@@ -98,24 +98,22 @@ pub(crate) fn own_ranks(
 }
 
 /// Own frames, about as many as the second-level cache holds the rows of.
-struct FrameBlock {
-    frames: [OwnFrame; BLOCK],
+struct FrameBlock<'a> {
+    frames: [OwnFrame<'a>; BLOCK],
     count: usize,
 }
 
-impl FrameBlock {
-    fn new(geometry: &Geometry<'_>, worker: &Worker<'_>) -> FrameBlock {
-        let (first, gap) = geometry.own_ranks(worker);
-        let placeholder = OwnFrame { step: 0, rank: geometry.ranks(worker, first, gap) };
-        FrameBlock { frames: [placeholder; BLOCK], count: 0 }
+impl<'a> FrameBlock<'a> {
+    fn new() -> FrameBlock<'a> {
+        FrameBlock { frames: [OwnFrame::NONE; BLOCK], count: 0 }
     }
 
-    fn push(&mut self, frame: OwnFrame) {
+    fn push(&mut self, frame: OwnFrame<'a>) {
         self.frames[self.count] = frame;
         self.count += 1;
     }
 
-    fn frames(&self) -> &[OwnFrame] {
+    fn frames(&self) -> &[OwnFrame<'a>] {
         &self.frames[..self.count]
     }
 }
@@ -273,6 +271,7 @@ impl<S: Lanes, K: Kernel, const M: usize, const NV: usize> Job<S> for BackwardJo
         if !const { is_tile::<S>(M, NV) && has_kernel::<S, K>() } {
             unreachable!("no level has tiles of {M} rows and {NV} vectors");
         }
+        self.tile.prefetch(simd, NV * S::N, &K::TRAITS);
         K::backward::<S, M, NV>(simd, self.phase, &mut self.tile);
         if S::PAIRS {
             let seen = if is_apart::<K>() { &mut self.tile.recurrent } else { &mut self.tile.gates };
@@ -410,7 +409,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
     /// Multiplies the inputs of the next steps, about a cache's worth, by the input weights. Returns the
     /// first step that is left.
     fn project(&mut self, from: usize) -> usize {
-        let mut block = FrameBlock::new(&self.geometry, self.worker);
+        let mut block = FrameBlock::new();
         let mut step = from;
         while step + 1 < self.geometry.starts.len() {
             let alive = self.geometry.starts[step + 1] - self.geometry.starts[step];
@@ -423,7 +422,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
                     self.project_block(block.frames());
                     block.count = 0;
                 }
-                block.push(OwnFrame { step, rank: self.geometry.ranks(self.worker, first + k * gap, gap) });
+                block.push(self.geometry.own_frame(self.worker, step, first + k * gap));
             }
             step += 1;
         }
@@ -431,7 +430,7 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
         step
     }
 
-    fn project_block(&mut self, block: &[OwnFrame]) {
+    fn project_block(&mut self, block: &[OwnFrame<'_>]) {
         let input = self.input;
         let panels = input.panels;
         let row = panels.lanes * panels.width;
@@ -442,8 +441,11 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
             let bias = &self.bias.0[p * row..][..nv * panels.lanes];
             for (first, m) in tiles::<S>(block.len(), nv) {
                 with_rows!(m, M => with_vectors!(nv, NV => {
-                    let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
-                    let rows = frames.each_ref().map(|frame| self.x_starts[frame.index(&self.geometry)]);
+                    let frames = block[first..].first_chunk::<M>().expect("M frames");
+                    let mut rows = [0; M];
+                    for (row, frame) in rows.iter_mut().zip(frames) {
+                        *row = self.x_starts[frame.index()];
+                    }
                     self.simd.call(Product::<M, NV> {
                         a: Tile::of(self.x, &rows, panels.depth),
                         depth: panels.depth,
@@ -1021,14 +1023,16 @@ impl Dispatch for InputGradient<'_> {
         let start = if self.accumulate { Start::Output } else { Start::Zero };
         team::run_on(geometry.workers, |worker| {
             let mut dx = dx.private(worker);
-            let mut flush = |block: &[OwnFrame]| {
+            let mut flush = |block: &[OwnFrame<'_>]| {
                 for p in 0..geometry.groups {
                     let (panel, nv) = (self.weights.panel(p), self.weights.panels.vectors_of(p));
                     for (first, m) in tiles::<S>(block.len(), nv) {
                         with_rows!(m, M => with_vectors!(nv, NV => {
-                            let frames: &[OwnFrame; M] = block[first..first + M].try_into().expect("M frames");
-                            let stride = self.stride;
-                            let rows = frames.each_ref().map(|frame| frame.index(&geometry) * stride);
+                            let frames = block[first..].first_chunk::<M>().expect("M frames");
+                            let mut rows = [0; M];
+                            for (row, frame) in rows.iter_mut().zip(frames) {
+                                *row = frame.index() * self.stride;
+                            }
                             simd.call(Product::<M, NV> {
                                 a: Tile::of(self.gates, &rows, depth),
                                 depth,
@@ -1040,11 +1044,11 @@ impl Dispatch for InputGradient<'_> {
                     }
                 }
             };
-            let mut block = FrameBlock::new(&geometry, worker);
+            let mut block = FrameBlock::new();
             for step in 0..self.batch.steps() {
                 let (first, gap, own) = own_ranks(&geometry, worker, 0..self.batch.alive(step));
                 for k in 0..own {
-                    block.push(OwnFrame { step, rank: geometry.ranks(worker, first + k * gap, gap) });
+                    block.push(geometry.own_frame(worker, step, first + k * gap));
                     if block.frames().len() == BLOCK {
                         flush(block.frames());
                         block.count = 0;

@@ -7,7 +7,7 @@ pub(crate) mod rowwise;
 
 use crate::chance::{Factors, times};
 use crate::disjoint::{Tile, TileMut};
-use crate::gemm::{load_row, store_row};
+use crate::gemm::load_row;
 use crate::shape::{Cell, Reset};
 use crate::simd::{Lanes, multiply};
 
@@ -200,6 +200,31 @@ pub(crate) struct Backward<'a, const M: usize> {
     pub(crate) factors: Factors<'a, M>,
 }
 
+impl<const M: usize> Backward<'_, M> {
+    /// Asks for what the cell reads after its product, `width` units of it. A sequence's tape is larger than the caches
+    /// are: asked for now, it comes from the memory while the product is under way.
+    #[inline(always)]
+    pub(crate) fn prefetch<S: Lanes>(&mut self, simd: S, width: usize, traits: &Traits) {
+        for i in 0..M {
+            simd.prefetch(upto(self.gates.row(i), width * traits.gates));
+            simd.prefetch(upto(self.extra.row(i), width));
+            simd.prefetch(upto(
+                if traits.cell_state { self.past_c.row(i) } else { self.past_h.row(i) },
+                width,
+            ));
+            if let Some(dy) = &self.dy {
+                simd.prefetch(upto(dy.row(i), width));
+            }
+        }
+    }
+}
+
+/// A row up to a column.
+#[inline(always)]
+fn upto(row: &[f32], end: usize) -> &[f32] {
+    &row[..end.min(row.len())]
+}
+
 /// A cell's maths, generic over the level.
 pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const TRAITS: Traits;
@@ -317,34 +342,32 @@ pub(crate) fn gradient_of_h<S: Lanes, const M: usize, const NV: usize>(
     always_carries: bool,
 ) -> [[S::V; NV]; M] {
     let mut dh = [[simd.splat(0.0); NV]; M];
-    if let Some(dy) = &t.dy {
-        for i in 0..M {
-            load_row(simd, dy.row(i), &mut dh[i]);
+    let (seen, zones) = (t.factors.recurrent, t.factors.hidden);
+    if let Some(next) = &t.next {
+        multiply(simd, next, t.depth, t.panel, &mut dh);
+        // Only what the product gives goes through its mask.
+        if seen.width() > 0 {
+            for i in 0..M {
+                for j in 0..NV {
+                    dh[i][j] = simd.mul(dh[i][j], simd.load(&seen.row(i)[j * S::N..]));
+                }
+            }
         }
     }
-    let (seen, zones) = (t.factors.recurrent, t.factors.hidden);
+    // After the product, which need not wait for the memory then.
+    if let Some(dy) = &t.dy {
+        for i in 0..M {
+            let mut from = [simd.splat(0.0); NV];
+            load_row(simd, dy.row(i), &mut from);
+            for j in 0..NV {
+                dh[i][j] = simd.add(dh[i][j], from[j]);
+            }
+        }
+    }
     if always_carries || t.next.is_none() || zones.width() > 0 {
         for i in 0..M {
             for j in 0..NV {
                 dh[i][j] = simd.add(dh[i][j], simd.load(&t.carry_h.row(i)[j * S::N..]));
-            }
-        }
-    }
-    if let Some(next) = &t.next {
-        // Only what the product gives goes through its mask; the rest waits.
-        if seen.width() > 0 {
-            for i in 0..M {
-                store_row(simd, t.carry_h.row(i), &dh[i]);
-            }
-            dh = [[simd.splat(0.0); NV]; M];
-        }
-        multiply(simd, next, t.depth, t.panel, &mut dh);
-        if seen.width() > 0 {
-            for i in 0..M {
-                for j in 0..NV {
-                    let rest = simd.load(&t.carry_h.row(i)[j * S::N..]);
-                    dh[i][j] = simd.fma(dh[i][j], simd.load(&seen.row(i)[j * S::N..]), rest);
-                }
             }
         }
     }

@@ -195,6 +195,13 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// part of what the processor has to do for it.
     const UNROLLED: usize = 1;
 
+    /// Asks for the cache lines of `from`, so that they are near when they are read later. Nothing where a level has no
+    /// such instruction.
+    #[inline(always)]
+    fn prefetch(self, from: &[f32]) {
+        let _ = from;
+    }
+
     fn splat(self, x: f32) -> Self::V;
     /// The first `N` floats of `from`.
     fn load(self, from: &[f32]) -> Self::V;

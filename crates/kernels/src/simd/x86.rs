@@ -59,6 +59,10 @@ impl Lanes for Avx512 {
         unreachable!("this level multiplies floats")
     }
     #[inline(always)]
+    fn prefetch(self, from: &[f32]) {
+        prefetch(from);
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: the token proves the instructions.
         unsafe { _mm512_set1_ps(x) }
@@ -186,6 +190,10 @@ impl Lanes for Avx2 {
         unreachable!("this level multiplies floats")
     }
     #[inline(always)]
+    fn prefetch(self, from: &[f32]) {
+        prefetch(from);
+    }
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: the token proves the instructions.
         unsafe { _mm256_set1_ps(x) }
@@ -266,6 +274,15 @@ fn call_avx512_bf16<J: Job<Avx512Bf16>>(simd: Avx512Bf16, job: J) -> J::Output {
     job.run(simd)
 }
 
+/// Asks for every cache line of `from`.
+#[inline(always)]
+fn prefetch(from: &[f32]) {
+    for line in from.chunks(16) {
+        // SAFETY: every x86-64 processor has the instruction, and it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+}
+
 /// Writes lane methods that do what plain AVX-512 does.
 macro_rules! as_avx512 {
     ($($name:ident($($arg:ident: $t:ty),*) -> $out:ty;)*) => {
@@ -330,6 +347,7 @@ impl Lanes for Avx512Bf16 {
 
     as_avx512! {
         level() -> Level;
+        prefetch(from: &[f32]) -> ();
         splat(x: f32) -> __m512;
         load(from: &[f32]) -> __m512;
         load_part(from: &[f32]) -> __m512;
