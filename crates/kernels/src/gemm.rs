@@ -7,11 +7,22 @@ use crate::disjoint::{Pieces, Tile, TileMut};
 use crate::pack::Panels;
 use crate::simd::{Job, Lanes, MOST_LANES, multiply, multiply_columns};
 use crate::team::{self, Worker, with_scratch};
+use std::ops::Range;
 
 /// Rows of A that a block keeps in the second-level cache while all panels pass over them.
 pub(crate) const BLOCK: usize = 96;
 /// Depth of one pass over a packed block.
 const DEPTH: usize = 512;
+
+/// The most depth of a panel that many rows meet one after the other: of four vectors of sixteen lanes it takes 256 KiB,
+/// and stays in the second-level cache meanwhile.
+const DEEPEST: usize = 1024;
+
+/// Pieces of a product's depth, as even as can be. Sums go on from what the piece before left in the output.
+pub(crate) fn depths(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    let pieces = depth.div_ceil(DEEPEST).max(1);
+    (0..pieces).map(move |piece| team::share(depth, piece, pieces))
+}
 
 /// Splits `count` rows into tiles of a level, first row and rows of each: as even as can be, 16 by 6 gives 6, 5, 5.
 /// Where registers hold a part of a tile, all tiles but the last are whole parts: 16 gives 6, 6, 4.
@@ -107,6 +118,13 @@ pub(crate) enum Start<'a> {
     Output,
 }
 
+impl Start<'_> {
+    /// Where a piece of the depth starts that begins at `from`.
+    pub(crate) fn at(self, from: usize) -> Self {
+        if from == 0 { self } else { Start::Output }
+    }
+}
+
 /// `out = start + a · panel`
 pub(crate) struct Product<'a, const M: usize, const NV: usize> {
     pub(crate) a: Tile<'a, M>,
@@ -156,29 +174,31 @@ pub(crate) fn multiply_rows<S: Lanes>(
     (out, out_stride, width): (&mut [f32], usize, usize),
 ) {
     let rows = out.len() / out_stride;
-    for p in 0..panels.count() {
-        let (panel, nv) = (panels.panel(packed, p), panels.vectors_of(p));
-        let first = p * panels.width * S::N;
-        let start = match start {
-            Start::Bias(bias) => Start::Bias(&bias[first..]),
-            other => other,
-        };
-        let columns = first..(first + nv * S::N).min(width);
-        for (row, m) in tiles::<S>(rows, nv) {
-            with_rows!(m, M => with_vectors!(nv, NV => {
-                let mut starts = [0; M];
-                for (i, start) in starts.iter_mut().enumerate() {
-                    *start = (row + i) * a_stride;
-                }
-                let target = &mut out[row * out_stride..];
-                simd.call(Product::<M, NV> {
-                    a: Tile::of(a, &starts, panels.depth),
-                    depth: panels.depth,
-                    panel,
-                    start,
-                    out: TileMut::of(target, out_stride, &columns),
-                });
-            }));
+    for deep in depths(panels.depth) {
+        for p in 0..panels.count() {
+            let (panel, nv) = (panels.part(packed, p, &deep), panels.vectors_of(p));
+            let first = p * panels.width * S::N;
+            let start = match start {
+                Start::Bias(bias) => Start::Bias(&bias[first..]),
+                other => other,
+            };
+            let columns = first..(first + nv * S::N).min(width);
+            for (row, m) in tiles::<S>(rows, nv) {
+                with_rows!(m, M => with_vectors!(nv, NV => {
+                    let mut starts = [0; M];
+                    for (i, start) in starts.iter_mut().enumerate() {
+                        *start = (row + i) * a_stride + deep.start;
+                    }
+                    let target = &mut out[row * out_stride..];
+                    simd.call(Product::<M, NV> {
+                        a: Tile::of(a, &starts, deep.len()),
+                        depth: deep.len(),
+                        panel,
+                        start: start.at(deep.start),
+                        out: TileMut::of(target, out_stride, &columns),
+                    });
+                }));
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::disjoint::{
     FrameMap, Geometry, Keep, Matrix, OwnFrame, Part, Pieces, Ranks, Rows, Split, Tile, TileMut, Walk,
 };
 use crate::gemm::{
-    BLOCK, GateColumns, Product, Start, is_tile, load_row, narrow_row, store_row, tiles, with_rows,
+    BLOCK, GateColumns, Product, Start, depths, is_tile, load_row, narrow_row, store_row, tiles, with_rows,
     with_vectors,
 };
 use crate::pack::Panels;
@@ -38,6 +38,11 @@ pub(crate) struct Packed<'a> {
 impl<'a> Packed<'a> {
     fn panel(&self, p: usize) -> &'a [f32] {
         self.panels(p, 1)
+    }
+
+    /// A piece of its depth.
+    fn part(&self, p: usize, deep: &Range<usize>) -> &'a [f32] {
+        self.panels.part(self.data, p, deep)
     }
 
     /// `count` panels from `p` on.
@@ -435,25 +440,27 @@ impl<S: Lanes, K: Kernel> ForwardWalk<'_, S, K> {
         let panels = input.panels;
         let row = panels.lanes * panels.width;
         // Panels of the input weights cover whole groups of the geometry.
-        for p in self.own_panels(panels, self.sizes.gates) {
-            let (panel, nv) = (input.panel(p), panels.vectors_of(p));
-            let groups = self.panel_groups(p, panels, self.sizes.gates);
-            let bias = &self.bias.0[p * row..][..nv * panels.lanes];
-            for (first, m) in tiles::<S>(block.len(), nv) {
-                with_rows!(m, M => with_vectors!(nv, NV => {
-                    let frames = block[first..].first_chunk::<M>().expect("M frames");
-                    let mut rows = [0; M];
-                    for (row, frame) in rows.iter_mut().zip(frames) {
-                        *row = self.x_starts[frame.index()];
-                    }
-                    self.simd.call(Product::<M, NV> {
-                        a: Tile::of(self.x, &rows, panels.depth),
-                        depth: panels.depth,
-                        panel,
-                        start: Start::Bias(bias),
-                        out: self.gates.own_frames::<M>(frames, &groups),
-                    });
-                }));
+        for deep in depths(panels.depth) {
+            for p in self.own_panels(panels, self.sizes.gates) {
+                let (panel, nv) = (input.part(p, &deep), panels.vectors_of(p));
+                let groups = self.panel_groups(p, panels, self.sizes.gates);
+                let start = Start::Bias(&self.bias.0[p * row..][..nv * panels.lanes]).at(deep.start);
+                for (first, m) in tiles::<S>(block.len(), nv) {
+                    with_rows!(m, M => with_vectors!(nv, NV => {
+                        let frames = block[first..].first_chunk::<M>().expect("M frames");
+                        let mut rows = [0; M];
+                        for (row, frame) in rows.iter_mut().zip(frames) {
+                            *row = self.x_starts[frame.index()] + deep.start;
+                        }
+                        self.simd.call(Product::<M, NV> {
+                            a: Tile::of(self.x, &rows, deep.len()),
+                            depth: deep.len(),
+                            panel,
+                            start,
+                            out: self.gates.own_frames::<M>(frames, &groups),
+                        });
+                    }));
+                }
             }
         }
     }
@@ -907,25 +914,31 @@ impl RowProduct<'_> {
             let mut first = first * block;
             for out in out.chunks_mut(block * stride) {
                 let count = out.len() / stride;
-                for p in 0..panels.count() {
-                    let (panel, nv) = (self.weights.panel(p), panels.vectors_of(p));
-                    let column = p * panels.width * panels.lanes;
-                    let columns = column..(column + nv * panels.lanes).min(stride);
-                    for (row, m) in tiles::<S>(count, nv) {
-                        with_rows!(m, M => with_vectors!(nv, NV => {
-                            let starts: [usize; M] = std::array::from_fn(|i| start(first + row + i));
-                            simd.call(Product::<M, NV> {
-                                a: Tile::of(self.rows, &starts, panels.depth),
-                                depth: panels.depth,
-                                panel,
-                                start: match self.bias {
-                                    _ if add => Start::Output,
-                                    None => Start::Zero,
-                                    Some(bias) => Start::Bias(&bias[column..][..NV * S::N]),
-                                },
-                                out: TileMut::of(&mut out[row * stride..], stride, &columns),
-                            });
-                        }));
+                for deep in depths(panels.depth) {
+                    for p in 0..panels.count() {
+                        let (panel, nv) = (self.weights.part(p, &deep), panels.vectors_of(p));
+                        let column = p * panels.width * panels.lanes;
+                        let columns = column..(column + nv * panels.lanes).min(stride);
+                        let from = match self.bias {
+                            _ if add => Start::Output,
+                            None => Start::Zero,
+                            Some(bias) => Start::Bias(&bias[column..]),
+                        };
+                        for (row, m) in tiles::<S>(count, nv) {
+                            with_rows!(m, M => with_vectors!(nv, NV => {
+                                let mut starts = [0; M];
+                                for (i, at) in starts.iter_mut().enumerate() {
+                                    *at = start(first + row + i) + deep.start;
+                                }
+                                simd.call(Product::<M, NV> {
+                                    a: Tile::of(self.rows, &starts, deep.len()),
+                                    depth: deep.len(),
+                                    panel,
+                                    start: from.at(deep.start),
+                                    out: TileMut::of(&mut out[row * stride..], stride, &columns),
+                                });
+                            }));
+                        }
                     }
                 }
                 first += count;
@@ -1024,23 +1037,25 @@ impl Dispatch for InputGradient<'_> {
         team::run_on(geometry.workers, |worker| {
             let mut dx = dx.private(worker);
             let mut flush = |block: &[OwnFrame<'_>]| {
-                for p in 0..geometry.groups {
-                    let (panel, nv) = (self.weights.panel(p), self.weights.panels.vectors_of(p));
-                    for (first, m) in tiles::<S>(block.len(), nv) {
-                        with_rows!(m, M => with_vectors!(nv, NV => {
-                            let frames = block[first..].first_chunk::<M>().expect("M frames");
-                            let mut rows = [0; M];
-                            for (row, frame) in rows.iter_mut().zip(frames) {
-                                *row = frame.index() * self.stride;
-                            }
-                            simd.call(Product::<M, NV> {
-                                a: Tile::of(self.gates, &rows, depth),
-                                depth,
-                                panel,
-                                start,
-                                out: dx.own_frames::<M>(frames, &(p..p + 1)),
-                            });
-                        }));
+                for deep in depths(depth) {
+                    for p in 0..geometry.groups {
+                        let (panel, nv) = (self.weights.part(p, &deep), self.weights.panels.vectors_of(p));
+                        for (first, m) in tiles::<S>(block.len(), nv) {
+                            with_rows!(m, M => with_vectors!(nv, NV => {
+                                let frames = block[first..].first_chunk::<M>().expect("M frames");
+                                let mut rows = [0; M];
+                                for (row, frame) in rows.iter_mut().zip(frames) {
+                                    *row = frame.index() * self.stride + deep.start;
+                                }
+                                simd.call(Product::<M, NV> {
+                                    a: Tile::of(self.gates, &rows, deep.len()),
+                                    depth: deep.len(),
+                                    panel,
+                                    start: start.at(deep.start),
+                                    out: dx.own_frames::<M>(frames, &(p..p + 1)),
+                                });
+                            }));
+                        }
                     }
                 }
             };

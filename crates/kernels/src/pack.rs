@@ -4,6 +4,7 @@
 //! as `[depth][W][N]`, so that the micro-kernel reads it front to back. Lanes past the last unit are zero.
 
 use std::array;
+use std::ops::Range;
 
 use crate::disjoint::Pieces;
 use crate::gemm::{load_row, narrow_row};
@@ -46,6 +47,12 @@ impl Panels {
     pub(crate) fn panel<'a, T>(&self, data: &'a [T], p: usize) -> &'a [T] {
         let start = p * self.width * self.lanes * self.depth;
         &data[start..start + self.vectors_of(p) * self.lanes * self.depth]
+    }
+
+    /// A piece of panel `p`'s depth.
+    pub(crate) fn part<'a, T>(&self, data: &'a [T], p: usize, deep: &Range<usize>) -> &'a [T] {
+        let line = self.vectors_of(p) * self.lanes;
+        &self.panel(data, p)[deep.start * line..deep.end * line]
     }
 
     pub(crate) fn pieces<'a>(&self, buffer: &'a mut Buffer, workers: usize) -> Pieces<'a> {

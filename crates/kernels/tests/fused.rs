@@ -144,12 +144,15 @@ fn weights_packed_at_another_level_are_refused() {
 
 #[test]
 fn large_weights_are_split_by_units_and_give_the_same_bits() {
-    for cell in CELLS {
+    // In the second one products are taken by pieces of their depth.
+    for (cell, (input, hidden)) in
+        CELLS.into_iter().flat_map(|cell| [(40, 200), (1030, 270)].map(|sizes| (cell, sizes)))
+    {
         let layer = Layer {
             cell,
             direction: Direction::Forward,
-            input: 40,
-            hidden: 200,
+            input,
+            hidden,
             precision: Precision::F32,
             zoneout: Zoneout::NONE,
             options: CellOptions::PLAIN,
@@ -160,10 +163,10 @@ fn large_weights_are_split_by_units_and_give_the_same_bits() {
         everywhere(|level, threads| {
             let found = problem.fused(&mut Tape::default());
             if threads == 1 {
-                compare(&format!("{level:?} {cell:?}"), &found, &expected, 2e-5);
+                compare(&format!("{level:?} {cell:?} I {input}"), &found, &expected, 2e-5);
                 first = Some(found);
             } else {
-                assert!(first.as_ref() == Some(&found), "{level:?} {cell:?} {threads} threads");
+                assert!(first.as_ref() == Some(&found), "{level:?} {cell:?} I {input} {threads} threads");
             }
         });
     }
@@ -410,7 +413,8 @@ fn a_tape_serves_one_backward_pass() {
 fn frames_that_share_input_rows_agree_with_copies() {
     let mut numbers = Numbers::new(5);
     // Fewer rows than frames, and more.
-    for (rows, hidden, input) in [(1, 9, 3), (5, 33, 20), (5, 64, 7), (70, 16, 5)] {
+    // In the last one products are taken by pieces of their depth.
+    for (rows, hidden, input) in [(1, 9, 3), (5, 33, 20), (5, 64, 7), (70, 16, 5), (5, 270, 1030)] {
         for cell in CELLS {
             for direction in [Direction::Forward, Direction::Reverse] {
                 let layer = Layer {
