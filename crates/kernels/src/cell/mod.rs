@@ -202,7 +202,8 @@ pub(crate) struct Backward<'a, const M: usize> {
 
 impl<const M: usize> Backward<'_, M> {
     /// Asks for what the cell reads after its product, `width` units of it. A sequence's tape is larger than the caches
-    /// are: asked for now, it comes from the memory while the product is under way.
+    /// are: asked for now, it comes from the memory while the product is under way. What a vanilla cell reads of `h` was
+    /// asked for as the last `h` of the step after.
     #[inline(always)]
     pub(crate) fn prefetch<S: Lanes>(&mut self, simd: S, width: usize, traits: &Traits) {
         for i in 0..M {
