@@ -4,7 +4,7 @@
 //! summation for every number of threads, and every level forced in tests.
 
 use crate::disjoint::{Pieces, Tile, TileMut};
-use crate::pack::Panels;
+use crate::pack::Packed;
 use crate::simd::{Job, Lanes, MOST_LANES, multiply, multiply_columns};
 use crate::team::{self, Worker, with_scratch};
 use std::ops::Range;
@@ -165,18 +165,19 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Product<'_, M, NV> {
     }
 }
 
-/// `rows · panels`, with `start` on top, for one worker's rows.
+/// `start + rows · weights`, row by row; where row `r` begins in `a`, the function beside it says.
 pub(crate) fn multiply_rows<S: Lanes>(
     simd: S,
-    (a, a_stride): (&[f32], usize),
-    (panels, packed): (Panels, &[f32]),
+    (a, row_start): (&[f32], impl Fn(usize) -> usize),
+    weights: Packed<'_>,
     start: Start<'_>,
     (out, out_stride, width): (&mut [f32], usize, usize),
 ) {
     let rows = out.len() / out_stride;
+    let panels = weights.panels;
     for deep in depths(panels.depth) {
         for p in 0..panels.count() {
-            let (panel, nv) = (panels.part(packed, p, &deep), panels.vectors_of(p));
+            let (panel, nv) = (weights.part(p, &deep), panels.vectors_of(p));
             let first = p * panels.width * S::N;
             let start = match start {
                 Start::Bias(bias) => Start::Bias(&bias[first..]),
@@ -187,7 +188,7 @@ pub(crate) fn multiply_rows<S: Lanes>(
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let mut starts = [0; M];
                     for (i, start) in starts.iter_mut().enumerate() {
-                        *start = (row + i) * a_stride + deep.start;
+                        *start = row_start(row + i) + deep.start;
                     }
                     let target = &mut out[row * out_stride..];
                     simd.call(Product::<M, NV> {

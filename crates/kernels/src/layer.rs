@@ -8,15 +8,13 @@ use crate::gemm::{
     FrameRows, GateColumns, GateGradient, MOST_GATES, NarrowRows, WeightProduct, narrow_stride,
     weight_gradients,
 };
-use crate::grid::{
-    BackwardPass, ForwardPass, InputGradient, Packed, RowProduct, RowSums, Source, fuses_input,
-};
+use crate::grid::{BackwardPass, ForwardPass, InputGradient, RowProduct, RowSums, Source, fuses_input};
 use crate::memory::Buffer;
 use crate::operands::{
     Frames, FramesMut, InputGradients, Inputs, State, StateMut, WeightGradients, Weights, check_frames,
     check_layer, check_state,
 };
-use crate::pack::{self, Panels};
+use crate::pack::{self, Packed, Panels};
 use crate::packed::{PackForward, PackedWeights, pack_all, phase_of, projection};
 use crate::rowwise::{RowBuffers, RowPass, RowPassBack, share_out};
 use crate::shape::{Activation, Batch, Cell, Layer, Layout, Reset, ShapeError, expect};

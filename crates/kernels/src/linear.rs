@@ -6,7 +6,7 @@ use crate::gemm::{
     FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
 };
 use crate::memory::Buffer;
-use crate::pack::{self, Panels};
+use crate::pack::{self, Packed, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Lanes, Level};
 use crate::team;
@@ -103,23 +103,23 @@ pub(crate) fn product<S: Lanes>(
         Start::Bias(bias) => Start::Bias(filled(padded, bias)),
         other => other,
     };
-    multiply_packed(simd, a, (panels, packed.as_ref()), start, (out, out_stride, width));
+    multiply_packed(simd, a, Packed { panels, data: packed.as_ref() }, start, (out, out_stride, width));
 }
 
 /// The same with a matrix that is packed, to rows of `width` values, `stride` floats apart.
 fn multiply_packed<S: Lanes>(
     simd: S,
     a: Rows<'_>,
-    (panels, packed): (Panels, &[f32]),
+    weights: Packed<'_>,
     start: Start<'_>,
     (out, stride, width): (&mut [f32], usize, usize),
 ) {
-    let workers = workers(out.len() / stride * panels.depth * width);
+    let workers = workers(out.len() / stride * weights.panels.depth * width);
     let pieces = Pieces::new(out, stride, workers);
     team::run_on(workers, |worker| {
-        let (row, out) = pieces.take(worker);
-        let a = (&a.data[row * a.stride..], a.stride);
-        multiply_rows(simd, a, (panels, packed), start, (out, stride, width));
+        let (first, out) = pieces.take(worker);
+        let rows = (a.data, |row| (first + row) * a.stride);
+        multiply_rows(simd, rows, weights, start, (out, stride, width));
         out.chunks_exact_mut(stride).for_each(|row| row[width..].fill(0.0));
     });
 }
@@ -222,7 +222,12 @@ impl Linear {
 
     fn multiply(&self, a: Rows<'_>, out: (&mut [f32], usize, usize)) {
         let start = self.bias.as_ref().map_or(Start::Zero, |bias| Start::Bias(bias.as_ref()));
-        self.level.dispatch(Multiply { a, weight: (self.panels, self.packed.as_ref()), start, out });
+        self.level.dispatch(Multiply {
+            a,
+            weight: Packed { panels: self.panels, data: self.packed.as_ref() },
+            start,
+            out,
+        });
     }
 }
 
@@ -257,7 +262,7 @@ impl Dispatch for Pack<'_> {
 /// [`multiply_packed`] at a level.
 pub(crate) struct Multiply<'a> {
     pub(crate) a: Rows<'a>,
-    pub(crate) weight: (Panels, &'a [f32]),
+    pub(crate) weight: Packed<'a>,
     pub(crate) start: Start<'a>,
     /// Rows, how far apart they are, and how many values each has.
     pub(crate) out: (&'a mut [f32], usize, usize),

@@ -9,7 +9,7 @@ use crate::gemm::{
     FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
 };
 use crate::memory::Buffer;
-use crate::pack::{self, Panels};
+use crate::pack::{self, Packed, Panels};
 use crate::shape::{ShapeError, expect};
 use crate::simd::{Dispatch, Job, Lanes, Level};
 use crate::team;
@@ -317,6 +317,8 @@ impl Dispatch for WithScratch<'_> {
                 }
             });
         }
+        let to_logits = Packed { panels: forward, data: scratch.forward.as_ref() };
+        let to_x = Packed { panels: back, data: scratch.back.as_ref() };
         let bias = output.bias.map(|from| {
             let bias = scratch.bias.ensure(padded);
             bias.fill(0.0);
@@ -346,9 +348,8 @@ impl Dispatch for WithScratch<'_> {
                     let pieces = Pieces::new(out, vocabulary, threads);
                     team::run_on(threads, |worker| {
                         let (row, out) = pieces.take(worker);
-                        let a = (&x[row * hidden..], hidden);
-                        let b = (forward, scratch.forward.as_ref());
-                        multiply_rows(simd, a, b, start, (out, vocabulary, vocabulary));
+                        let rows = (x, |i| (row + i) * hidden);
+                        multiply_rows(simd, rows, to_logits, start, (out, vocabulary, vocabulary));
                     });
                     continue;
                 }
@@ -363,12 +364,11 @@ impl Dispatch for WithScratch<'_> {
                     .map(|(_, g)| Pieces::new(&mut g.x[from * hidden..][..count * hidden], hidden, threads));
                 let logits = Pieces::new(&mut logits[..count * stride], stride, threads);
                 let row_losses = Pieces::new(&mut scratch.rows[..count], 1, threads);
-                let (packed, packed_back) = (scratch.forward.as_ref(), scratch.back.as_ref());
                 team::run_on(threads, |worker| {
                     let (row, logits) = logits.take(worker);
                     let own = logits.len() / stride;
-                    let a = (&x[row * hidden..], hidden);
-                    multiply_rows(simd, a, (forward, packed), start, (logits, stride, padded));
+                    let rows = (x, |i| (row + i) * hidden);
+                    multiply_rows(simd, rows, to_logits, start, (logits, stride, padded));
                     let (_, row_losses) = row_losses.take(worker);
                     for (i, line) in logits.chunks_exact_mut(stride).enumerate() {
                         row_losses[i] = simd.call(Softmax {
@@ -381,13 +381,8 @@ impl Dispatch for WithScratch<'_> {
                     if let Some(dx) = &dx {
                         let (_, dx) = dx.take(worker);
                         debug_assert_eq!(dx.len(), own * hidden);
-                        multiply_rows(
-                            simd,
-                            (logits, stride),
-                            (back, packed_back),
-                            Start::Zero,
-                            (dx, hidden, hidden),
-                        );
+                        let rows = (&*logits, |i| i * stride);
+                        multiply_rows(simd, rows, to_x, Start::Zero, (dx, hidden, hidden));
                     }
                 });
             }

@@ -61,6 +61,32 @@ impl Panels {
     }
 }
 
+/// Packed weights and their layout.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub(crate) panels: Panels,
+    pub(crate) data: &'a [f32],
+}
+
+impl<'a> Packed<'a> {
+    pub(crate) fn panel(&self, p: usize) -> &'a [f32] {
+        self.panels(p, 1)
+    }
+
+    /// A piece of its depth.
+    pub(crate) fn part(&self, p: usize, deep: &Range<usize>) -> &'a [f32] {
+        self.panels.part(self.data, p, deep)
+    }
+
+    /// `count` panels from `p` on.
+    pub(crate) fn panels(&self, p: usize, count: usize) -> &'a [f32] {
+        let start = p * self.panels.width;
+        let end = (start + count * self.panels.width).min(self.panels.vectors);
+        let floats = self.panels.lanes * self.panels.depth;
+        &self.data[start * floats..end * floats]
+    }
+}
+
 /// `[gates·H, depth]` weights for `x · Wᵀ`: vector `j` holds gate `j % gates` of unit group `j / gates`.
 pub(crate) fn by_unit<S: Lanes>(
     simd: S,

@@ -14,8 +14,9 @@ use crate::cell::rowwise::{RowBackward, RowForward, Terms, kept_floats, shared_f
 use crate::chance::{Chance, FactorRows, StepMask};
 use crate::disjoint::{FrameMap, Geometry, Keep, Matrix, Part, Rows, Split, Walk};
 use crate::gemm::{Product, Start, tiles, with_rows, with_vectors};
-use crate::grid::{Packed, geometry, own_ranks};
+use crate::grid::{geometry, own_ranks};
 use crate::memory::Buffer;
+use crate::pack::Packed;
 use crate::shape::{Batch, Cell, Layer, Reset};
 use crate::simd::Lanes;
 use crate::sizes::Sizes;
@@ -115,7 +116,7 @@ impl<S: Lanes> Products<'_, S> {
         let (start, gap, own) = own_ranks(&self.geometry, self.worker, ranks);
         let panels = weights.panels;
         for p in self.geometry.own_groups(self.worker) {
-            let (panel, nv) = (panels.panel(weights.data, p), panels.vectors_of(p));
+            let (panel, nv) = (weights.panel(p), panels.vectors_of(p));
             for (k, m) in tiles::<S>(own, nv) {
                 let rank = start + k * gap;
                 with_rows!(m, M => with_vectors!(nv, NV => {

@@ -11,7 +11,7 @@ use crate::disjoint::{Pieces, Split};
 use crate::embedding;
 use crate::memory::Buffer;
 use crate::operands::{State, Weights, check_layer};
-use crate::pack::Panels;
+use crate::pack::{Packed, Panels};
 use crate::packed::{PackForward, pack_bias, products};
 use crate::quant::{self, QuantizedWeight};
 use crate::record::{Signal, copy_gate};
@@ -152,9 +152,11 @@ impl StepWeights {
     }
 
     /// Weights in floats.
-    fn packed(&self, which: usize) -> (Panels, &[f32]) {
+    fn packed(&self, which: usize) -> Packed<'_> {
         match self {
-            StepWeights::F32 { panels, packed } => (panels[which], packed[which].as_ref()),
+            StepWeights::F32 { panels, packed } => {
+                Packed { panels: panels[which], data: packed[which].as_ref() }
+            }
             StepWeights::Int8(_) => unreachable!("streams branch in floats"),
         }
     }

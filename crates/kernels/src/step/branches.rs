@@ -119,7 +119,7 @@ impl Branches {
                 a: Rows::filled(h, hidden),
                 weight,
                 start: Start::Zero,
-                out: (out, sizes.gate_stride, weight.0.vectors * weight.0.lanes),
+                out: (out, sizes.gate_stride, weight.panels.vectors * weight.panels.lanes),
             });
         }
     }
@@ -161,7 +161,11 @@ impl Branches {
             a: Rows::filled(own, input),
             weight,
             start: Start::Bias(layer.bias.as_ref()),
-            out: (&mut rows[*count * gate_stride..], gate_stride, weight.0.vectors * weight.0.lanes),
+            out: (
+                &mut rows[*count * gate_stride..],
+                gate_stride,
+                weight.panels.vectors * weight.panels.lanes,
+            ),
         });
         *count += fresh.len();
         Ok(())
