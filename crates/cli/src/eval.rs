@@ -93,10 +93,10 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         return forecast::tell(&args.run, &evaluate_forecaster(&args.run, &documents)?, args.json);
     }
     if task == Task::Caption {
-        return captions(args, &evaluate_captioner(&args.run, &documents, &args.search.search(1))?);
+        return captions(args, &evaluate_captioner(&args.run, &documents, &args.search.search())?);
     }
     if task == Task::Translate {
-        return translations(args, &evaluate_translator(&args.run, &documents, &args.search.search(1))?);
+        return translations(args, &evaluate_translator(&args.run, &documents, &args.search.search())?);
     }
     let measured = match args.precision {
         Precision::F32 => evaluate(&args.run, &documents)?,

@@ -17,6 +17,7 @@ mod report;
 mod sample;
 mod search;
 mod sources;
+mod system;
 mod train;
 mod translate;
 mod usage;

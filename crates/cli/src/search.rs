@@ -34,8 +34,17 @@ impl TranslatorArgs {
     }
 
     /// The search for so many translations of each text.
-    pub(crate) fn search(&self, best: usize) -> Search {
-        self.search.search(best)
+    ///
+    /// # Errors
+    /// [`BadUsage`] when fewer hypotheses were asked for than translations.
+    pub(crate) fn search(&self, best: usize) -> Result<Search, BadUsage> {
+        let search = self.search.search();
+        match self.search.beam {
+            Some(beam) if beam < best => Err(BadUsage(format!(
+                "--best {best} needs a beam of as many hypotheses, found --beam {beam}; raise it or leave it out"
+            ))),
+            _ => Ok(Search { beam: search.beam.max(best), best, ..search }),
+        }
     }
 }
 
@@ -63,14 +72,14 @@ pub(crate) struct SearchArgs {
 }
 
 impl SearchArgs {
-    /// The search for so many translations of each text.
-    pub(crate) fn search(&self, best: usize) -> Search {
+    /// The search for one text of each.
+    pub(crate) fn search(&self) -> Search {
         let usual = Search::default();
         Search {
-            beam: self.beam.unwrap_or(usual.beam).max(best),
+            beam: self.beam.unwrap_or(usual.beam),
             penalty: self.penalty.unwrap_or(usual.penalty),
             no_repeat: self.no_repeat.unwrap_or(usual.no_repeat),
-            best,
+            best: 1,
             ratio: self.max_ratio.unwrap_or(usual.ratio),
             extra: self.max_extra.unwrap_or(usual.extra),
         }

@@ -8,7 +8,9 @@ use std::time::Instant;
 use anyhow::Context;
 use carousel::data::Documents;
 use carousel::decode::sampling::{Sampling, sample, sample_many};
-use carousel::recipe::{Named, Recipe, Task};
+use carousel::own_cell::AnyCell;
+use carousel::recipe::{Named, Optimizer, Recipe, Task};
+use carousel::recurrent::Direction;
 use carousel::report::thousands;
 use carousel::run::{RunError, RunFolder};
 use carousel::stepper::StepPrecision;
@@ -16,11 +18,13 @@ use carousel::train::{Control, Event, Sources, Start, Summary, train};
 use clap::Args;
 use serde_json::json;
 
+use crate::bench::multiply_adds;
 use crate::machine::MachineArgs;
 use crate::measure::Measure;
 use crate::output::{self, Form, message, visible};
 use crate::progress::{Progress, WIDTH};
 use crate::sources::{Held, SourceList, note_parts};
+use crate::system::check_memory;
 use crate::usage::BadUsage;
 use crate::wording::{cell_name, duration, rounded, score_line};
 use crate::{forecast, report};
@@ -200,6 +204,7 @@ fn look_again(path: &Path, form: Form) -> anyhow::Result<()> {
 
 fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     let recipe = recipe_of(args)?;
+    check_size(&recipe)?;
     let path = args.out.clone().unwrap_or_else(|| next_free_run(recipe.task));
     if recipe.task.has_epochs() && recipe.task != Task::Lm && args.data.is_empty() {
         let task = recipe.task.name();
@@ -230,6 +235,22 @@ fn prepare(args: &TrainArgs) -> anyhow::Result<Prepared> {
     }
     written?;
     Ok(Prepared { folder, recipe, sources, learned_from: describe_sources(list.as_ref()), start: Start::New })
+}
+
+/// Refuses a stack whose weights alone do not fit into memory as often as training holds them.
+fn check_size(recipe: &Recipe) -> anyhow::Result<()> {
+    let Recipe { model, train, .. } = recipe;
+    let Some(cell) = model.recurrence_if_any().and_then(AnyCell::fused) else { return Ok(()) };
+    let directions = if model.direction == Direction::Both { 2 } else { 1 };
+    // What layer 0 reads is not known before the data are.
+    let weights = multiply_adds(cell, 0, model.hidden, model.layers, directions);
+    // Themselves, their gradients, and what the optimizer keeps of each.
+    let copies = match train.optimizer {
+        Optimizer::Sgd | Optimizer::NtAsgd => 2.0,
+        Optimizer::Momentum | Optimizer::RmsProp => 3.0,
+        Optimizer::Adam | Optimizer::AdamW => 4.0,
+    };
+    check_memory(weights * copies)
 }
 
 /// Tasks that make their sequences read no text.

@@ -50,12 +50,9 @@ pub(crate) struct TranslateArgs {
 }
 
 pub(crate) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
+    let search = args.translator.search(args.best.unwrap_or(1))?;
+    let wanted = Wanted { search, prefix: args.prefix.clone(), keep_unknown: args.keep_unknown };
     let saved = args.translator.open()?;
-    let wanted = Wanted {
-        search: args.translator.search(args.best.unwrap_or(1)),
-        prefix: args.prefix.clone(),
-        keep_unknown: args.keep_unknown,
-    };
     answer_lines(&saved, &args.files, &wanted, &|translated| shown(args, translated))
 }
 

@@ -333,11 +333,19 @@ fn everything_wrong_with_a_file_is_named() {
         "--data reviews.tsv --set train.early_stop=2 --set data.split=[1,0,0]",
         &["train.early_stop", "--valid"],
     );
+    check(
+        "--data reviews.tsv --set train.metric=macro_f1 --set data.split=[1,0,0]",
+        &["train.metric", "--valid"],
+    );
 
     let check = |arguments: &str, expected: &[&str]| {
         home.carousel(&format!("train {arguments} --out run")).fails(2, expected);
     };
     check("classify", &["the task classify needs --data"]);
+    check(
+        "classify --data reviews.tsv --set model.hidden=65536 --set model.layers=1000",
+        &["GiB", "choose smaller sizes"],
+    );
     check("classify --data reviews.tsv --set data.label=", &["data.label is \"\", expected text"]);
     check(
         "classify --data reviews.tsv --set model.pooling=sum",

@@ -82,6 +82,7 @@ fn a_language_is_learned_measured_and_spoken() {
     assert_eq!(home.carousel("translate run in.txt --beam 1").succeeds().stdout, told);
     let best = home.carousel("translate run in.txt --best 2").succeeds().stdout;
     assert!(best.lines().next().is_some_and(|line| line.ends_with("\tdark black cat!")), "{best}");
+    home.carousel("translate run in.txt --best 2 --beam 1").fails(2, &["--best 2", "--beam 1"]);
     let forced = home.carousel("translate run in.txt --prefix here").succeeds().stdout;
     assert!(forced.lines().filter(|line| !line.is_empty()).all(|line| line.starts_with("here")), "{forced}");
     // A word of the prefix that the run does not know stands there all the same.

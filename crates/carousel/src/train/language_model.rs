@@ -66,8 +66,10 @@ pub fn language_model(
         Start::Resume => Tokenizer::new(run.read_vocab()?),
     };
     let Parts { train: corpus, valid, test } = Parts::read(&tokenizer, recipe, sources)?;
+    // Who resumes has read it.
+    let unknown = tokenizer.vocab().unknown().filter(|_| start == Start::New);
     for (part, text) in [("validation", &valid), ("test", &test)] {
-        let Some((token, text)) = tokenizer.vocab().unknown().zip(text.as_deref()) else { continue };
+        let Some((token, text)) = unknown.zip(text.as_deref()) else { continue };
         let (unknown, tokens) = (predicted(text, token), text.len() - text.document_starts().len());
         if unknown > 0 {
             on_event(&Event::Unknown { part, unknown, tokens });

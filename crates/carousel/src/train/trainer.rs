@@ -123,6 +123,7 @@ fn check(recipe: &TrainRecipe, job: &impl Job, steps: u64) -> Result<(), TrainEr
         (recipe.schedule == ScheduleName::Plateau, "train.schedule = \"plateau\""),
         (recipe.optimizer == Optimizer::NtAsgd, "train.optimizer = \"nt-asgd\""),
         (recipe.early_stop.is_some(), "train.early_stop"),
+        (recipe.metric.is_some(), "train.metric"),
     ];
     match needs_validation.into_iter().find(|(wanted, _)| *wanted && !job.validates()) {
         Some((_, key)) => Err(TrainError::NoValidation { key }),

@@ -12,7 +12,8 @@ use carousel_kernels::{self as kernels, Layout};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{CellName, MeasureArgs, Measured, check_memory, counted, multiply_adds, size, timed};
+use super::{CellName, MeasureArgs, Measured, counted, multiply_adds, size, timed};
+use crate::system::check_memory;
 use crate::usage::BadUsage;
 
 const EXAMPLES: &str = "\

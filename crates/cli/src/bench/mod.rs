@@ -1,7 +1,6 @@
 //! `carousel bench`: times layers, single steps, whole training steps and beam search on this machine.
 
 mod layer;
-mod machine;
 mod model;
 mod step;
 mod timing;
@@ -15,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::machine::MachineArgs;
 use crate::output::{self, Form};
+use crate::system;
 use crate::usage::BadUsage;
 use timing::{Timing, timed};
 
@@ -181,8 +181,15 @@ impl CellName {
     }
 }
 
-/// Multiply-adds of a stack's weights at one step of one sequence: `G·H·(I + H)` a layer and direction.
-fn multiply_adds(cell: Cell, input: usize, hidden: usize, layers: usize, directions: usize) -> f64 {
+/// Multiply-adds of a stack's weights at one step of one sequence, as many as there are weights: `G·H·(I + H)` a layer
+/// and direction.
+pub(crate) fn multiply_adds(
+    cell: Cell,
+    input: usize,
+    hidden: usize,
+    layers: usize,
+    directions: usize,
+) -> f64 {
     let width = |layer: usize| if layer == 0 { input } else { hidden * directions };
     let rows = (cell.gates() * hidden * directions) as f64;
     (0..layers).map(|layer| rows * (width(layer) + hidden) as f64).sum()
@@ -213,7 +220,7 @@ impl Measured<'_> {
         let gflops = self.operations / median / 1e9;
         let share = gflops / peak;
         let (threads, level) = (carousel_kernels::threads(), name(Level::current()));
-        let processor = machine::processor();
+        let processor = system::processor();
         if Form::from_flag(self.args.json) == Form::Json {
             let mut line = Map::new();
             line.extend(self.fields.as_object().cloned().unwrap_or_default());
@@ -228,7 +235,7 @@ impl Measured<'_> {
                 "threads": threads,
                 "level": level,
                 "processor": processor,
-                "peak_memory_bytes": machine::peak_memory(),
+                "peak_memory_bytes": system::peak_memory(),
                 "version": env!("CARGO_PKG_VERSION"),
             });
             line.extend(measured.as_object().cloned().unwrap_or_default());
@@ -294,21 +301,6 @@ fn check_counted(recipe: &Recipe, what: &str) -> anyhow::Result<()> {
     if recipe.model.values() != recipe.model.hidden {
         let message =
             format!("bench {what} counts the work of cells that do not project; leave model.projection out");
-        return Err(BadUsage(message).into());
-    }
-    Ok(())
-}
-
-/// Refuses what cannot fit, before the system ends the program for it.
-fn check_memory(floats: f64) -> anyhow::Result<()> {
-    const GIB: f64 = (1 << 30) as f64;
-    let needed = floats * 4.0 / GIB;
-    let free = machine::free_memory().map_or(f64::INFINITY, |bytes| bytes as f64 / GIB);
-    // Without a word from the system, what no machine has is refused all the same.
-    if needed > free.min(65536.0) {
-        let free =
-            if free.is_finite() { format!("{free:.1} GiB are free") } else { "no machine has that".into() };
-        let message = format!("this takes about {needed:.1} GiB of memory, but {free}; choose smaller sizes");
         return Err(BadUsage(message).into());
     }
     Ok(())

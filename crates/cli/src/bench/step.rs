@@ -9,7 +9,8 @@ use carousel::stepper::StepPrecision;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::{CellName, MeasureArgs, Measured, check_memory, counted, figures, multiply_adds, size, timed};
+use super::{CellName, MeasureArgs, Measured, counted, figures, multiply_adds, size, timed};
+use crate::system::check_memory;
 
 const EXAMPLES: &str = "\
 Examples:

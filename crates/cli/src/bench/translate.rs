@@ -18,10 +18,11 @@ use carousel::train::Optimizer;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::system::check_memory;
 use crate::usage::BadUsage;
 
 use super::model::random_tokens;
-use super::{MeasureArgs, Measured, check_counted, check_memory, counted, multiply_adds, timed};
+use super::{MeasureArgs, Measured, check_counted, counted, multiply_adds, timed};
 
 const EXAMPLES: &str = "\
 Examples:

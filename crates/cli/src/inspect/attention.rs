@@ -114,7 +114,7 @@ fn captions(args: &AttentionArgs, saved: &SavedCaptioner) -> anyhow::Result<()> 
     files.truncate(args.sentences);
     let paths: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     let mut pictures = Vec::new();
-    for (path, found) in paths.iter().zip(saved.caption(&paths, &args.search.search(1))?) {
+    for (path, found) in paths.iter().zip(saved.caption(&paths, &args.search.search())?) {
         let Some(best) = found.into_iter().next() else { continue };
         let probabilities = best.log_probabilities.iter().map(|log| log.exp());
         pictures.push(CaptionedPicture {
@@ -165,7 +165,7 @@ fn translations(args: &AttentionArgs, saved: &SavedTranslator) -> anyhow::Result
     }
     lines.truncate(args.sentences);
     let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let wanted = Wanted { search: args.search.search(1), ..Wanted::default() };
+    let wanted = Wanted { search: args.search.search(), ..Wanted::default() };
     let found = saved.translate(&texts, &wanted);
     let sentences: Vec<AttendedSentence> = lines
         .iter()
