@@ -4,10 +4,11 @@ RESULTS.md.
     python3 bench/options.py
 """
 
+import argparse
 import subprocess
 from pathlib import Path
 
-from results import machine, write_section
+from results import add_machine_option, machine, write_section
 
 COMMAND = ["cargo", "run", "--release", "--quiet", "--example", "option_cost"]
 HEAD = """## What options cost
@@ -20,10 +21,14 @@ row of projected inputs: what is left of the word's vector differs from frame to
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_machine_option(parser)
+    options = parser.parse_args()
     ran = subprocess.run(COMMAND, cwd=Path(__file__).parent, check=True, capture_output=True, text=True)
     print(ran.stdout)
     foot = f"{machine()}. Written by `bench/options.py`, from `{' '.join(COMMAND)}`."
-    write_section("options", f"{HEAD}\n\n```text\n{ran.stdout.rstrip()}\n```\n\n{foot}")
+    text = f"{HEAD}\n\n```text\n{ran.stdout.rstrip()}\n```\n\n{foot}"
+    write_section("options", text, place=options.machine)
 
 
 if __name__ == "__main__":

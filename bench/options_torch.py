@@ -5,13 +5,14 @@ step (forward and backward) of one LSTM layer, T 64, B 32, H 256. The fused one'
     bench/.venv/bin/python bench/options_torch.py
 """
 
+import argparse
 import statistics
 import subprocess
 import time
 from pathlib import Path
 
 import torch
-from results import machine, write_section
+from results import add_machine_option, machine, write_section
 from torch.nn.functional import layer_norm
 
 STEPS, SEQUENCES, HIDDEN, PROJECTED = 64, 32, 256, 128
@@ -157,6 +158,9 @@ def fused_times():
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_machine_option(parser)
+    options = parser.parse_args()
     fused, loops = {name: [] for name in LOOPS}, {name: [] for name in LOOPS}
     for _ in range(TURNS):
         for name, milliseconds in fused_times().items():
@@ -171,7 +175,7 @@ def main():
     table = "\n".join(rows)
     print(table)
     foot = f"PyTorch {torch.__version__}; {machine()}. Written by `bench/options_torch.py`, with `{' '.join(COMMAND)}`."
-    write_section("options-torch", f"{HEAD}\n\n{table}\n\n{foot}")
+    write_section("options-torch", f"{HEAD}\n\n{table}\n\n{foot}", place=options.machine)
 
 
 if __name__ == "__main__":

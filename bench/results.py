@@ -22,13 +22,19 @@ def machine():
     return f"{name}, {cores} cores"
 
 
+def add_machine_option(parser):
+    parser.add_argument("--machine", metavar="NAME", help="keep the tables beside those of other machines, under this name")
+
+
 def write_section(name, text, path=RESULTS, place=None):
     """Replaces the section `name`, or adds it: at the end, or for a `place`, a machine that has its own, behind the
-    section of that name."""
+    section of that name. The first line of the text is its title, to which the place is added."""
     behind = f"<!-- end {name} -->\n"
     name = f"{name}, {place}" if place else name
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    section = f"{begin}\n{text.strip()}\n{end}\n"
+    title, line, rest = text.strip().partition("\n")
+    title = f"{title}, {place}" if place else title
+    section = f"{begin}\n{title}{line}{rest}\n{end}\n"
     old = path.read_text(encoding="utf-8") if path.exists() else "# Results\n\nWritten by the scripts in this folder.\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end) + "\n?", re.DOTALL)
     if pattern.search(old):

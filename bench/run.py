@@ -155,7 +155,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one launch, printed; RESULTS.md stays as it is")
     parser.add_argument("--launches", type=int, default=5)
     parser.add_argument("--threads", type=int, default=cores)
-    parser.add_argument("--machine", metavar="NAME", help="keep the tables beside those of other machines, under this name")
+    results.add_machine_option(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the launches of an interrupted run")
     parser.add_argument("--slice", type=float, metavar="S", help="stop after S seconds; --resume goes on. Ends with status 1")
     parser.add_argument("--carousel", type=Path, default=ROOT / "target" / "release" / "carousel")
@@ -193,8 +193,7 @@ def main():
                 Measuring(section, stable, record, watch, launches, deadline).run()
             except (Stopped, KeyboardInterrupt):
                 sys.exit(f"stopped in {name}; --resume goes on")
-            title = section.title + (f", {options.machine}" if options.machine else "")
-            lines = [f"## {title}", "", *section.lines(record), "", footer(section, record, stable, watch.best(), command)]
+            lines = [f"## {section.title}", "", *section.lines(record), "", footer(section, record, stable, watch.best(), command)]
             print("\n".join(lines), end="\n\n", flush=True)
             if not options.quick:
                 results.write_section(name, "\n".join(lines), place=options.machine)

@@ -320,7 +320,7 @@ class ResultsTest(unittest.TestCase):
             text = path.read_text()
         self.assertNotIn("first", text)
         self.assertLess(text.index("second"), text.index(r"with \1 in it"))
-        order = ["second", "<!-- begin one, another machine -->\nthird", r"with \1 in it"]
+        order = ["second", "<!-- begin one, another machine -->\nthird, another machine", r"with \1 in it"]
         self.assertEqual(sorted(order, key=text.index), order)
 
 
