@@ -13,6 +13,7 @@ mod output;
 mod predict;
 mod prepare;
 mod progress;
+mod recipes;
 mod report;
 mod sample;
 mod search;

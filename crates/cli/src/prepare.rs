@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::machine::MachineArgs;
 use crate::output::{self, Form, visible};
+use crate::recipes::read_recipe;
 use crate::sources::{Held, SourceList};
-use crate::train::read_recipe;
 use crate::usage::BadUsage;
 use crate::wording::told;
 

@@ -23,14 +23,12 @@ use crate::machine::MachineArgs;
 use crate::measure::Measure;
 use crate::output::{self, Form, message, visible};
 use crate::progress::{Progress, WIDTH};
+use crate::recipes::{is_toml, read_recipe};
 use crate::sources::{Held, SourceList, note_parts};
 use crate::system::check_memory;
 use crate::usage::BadUsage;
 use crate::wording::{cell_name, duration, rounded, score_line};
 use crate::{forecast, report};
-
-/// What `train` does when it is told nothing: about three minutes on two cores.
-const DEFAULT_RECIPE: &str = include_str!("../../../recipes/default.toml");
 
 /// Documents that are written when training is done, where those are lines.
 const LAST_LINES: usize = 10;
@@ -310,36 +308,6 @@ fn recipe_of_set(args: &TrainArgs) -> Option<PathBuf> {
     carousel::train::Prepared::recipe_in(folder).filter(|_| names_task)
 }
 
-fn is_toml(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "toml")
-}
-
-/// The recipe in a file, or that of a task, or the default one; with `--set` applied.
-pub(crate) fn read_recipe(named: Option<&Path>, assignments: &[impl AsRef<str>]) -> anyhow::Result<Recipe> {
-    let default = || (DEFAULT_RECIPE.to_owned(), "recipes/default.toml".to_owned());
-    let (text, name) = match named {
-        Some(path) if is_toml(path) => {
-            let name = path.display().to_string();
-            (fs::read_to_string(path).with_context(|| format!("could not read {name}"))?, name)
-        }
-        None => default(),
-        Some(task) if task == Path::new("lm") => default(),
-        Some(other) => match Task::ALL.iter().find(|task| Path::new(task.name()) == other) {
-            Some(task) => (format!("task = \"{}\"", task.name()), "the task's defaults".to_owned()),
-            None => {
-                let tasks: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
-                let tasks = tasks.join(", ");
-                let message =
-                    format!("{} is no task, expected {tasks} or a recipe file (.toml)", other.display());
-                return Err(BadUsage(message).into());
-            }
-        },
-    };
-    let mut recipe = Recipe::from_toml(&text, &name).map_err(BadUsage::from)?;
-    recipe.set_all(assignments).map_err(BadUsage::from)?;
-    Ok(recipe)
-}
-
 fn next_free_run(task: Task) -> PathBuf {
     (1..)
         .map(|number| PathBuf::from(format!("runs/{}-{number:03}", task.name())))
@@ -490,11 +458,6 @@ fn print_sample(run: &Path, seed: u64) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_default_recipe_is_valid() {
-        Recipe::from_toml(DEFAULT_RECIPE, "recipes/default.toml").expect("it must be");
-    }
 
     #[test]
     fn words_survive_a_shell() {

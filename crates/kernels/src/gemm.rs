@@ -5,7 +5,7 @@
 
 use crate::disjoint::{Pieces, Tile, TileMut};
 use crate::pack::Packed;
-use crate::simd::{Job, Lanes, MOST_LANES, multiply, multiply_columns};
+use crate::simd::{Job, Lanes, MOST_LANES, load_row, multiply, multiply_columns, narrow_row, store_row};
 use crate::team::{self, Worker, with_scratch};
 use std::ops::Range;
 
@@ -200,37 +200,6 @@ pub(crate) fn multiply_rows<S: Lanes>(
                     });
                 }));
             }
-        }
-    }
-}
-
-/// A row of `NV` vectors, cut short where `from` ends.
-#[inline(always)]
-pub(crate) fn load_row<S: Lanes, const NV: usize>(simd: S, from: &[f32], to: &mut [S::V; NV]) {
-    if from.len() >= NV * S::N {
-        for j in 0..NV {
-            to[j] = simd.load(&from[j * S::N..]);
-        }
-    } else {
-        for j in 0..NV {
-            let part = &from[(j * S::N).min(from.len())..];
-            to[j] = simd.load_part(&part[..part.len().min(S::N)]);
-        }
-    }
-}
-
-/// The opposite of [`load_row`].
-#[inline(always)]
-pub(crate) fn store_row<S: Lanes, const NV: usize>(simd: S, to: &mut [f32], from: &[S::V; NV]) {
-    if to.len() >= NV * S::N {
-        for j in 0..NV {
-            simd.store(&mut to[j * S::N..], from[j]);
-        }
-    } else {
-        for j in 0..NV {
-            let start = (j * S::N).min(to.len());
-            let end = (start + S::N).min(to.len());
-            simd.store_part(&mut to[start..end], from[j]);
         }
     }
 }
@@ -537,16 +506,6 @@ impl<S: Lanes> Job<S> for NarrowShare<'_> {
         let FrameRows { data, starts, width } = self.rows;
         for (to, &start) in self.out.chunks_exact_mut(self.stride).zip(&starts[self.first..]) {
             narrow_row(simd, &data[start..][..width], to);
-        }
-    }
-}
-
-/// Stores a row as pairs of neighbours.
-#[inline(always)]
-pub(crate) fn narrow_row<S: Lanes>(simd: S, from: &[f32], to: &mut [f32]) {
-    if S::PAIRS {
-        for (from, to) in from.chunks(S::N).zip(to.chunks_exact_mut(S::N / 2)) {
-            simd.store_pairs(to, simd.load_part(from));
         }
     }
 }

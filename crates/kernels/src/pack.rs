@@ -7,9 +7,8 @@ use std::array;
 use std::ops::Range;
 
 use crate::disjoint::Pieces;
-use crate::gemm::{load_row, narrow_row};
 use crate::memory::Buffer;
-use crate::simd::{Job, Lanes, MOST_LANES, pair};
+use crate::simd::{Job, Lanes, MOST_LANES, load_row, narrow_row, pair};
 use crate::team::Worker;
 
 /// Lines of a panel that are filled at a time: a cache line of each source row.

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::DataError;
 
+/// What is wrong with a row whose class has no name.
+pub(super) const NO_LABEL: &str = "the label is empty, expected the name of a class";
+
 /// Names that stand for numbers from 0 on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]

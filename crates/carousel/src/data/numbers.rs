@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::arrays::{Archived, Named, array, read_npz};
+use super::classes::NO_LABEL;
 use super::sound::{SoundFeatures, read_wav};
 use super::table::shortened;
-use super::texts::NO_LABEL;
 use super::{DataError, Document, NamePattern, Quoting, Table, at, fails, read_table, unpacked};
 
 /// How sequences of numbers are found in files.

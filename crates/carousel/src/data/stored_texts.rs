@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use super::classes::NO_LABEL;
 use super::stored::{SAMPLE, changed};
 use super::stored_files::{LineCounter, StoredFiles, sampled, unreadable};
 use super::table::{
@@ -308,7 +309,7 @@ impl Walk<'_> {
     ) -> Result<(), String> {
         let label = columns.label.map_or(Ok(""), |label| fields.get(label, names))?.trim();
         if columns.label.is_some() && label.is_empty() {
-            return Err(super::texts::NO_LABEL.to_owned());
+            return Err(NO_LABEL.to_owned());
         }
         let text = fields.get(columns.text, names)?;
         let length = match self.tokens {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use super::classes::NO_LABEL;
 use super::numbers::HOLDS_SOUND;
 use super::{DataError, Document, Quoting, fails, read_table, unmarked, unpacked};
 
@@ -33,9 +34,6 @@ pub struct TextExample {
     /// The line, counted from 1.
     pub line: usize,
 }
-
-/// What is wrong with a row whose class has no name.
-pub(super) const NO_LABEL: &str = "the label is empty, expected the name of a class";
 
 /// Whether each of some files is one text, and the folder it lies in its class: there are several folders, names end in
 /// `.txt` or have no ending, and the first file does not begin like a table, with tabs or the column of texts.

@@ -18,6 +18,7 @@ use carousel::train::Optimizer;
 use clap::Args;
 use serde_json::json;
 
+use crate::recipes::read_recipe;
 use crate::system::check_memory;
 use crate::usage::BadUsage;
 
@@ -84,7 +85,7 @@ pub(super) fn run(args: &ModelArgs) -> anyhow::Result<()> {
     args.measure.apply()?;
     let seed = args.measure.seed.map(|seed| format!("seed={seed}"));
     let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
-    let recipe = crate::train::read_recipe(args.recipe.as_deref(), &assignments)?;
+    let recipe = read_recipe(args.recipe.as_deref(), &assignments)?;
     if recipe.task != Task::Lm {
         let message = format!("bench model times language models, found task = \"{}\"", recipe.task.name());
         return Err(BadUsage(message).into());

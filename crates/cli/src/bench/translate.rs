@@ -18,6 +18,7 @@ use carousel::train::Optimizer;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::recipes::read_recipe;
 use crate::system::check_memory;
 use crate::usage::BadUsage;
 
@@ -96,7 +97,7 @@ pub(super) fn run(args: &TranslateArgs) -> anyhow::Result<()> {
     let seed = args.measure.seed.map(|seed| format!("seed={seed}"));
     let assignments: Vec<&String> = args.set.iter().chain(&seed).collect();
     let named = args.recipe.clone().unwrap_or_else(|| PathBuf::from("translate"));
-    let recipe = crate::train::read_recipe(Some(&named), &assignments)?;
+    let recipe = read_recipe(Some(&named), &assignments)?;
     if recipe.task != Task::Translate {
         let found = recipe.task.name();
         let message = format!("bench translate times translators, found task = \"{found}\"");

@@ -1,9 +1,8 @@
 //! All steps of one sentence look at it, and the gradients of that.
 
 use super::{Attention, Score};
-use crate::gemm::{load_row, store_row};
 use crate::linear::LANES;
-use crate::simd::{Job, Lanes};
+use crate::simd::{Job, Lanes, load_row, store_row};
 
 /// How steps and states are compared, rows filled up with zeros.
 #[derive(Clone, Copy)]

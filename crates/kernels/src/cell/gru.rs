@@ -9,8 +9,7 @@
 use super::{Backward, Kernel, Panel, Traits, add_recurrent, gradient_of_h, input_sums};
 use crate::chance::times;
 use crate::disjoint::Tile;
-use crate::gemm::{load_row, store_row};
-use crate::simd::{Lanes, multiply};
+use crate::simd::{Lanes, load_row, multiply, store_row};
 
 /// Reset after the product (PyTorch, cuDNN). The extra value is `Un h + cn`.
 #[derive(Clone, Copy)]

@@ -7,8 +7,7 @@
 
 use super::{Backward, Kernel, Panel, Traits, add_recurrent, gradient_of_h, input_sums, zoned};
 use crate::chance::times;
-use crate::gemm::{load_row, store_row};
-use crate::simd::Lanes;
+use crate::simd::{Lanes, load_row, store_row};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Lstm;

@@ -7,9 +7,8 @@ pub(crate) mod rowwise;
 
 use crate::chance::{Factors, times};
 use crate::disjoint::{Tile, TileMut};
-use crate::gemm::load_row;
 use crate::shape::{Cell, Reset};
-use crate::simd::{Lanes, multiply};
+use crate::simd::{Lanes, load_row, multiply};
 
 /// What a cell kernel needs from the buffers.
 pub(crate) struct Traits {

@@ -1,8 +1,7 @@
 //! Vanilla RNN: `h = act(W x + b + U h + c)`.
 
 use super::{Backward, Kernel, Panel, Traits, add_recurrent, gradient_of_h, input_sums};
-use crate::gemm::store_row;
-use crate::simd::Lanes;
+use crate::simd::{Lanes, store_row};
 
 const TRAITS: Traits = Traits {
     gates: 1,

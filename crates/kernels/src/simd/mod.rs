@@ -6,6 +6,7 @@
 
 mod bytes;
 mod micro;
+mod rows;
 mod scalar;
 #[cfg(all(target_arch = "x86_64", not(carousel_portable)))]
 mod x86;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(crate) use bytes::{ByteJob, ByteLevel, Bytes, Quad};
 pub(crate) use micro::{multiply, multiply_columns};
+pub(crate) use rows::{load_row, narrow_row, store_row};
 
 /// An instruction level. Higher levels are faster; results differ in the last bits between levels and
 /// never within one.
