@@ -291,14 +291,22 @@ pub(crate) fn draw_own(weight: &Weight, hidden: usize, init: &Init, random: &mut
 /// Draws initial values from a seed.
 #[derive(Clone, Debug)]
 pub struct Initializer {
-    random: ChaCha8Rng,
+    /// None draws zeros.
+    random: Option<ChaCha8Rng>,
 }
 
 impl Initializer {
     /// Starts from a seed.
     #[must_use]
     pub fn new(seed: u64) -> Initializer {
-        Initializer { random: ChaCha8Rng::seed_from_u64(seed) }
+        Initializer { random: Some(ChaCha8Rng::seed_from_u64(seed)) }
+    }
+
+    /// Draws nothing: all values are zero. For models whose weights are read from a file, which to draw at random first
+    /// would take longer than to read.
+    #[must_use]
+    pub fn blank() -> Initializer {
+        Initializer { random: None }
     }
 
     /// A whole number below `limit`, which is above 0.
@@ -308,17 +316,23 @@ impl Initializer {
 
     /// `[0, 1)`, in steps of 2⁻⁵³.
     pub(crate) fn unit(&mut self) -> f64 {
-        (self.random.next_u64() >> 11) as f64 * (-53f64).exp2()
+        self.random.as_mut().map_or(0.0, |random| (random.next_u64() >> 11) as f64 * (-53f64).exp2())
     }
 
     /// `count` values uniform in `[-bound, bound)`.
     pub fn uniform(&mut self, count: usize, bound: f64) -> Vec<f32> {
-        (0..count).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32).collect()
+        match self.random {
+            Some(_) => (0..count).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32).collect(),
+            None => vec![0.0; count],
+        }
     }
 
     /// `count` values of the standard normal distribution (Box and Muller 1958).
     pub fn normal(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.gauss() as f32).collect()
+        match self.random {
+            Some(_) => (0..count).map(|_| self.gauss() as f32).collect(),
+            None => vec![0.0; count],
+        }
     }
 
     fn gauss(&mut self) -> f64 {
@@ -330,18 +344,19 @@ impl Initializer {
     /// A matrix `[rows, columns]` with orthogonal rows of length 1, every rotation equally likely; orthogonal
     /// columns where there are more rows than columns.
     pub fn orthogonal(&mut self, rows: usize, columns: usize) -> Vec<f32> {
+        if self.random.is_none() {
+            return vec![0.0; rows * columns];
+        }
         let (count, width) = (rows.min(columns), rows.max(columns));
         let mut vectors: Vec<Vec<f64>> = Vec::with_capacity(count);
         while vectors.len() < count {
             let mut vector: Vec<f64> = (0..width).map(|_| self.gauss()).collect();
-            // Gram-Schmidt; the second round removes what rounding left of the first.
-            for _ in 0..2 {
-                for other in &vectors {
-                    let along = dot(&vector, other);
-                    vector.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
-                }
+            let drawn = dot(&vector, &vector).sqrt();
+            let mut length = remove(&mut vector, &vectors);
+            // Where little is left, rounding left something of the others as well (Parlett 1980, "twice is enough").
+            if length < drawn / 2.0 {
+                length = remove(&mut vector, &vectors);
             }
-            let length = dot(&vector, &vector).sqrt();
             // A vector that nearly lay in the space of the others has no direction left; draw another.
             if length > 1e-6 {
                 vector.iter_mut().for_each(|value| *value /= length);
@@ -404,8 +419,25 @@ impl Initializer {
     }
 }
 
+/// Removes from a vector what lies along others, of length 1 and perpendicular to each other (Gram-Schmidt). Returns the
+/// length of what is left.
+fn remove(vector: &mut [f64], others: &[Vec<f64>]) -> f64 {
+    for other in others {
+        let along = dot(vector, other);
+        vector.iter_mut().zip(other).for_each(|(value, other)| *value -= along * other);
+    }
+    dot(vector, vector).sqrt()
+}
+
+/// In several sums, which need not wait for each other.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    let mut sums = [0.0; 16];
+    for (a, b) in a.chunks(16).zip(b.chunks(16)) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum()
 }
 
 #[cfg(test)]
@@ -453,6 +485,21 @@ mod tests {
     }
 
     #[test]
+    fn a_blank_initializer_draws_zeros() {
+        let mut blank = Initializer::blank();
+        assert_eq!(blank.uniform(3, 0.5), [0.0; 3]);
+        assert_eq!(blank.normal(3), [0.0; 3]);
+        assert_eq!(blank.orthogonal(2, 3), [0.0; 6]);
+        let init = Init {
+            gates: GateBias::Chrono { longest: 9 },
+            ..Init::both(WeightInit::HeNormal { fan: Fan::In, gain: None })
+        };
+        let values = draw_layer(&layer(Cell::Lstm, 2, 3), &init, &mut blank);
+        assert_eq!((values.weight_ih, values.weight_hh), (vec![0.0; 24], vec![0.0; 36]));
+        assert_eq!(values.bias_ih, [0.0; 12]);
+    }
+
+    #[test]
     fn normal_values_have_mean_zero_and_variance_one() {
         check_moments("normal", &Initializer::new(1).normal(20_000), 1.0);
     }
@@ -475,7 +522,8 @@ mod tests {
 
     #[test]
     fn orthogonal_vectors_are_of_length_one_and_perpendicular() {
-        for (rows, columns) in [(33, 33), (1, 1), (7, 20), (20, 7)] {
+        // The larger ones leave little of their last vectors.
+        for (rows, columns) in [(33, 33), (1, 1), (7, 20), (20, 7), (200, 200), (90, 91)] {
             check_orthogonal(rows, columns);
         }
     }

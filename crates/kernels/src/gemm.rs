@@ -3,8 +3,8 @@
 //! A library would do for the products alone. The micro-kernel gives what it cannot promise: one order of
 //! summation for every number of threads, and every level forced in tests.
 
-use crate::disjoint::{Pieces, Tile, TileMut};
-use crate::pack::Packed;
+use crate::disjoint::{Geometry, Part, Pieces, Tile, TileMut};
+use crate::pack::{Packed, Panels};
 use crate::simd::{Job, Lanes, MOST_LANES, load_row, multiply, multiply_columns, narrow_row, store_row};
 use crate::team::{self, Worker, with_scratch};
 use std::ops::Range;
@@ -165,38 +165,92 @@ impl<S: Lanes, const M: usize, const NV: usize> Job<S> for Product<'_, M, NV> {
     }
 }
 
+/// What one worker writes of a product.
+pub(crate) trait Target {
+    fn rows(&self) -> usize;
+
+    /// Of `panels`, those it has.
+    fn own(&self, panels: &Panels) -> Range<usize>;
+
+    /// `M` rows from `first` on, of the columns of panel `p`.
+    fn tile<const M: usize>(&mut self, first: usize, panels: &Panels, p: usize) -> TileMut<'_, M>;
+}
+
+/// Rows of `width` values, `stride` floats apart, that are the worker's.
+pub(crate) struct OwnRows<'a> {
+    pub(crate) data: &'a mut [f32],
+    pub(crate) stride: usize,
+    pub(crate) width: usize,
+}
+
+impl Target for OwnRows<'_> {
+    fn rows(&self) -> usize {
+        self.data.len() / self.stride
+    }
+
+    fn own(&self, panels: &Panels) -> Range<usize> {
+        0..panels.count()
+    }
+
+    #[inline(always)]
+    fn tile<const M: usize>(&mut self, first: usize, panels: &Panels, p: usize) -> TileMut<'_, M> {
+        let column = p * panels.width * panels.lanes;
+        let columns = column..(column + panels.vectors_of(p) * panels.lanes).min(self.width);
+        TileMut::of(&mut self.data[first * self.stride..], self.stride, &columns)
+    }
+}
+
+/// The worker's panels of rows that all workers write; a unit group is a panel.
+pub(crate) struct OwnPanels<'a> {
+    pub(crate) part: Part<'a>,
+    pub(crate) geometry: Geometry<'a>,
+    pub(crate) worker: &'a Worker<'a>,
+}
+
+impl Target for OwnPanels<'_> {
+    fn rows(&self) -> usize {
+        self.geometry.starts[1]
+    }
+
+    fn own(&self, panels: &Panels) -> Range<usize> {
+        assert_eq!(self.geometry.groups, panels.count());
+        self.geometry.own_groups(self.worker)
+    }
+
+    #[inline(always)]
+    fn tile<const M: usize>(&mut self, first: usize, _: &Panels, p: usize) -> TileMut<'_, M> {
+        self.part.own(Some(0), self.geometry.ranks(self.worker, first, 1), &(p..p + 1))
+    }
+}
+
 /// `start + rows · weights`, row by row; where row `r` begins in `a`, the function beside it says.
 pub(crate) fn multiply_rows<S: Lanes>(
     simd: S,
     (a, row_start): (&[f32], impl Fn(usize) -> usize),
     weights: Packed<'_>,
     start: Start<'_>,
-    (out, out_stride, width): (&mut [f32], usize, usize),
+    mut out: impl Target,
 ) {
-    let rows = out.len() / out_stride;
     let panels = weights.panels;
     for deep in depths(panels.depth) {
-        for p in 0..panels.count() {
+        for p in out.own(&panels) {
             let (panel, nv) = (weights.part(p, &deep), panels.vectors_of(p));
-            let first = p * panels.width * S::N;
             let start = match start {
-                Start::Bias(bias) => Start::Bias(&bias[first..]),
+                Start::Bias(bias) => Start::Bias(&bias[p * panels.width * S::N..]),
                 other => other,
             };
-            let columns = first..(first + nv * S::N).min(width);
-            for (row, m) in tiles::<S>(rows, nv) {
+            for (row, m) in tiles::<S>(out.rows(), nv) {
                 with_rows!(m, M => with_vectors!(nv, NV => {
                     let mut starts = [0; M];
                     for (i, start) in starts.iter_mut().enumerate() {
                         *start = row_start(row + i) + deep.start;
                     }
-                    let target = &mut out[row * out_stride..];
                     simd.call(Product::<M, NV> {
                         a: Tile::of(a, &starts, deep.len()),
                         depth: deep.len(),
                         panel,
                         start: start.at(deep.start),
-                        out: TileMut::of(target, out_stride, &columns),
+                        out: out.tile(row, &panels, p),
                     });
                 }));
             }

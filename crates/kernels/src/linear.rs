@@ -1,9 +1,10 @@
 //! Products of many rows with a matrix, and their gradients: on rows that are filled up with zeros, and with a matrix
 //! that is packed once.
 
-use crate::disjoint::Pieces;
+use crate::disjoint::{self, Geometry, Keep, Matrix, Pieces, Split};
 use crate::gemm::{
-    FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
+    FrameRows, GateColumns, GateGradient, OwnPanels, OwnRows, Start, WeightProduct, multiply_rows,
+    weight_gradients,
 };
 use crate::memory::Buffer;
 use crate::pack::{self, Packed, Panels};
@@ -114,14 +115,29 @@ fn multiply_packed<S: Lanes>(
     start: Start<'_>,
     (out, stride, width): (&mut [f32], usize, usize),
 ) {
-    let workers = workers(out.len() / stride * weights.panels.depth * width);
-    let pieces = Pieces::new(out, stride, workers);
-    team::run_on(workers, |worker| {
-        let (first, out) = pieces.take(worker);
-        let rows = (a.data, |row| (first + row) * a.stride);
-        multiply_rows(simd, rows, weights, start, (out, stride, width));
-        out.chunks_exact_mut(stride).for_each(|row| row[width..].fill(0.0));
-    });
+    let (count, panels) = (out.len() / stride, weights.panels);
+    let workers = workers(count * panels.depth * width);
+    if count >= workers * S::ROWS[panels.width - 1] || panels.count() < 2 * workers {
+        let pieces = Pieces::new(out, stride, workers);
+        team::run_on(workers, |worker| {
+            let (first, data) = pieces.take(worker);
+            let rows = (a.data, |row| (first + row) * a.stride);
+            multiply_rows(simd, rows, weights, start, OwnRows { data, stride, width });
+        });
+    } else {
+        // With few rows, reading the weights is the work: each worker reads a share of them.
+        let starts: [usize; 2] = [0, count];
+        let geometry = Geometry { starts: &starts, split: Split::Units, groups: panels.count(), workers };
+        let group = panels.width * S::N;
+        let place = disjoint::Rows { keep: Keep::All, lead: 0, stride, group, columns: width, map: None };
+        let matrix = Matrix::new(out, geometry, place);
+        team::run_on(workers, |worker| {
+            let rows = (a.data, |row| row * a.stride);
+            let out = OwnPanels { part: matrix.private(worker), geometry, worker };
+            multiply_rows(simd, rows, weights, start, out);
+        });
+    }
+    out.chunks_exact_mut(stride).for_each(|row| row[width..].fill(0.0));
 }
 
 /// A row, filled up with zeros.

@@ -6,7 +6,7 @@
 
 use crate::disjoint::Pieces;
 use crate::gemm::{
-    FrameRows, GateColumns, GateGradient, Start, WeightProduct, multiply_rows, weight_gradients,
+    FrameRows, GateColumns, GateGradient, OwnRows, Start, WeightProduct, multiply_rows, weight_gradients,
 };
 use crate::memory::Buffer;
 use crate::pack::{self, Packed, Panels};
@@ -349,7 +349,8 @@ impl Dispatch for WithScratch<'_> {
                     team::run_on(threads, |worker| {
                         let (row, out) = pieces.take(worker);
                         let rows = (x, |i| (row + i) * hidden);
-                        multiply_rows(simd, rows, to_logits, start, (out, vocabulary, vocabulary));
+                        let out = OwnRows { data: out, stride: vocabulary, width: vocabulary };
+                        multiply_rows(simd, rows, to_logits, start, out);
                     });
                     continue;
                 }
@@ -368,7 +369,8 @@ impl Dispatch for WithScratch<'_> {
                     let (row, logits) = logits.take(worker);
                     let own = logits.len() / stride;
                     let rows = (x, |i| (row + i) * hidden);
-                    multiply_rows(simd, rows, to_logits, start, (logits, stride, padded));
+                    let out = OwnRows { data: logits, stride, width: padded };
+                    multiply_rows(simd, rows, to_logits, start, out);
                     let (_, row_losses) = row_losses.take(worker);
                     for (i, line) in logits.chunks_exact_mut(stride).enumerate() {
                         row_losses[i] = simd.call(Softmax {
@@ -382,7 +384,8 @@ impl Dispatch for WithScratch<'_> {
                         let (_, dx) = dx.take(worker);
                         debug_assert_eq!(dx.len(), own * hidden);
                         let rows = (&*logits, |i| i * stride);
-                        multiply_rows(simd, rows, to_x, Start::Zero, (dx, hidden, hidden));
+                        let out = OwnRows { data: dx, stride: hidden, width: hidden };
+                        multiply_rows(simd, rows, to_x, Start::Zero, out);
                     }
                 });
             }

@@ -11,8 +11,9 @@ use crate::memory::Buffer;
 use crate::simd::{Job, Lanes, MOST_LANES, load_row, narrow_row, pair};
 use crate::team::Worker;
 
-/// Lines of a panel that are filled at a time: a cache line of each source row.
-const LINES: usize = 64;
+/// Floats of a row that are asked for ahead of those that are packed: with few of each row between two of another, no
+/// processor reads ahead by itself.
+const AHEAD: usize = 64;
 
 /// How a packed matrix is laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,27 +124,28 @@ impl<S: Lanes> Job<S> for ByUnit<'_> {
     fn run(self, simd: S) {
         let ByUnit { panel, first, depth, weight, gates, hidden } = self;
         let (row, columns) = (panel.len() / depth, weight.len() / (gates * hidden));
-        // A few lines of the panel at a time, so that they stay in the first-level cache.
-        for (lines, from) in panel.chunks_mut(LINES * row).zip((0..).step_by(LINES)) {
-            for vector in 0..row / S::N {
-                let (gate, unit) = ((first + vector) % gates, (first + vector) / gates * S::N);
-                let real = S::N.min(hidden.saturating_sub(unit));
-                for (lines, from) in lines.chunks_mut(S::N * row).zip((from..).step_by(S::N)) {
-                    let mut block = [simd.splat(0.0); MOST_LANES];
-                    for (lane, v) in block[..real].iter_mut().enumerate() {
-                        let source = &weight[(gate * hidden + unit + lane) * columns..][..columns];
-                        if S::PAIRS {
-                            let (mut both, source) = ([0.0; MOST_LANES], &source[2 * from..]);
-                            narrow_row(simd, &source[..source.len().min(2 * S::N)], &mut both);
-                            *v = simd.load(&both);
-                        } else {
-                            load_row(simd, &source[from..], array::from_mut(v));
-                        }
+        let wide = if S::PAIRS { 2 * S::N } else { S::N };
+        for vector in 0..row / S::N {
+            let (gate, unit) = ((first + vector) % gates, (first + vector) / gates * S::N);
+            let real = S::N.min(hidden.saturating_sub(unit));
+            for (lines, from) in panel.chunks_mut(S::N * row).zip((0..).step_by(wide)) {
+                let mut block = [simd.splat(0.0); MOST_LANES];
+                for (lane, v) in block[..real].iter_mut().enumerate() {
+                    let source = &weight[(gate * hidden + unit + lane) * columns..][..columns][from..];
+                    if let Some(ahead) = source.get(AHEAD..) {
+                        simd.prefetch(&ahead[..ahead.len().min(wide)]);
                     }
-                    transpose(simd, &mut block);
-                    for (line, v) in lines.chunks_exact_mut(row).zip(block) {
-                        simd.store(&mut line[vector * S::N..], v);
+                    if S::PAIRS {
+                        let mut both = [0.0; MOST_LANES];
+                        narrow_row(simd, &source[..source.len().min(wide)], &mut both);
+                        *v = simd.load(&both);
+                    } else {
+                        load_row(simd, source, array::from_mut(v));
                     }
+                }
+                transpose(simd, &mut block);
+                for (line, v) in lines.chunks_exact_mut(row).zip(block) {
+                    simd.store(&mut line[vector * S::N..], v);
                 }
             }
         }
@@ -173,20 +175,20 @@ pub(crate) fn by_column(
     hidden: usize,
     columns: usize,
 ) {
-    let (mut p, mut data) = pieces.take(worker);
+    let (first, data) = pieces.take(worker);
     let lanes = panels.lanes;
-    while !data.is_empty() {
-        let row = panels.vectors_of(p) * lanes;
-        let (panel, rest) = data.split_at_mut(row * panels.depth);
-        let first = p * panels.width * lanes;
-        let real = row.min(columns - first);
-        for (d, line) in panel.chunks_exact_mut(row).enumerate() {
+    let whole = panels.width * lanes;
+    // All panels line by line, so that the rows of the weights are read from one end to the other.
+    for d in 0..panels.depth {
+        for (p, panel) in (first..).zip(data.chunks_mut(whole * panels.depth)) {
+            let (row, column) = (panels.vectors_of(p) * lanes, p * whole);
+            let real = row.min(columns - column);
             let source = |d: usize| {
                 let (gate, unit) = (d / lanes % all, d / (lanes * all) * lanes + d % lanes);
                 (gate < gates && unit < hidden)
-                    .then(|| &weight[(gate * hidden + unit) * columns + first..][..real])
+                    .then(|| &weight[(gate * hidden + unit) * columns + column..][..real])
             };
-            let (line, padding) = line.split_at_mut(real);
+            let (line, padding) = panel[d * row..][..row].split_at_mut(real);
             padding.fill(0.0);
             if panels.pairs {
                 // Neighbours in depth are units of one gate; the second may lie past the last.
@@ -201,7 +203,6 @@ pub(crate) fn by_column(
                 }
             }
         }
-        (p, data) = (p + 1, rest);
     }
 }
 

@@ -80,10 +80,12 @@ pub fn sample_many(
     let SavedLanguageModel { recipe, tokenizer, model } = SavedLanguageModel::open(run)?;
     let extent = Extent { documents: recipe.data.documents, tokens: length };
     let mut texts = Vec::new();
+    let mut stepper = one(&model, precision);
     for number in 0..count {
+        stepper.reset();
         let sampling = Sampling { seed: sampling.seed.wrapping_add(number as u64), ..*sampling };
         let told = &mut |text: &str| on_text(number, text);
-        texts.push(write_with(one(&model, precision), &tokenizer, prompt, extent, &sampling, told));
+        texts.push(write_with(&mut stepper, &tokenizer, prompt, extent, &sampling, told));
         // A document may end at once; it is heard of all the same.
         if texts[number].is_empty() {
             on_text(number, "");
@@ -106,11 +108,11 @@ pub fn write(
     sampling: &Sampling,
     on_text: &mut dyn FnMut(&str),
 ) -> String {
-    write_with(one(model, StepPrecision::F32), tokenizer, prompt, extent, sampling, on_text)
+    write_with(&mut one(model, StepPrecision::F32), tokenizer, prompt, extent, sampling, on_text)
 }
 
 fn write_with(
-    mut stepper: LanguageModelStepper,
+    stepper: &mut LanguageModelStepper,
     tokenizer: &Tokenizer,
     prompt: &str,
     extent: Extent,
@@ -138,15 +140,13 @@ fn write_with(
         }
     };
     let mut next = read.pop().unwrap_or_default();
-    let mut step = |token: u32| -> Vec<f32> {
-        let logits = stepper.step(&[token]).expect("a token of the model's own vocabulary");
-        logits.to_vec()
-    };
+    const OWN: &str = "a token of the model's own vocabulary";
     for token in read {
-        step(token);
+        stepper.read(&[token]).expect(OWN);
     }
     for _ in 0..extent.tokens {
-        next = choose(step(next), banned, sampling, &mut random);
+        let logits = stepper.step(&[next]).expect(OWN);
+        next = choose(logits, banned, sampling, &mut random);
         if lines && next == tokenizer.line_end() {
             break;
         }
@@ -157,38 +157,85 @@ fn write_with(
 }
 
 /// Draws a token by its logits. `banned` is never drawn.
-fn choose(mut logits: Vec<f32>, banned: Option<u32>, sampling: &Sampling, random: &mut ChaCha8Rng) -> u32 {
-    if let Some(banned) = banned.filter(|_| logits.len() > 1) {
-        logits[banned as usize] = f32::NEG_INFINITY;
-    }
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+fn choose(logits: &[f32], banned: Option<u32>, sampling: &Sampling, random: &mut ChaCha8Rng) -> u32 {
+    let banned = banned.filter(|_| logits.len() > 1);
+    let mut tokens = Likeliest::new(logits, (0..logits.len() as u32).filter(|&token| Some(token) != banned));
+    let first = tokens.at(0);
     if sampling.temperature <= 0.0 {
-        return order[0] as u32;
+        return first;
     }
-    order.truncate(sampling.top_k.unwrap_or(order.len()).max(1));
-    let top = f64::from(logits[order[0]]);
-    let mut weights: Vec<f64> =
-        order.iter().map(|&token| ((f64::from(logits[token]) - top) / sampling.temperature).exp()).collect();
+    if let Some(count) = sampling.top_k {
+        tokens.keep(count.max(1));
+    }
+    let top = f64::from(logits[first as usize]);
+    let weight = |token: u32| ((f64::from(logits[token as usize]) - top) / sampling.temperature).exp();
+    let mut total: f64 = tokens.order.iter().map(|&token| weight(token)).sum();
     if let Some(share) = sampling.top_p {
-        let limit = share * weights.iter().sum::<f64>();
-        let mut sum = 0.0;
-        let reached = weights.iter().position(|weight| {
-            sum += weight;
-            sum >= limit
-        });
-        weights.truncate(reached.map_or(weights.len(), |last| last + 1));
+        let (limit, mut count) = (share * total, 0);
+        total = 0.0;
+        while count < tokens.order.len() && total < limit {
+            total += weight(tokens.at(count));
+            count += 1;
+        }
+        tokens.keep(count.max(1));
     }
-    let total: f64 = weights.iter().sum();
     // 53 random bits: as many as an f64 between 0 and 1 can tell apart.
     let mut point = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
-    for (&token, weight) in order.iter().zip(&weights) {
-        point -= weight;
+    let last = tokens.order.len() - 1;
+    for place in 0..last {
+        let token = tokens.at(place);
+        point -= weight(token);
         if point < 0.0 {
-            return token as u32;
+            return token;
         }
     }
-    order[weights.len() - 1] as u32
+    tokens.at(last)
+}
+
+/// Tokens, the likeliest first; sorted as far as was asked, for most draws end among the first of a large vocabulary.
+struct Likeliest<'a> {
+    logits: &'a [f32],
+    order: Vec<u32>,
+    sorted: usize,
+}
+
+impl<'a> Likeliest<'a> {
+    fn new(logits: &'a [f32], tokens: impl Iterator<Item = u32>) -> Likeliest<'a> {
+        Likeliest { logits, order: tokens.collect(), sorted: 0 }
+    }
+
+    fn at(&mut self, place: usize) -> u32 {
+        while self.sorted <= place {
+            self.sort_to((2 * self.sorted).max(32));
+        }
+        self.order[place]
+    }
+
+    /// Forgets all but the first `count`.
+    fn keep(&mut self, count: usize) {
+        if count < self.order.len() {
+            if self.sorted < count {
+                self.sort_to(count);
+            }
+            self.order.truncate(count);
+            self.sorted = self.sorted.min(count);
+        }
+    }
+
+    fn sort_to(&mut self, count: usize) {
+        let count = count.min(self.order.len());
+        let by = |a: &u32, b: &u32| {
+            let [one, other] = [a, b].map(|&token| self.logits[token as usize]);
+            other.total_cmp(&one).then(a.cmp(b))
+        };
+        let rest = &mut self.order[self.sorted..];
+        let more = count - self.sorted;
+        if more < rest.len() {
+            rest.select_nth_unstable_by(more, by);
+        }
+        rest[..more].sort_unstable_by(by);
+        self.sorted = count;
+    }
 }
 
 #[cfg(test)]
@@ -202,9 +249,30 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
         let mut counts = vec![0.0; logits.len()];
         for _ in 0..4000 {
-            counts[choose(logits.to_vec(), banned, &sampling, &mut random) as usize] += 1.0 / 4000.0;
+            counts[choose(logits, banned, &sampling, &mut random) as usize] += 1.0 / 4000.0;
         }
         counts
+    }
+
+    #[test]
+    fn the_likeliest_come_first() {
+        // Each score several times: of equal ones the lower token is first.
+        let logits: Vec<f32> = (0..1000u32).map(|token| (token * 7919 % 301) as f32).collect();
+        let mut expected: Vec<u32> = (0..1000).filter(|&token| token != 5).collect();
+        expected.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        let all = || Likeliest::new(&logits, (0..1000).filter(|&token| token != 5));
+        let mut tokens = all();
+        assert_eq!((0..999).map(|place| tokens.at(place)).collect::<Vec<_>>(), expected);
+        for (asked, kept) in [(0, 1), (0, 32), (40, 33), (40, 500), (500, 998), (3, 5000)] {
+            let mut tokens = all();
+            assert_eq!(tokens.at(asked), expected[asked]);
+            tokens.keep(kept);
+            assert_eq!(tokens.order.len(), kept.min(999));
+            assert_eq!(
+                (0..tokens.order.len()).map(|place| tokens.at(place)).collect::<Vec<_>>(),
+                expected[..kept.min(999)]
+            );
+        }
     }
 
     #[test]

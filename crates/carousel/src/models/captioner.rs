@@ -105,9 +105,16 @@ impl CaptionerConfig {
     /// # Errors
     /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, or two widths that must be equal are not.
     pub fn init(&self, device: &Device) -> Result<Captioner, ConfigError> {
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the model with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](CaptionerConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<Captioner, ConfigError> {
         let CaptionerConfig { hidden, embedding, layers, regularize, .. } = *self;
         regularize.check()?;
-        let random = &mut Initializer::new(self.seed);
         let (convolution, values) = match self.input {
             CaptionInput::Features(width) => (None, width),
             CaptionInput::Image(config) => (Some(config.init(random, device)?), config.output()[0]),

@@ -66,7 +66,14 @@ impl ClassifierConfig {
     /// # Errors
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Classifier, ConfigError> {
-        let random = &mut Initializer::new(self.seed);
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the model with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](ClassifierConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<Classifier, ConfigError> {
         let reader = Reader::init(self.steps, self.body.recurrence(), self.input_dropout, random, device)?
             .with_word_dropout(self.word_dropout)?;
         let width = reader.output_width();

@@ -59,7 +59,14 @@ impl ForecasterConfig {
     /// # Errors
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Forecaster, ConfigError> {
-        let random = &mut Initializer::new(self.seed);
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the model with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](ForecasterConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<Forecaster, ConfigError> {
         let steps = StepKind::Numbers(self.input);
         let reader = Reader::init(steps, self.body.recurrence(), self.input_dropout, random, device)?;
         let (dense, hidden) = match self.body {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use burn::backend::flex::FlexTensor;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use carousel_kernels::{Batch, ShapeError, loss as kernels};
+use carousel_kernels::{Batch, Linear, ShapeError, loss as kernels};
 
 use crate::cell::CellOptions;
 use crate::config_error::ConfigError;
@@ -18,7 +19,7 @@ use crate::ragged::{Ragged, SharedRows};
 use crate::record::{Keep, Record};
 use crate::recurrent::{NoisySequences, Precision, Recurrent, RecurrentConfig};
 use crate::regularize::{Dropout, Purpose, Sharing, check_drop, masked};
-use crate::slices::with_slice;
+use crate::slices::{plain, slice, with_slice};
 use crate::state::State;
 use crate::stepper::{StepPrecision, Stepper};
 
@@ -83,6 +84,14 @@ impl LanguageModelConfig {
     /// # Errors
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<LanguageModel, ConfigError> {
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the model with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](LanguageModelConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<LanguageModel, ConfigError> {
         let (regularize, tied) = (self.regularize, self.tied);
         regularize.check()?;
         // What the output layer reads.
@@ -90,7 +99,6 @@ impl LanguageModelConfig {
         if tied && self.embedding != values {
             return Err(ConfigError::Tied { embedding: self.embedding, hidden: values });
         }
-        let random = &mut Initializer::new(self.seed);
         let mut model = LanguageModel {
             embedding: Embedding::init(self.vocabulary, self.embedding, random, device)?,
             recurrent: RecurrentConfig::new(self.cell, self.embedding, self.hidden)
@@ -297,17 +305,17 @@ impl LanguageModel {
     /// The same with the recurrent weights in `precision`; embedding and output layer stay floats.
     #[must_use]
     pub fn stepper_with(&self, batch: usize, precision: StepPrecision) -> Option<LanguageModelStepper> {
-        let table = with_slice(&self.embedding.weight.val(), <[f32]>::to_vec);
         let [vocabulary, width] = self.embedding.weight.dims();
         Some(LanguageModelStepper {
             recurrent: self.recurrent.stepper_with(batch, precision)?,
             x: vec![0.0; batch * width],
             logits: vec![0.0; batch * vocabulary],
-            table,
+            table: plain(self.embedding.weight.val()),
             width,
             hidden: self.recurrent.output_width(),
-            weight: with_slice(&self.output().weight.val(), <[f32]>::to_vec),
-            bias: with_slice(&self.output.bias.val(), <[f32]>::to_vec),
+            weight: plain(self.output().weight.val()),
+            bias: plain(self.output.bias.val()),
+            output: None,
         })
     }
 
@@ -370,11 +378,13 @@ parts! {
 #[derive(Debug)]
 pub struct LanguageModelStepper {
     recurrent: Stepper,
-    table: Vec<f32>,
+    table: FlexTensor,
     width: usize,
     hidden: usize,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    /// The output layer, packed at the first step that asks for scores.
+    output: Option<Linear>,
     x: Vec<f32>,
     logits: Vec<f32>,
 }
@@ -386,8 +396,11 @@ impl LanguageModelStepper {
     /// [`ShapeError`] when there is not one token a text, or one is not below `V`.
     pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32], ShapeError> {
         self.read(tokens)?;
-        let output = kernels::Output { weight: &self.weight, bias: Some(&self.bias) };
-        kernels::logits(output, self.hidden, self.recurrent.output(), &mut self.logits)?;
+        let LanguageModelStepper { weight, bias, hidden, .. } = self;
+        let output = self.output.get_or_insert_with(|| {
+            Linear::new(slice(weight), Some(slice(bias)), *hidden).expect("the layer's own sizes")
+        });
+        output.apply(self.recurrent.output(), &mut self.logits)?;
         Ok(&self.logits)
     }
 
@@ -400,7 +413,7 @@ impl LanguageModelStepper {
         if tokens.len() != expected {
             return Err(ShapeError::Elements { what: "tokens", found: tokens.len(), expected });
         }
-        carousel_kernels::embedding::gather(&self.table, self.width, tokens, &mut self.x)?;
+        carousel_kernels::embedding::gather(slice(&self.table), self.width, tokens, &mut self.x)?;
         self.recurrent.step(&self.x)
     }
 
@@ -410,7 +423,7 @@ impl LanguageModelStepper {
     /// # Errors
     /// [`ShapeError`] when the rows are not as many as the targets, or a target is not below `V`.
     pub fn loss(&self, h: &[f32], targets: &[u32]) -> Result<Loss, ShapeError> {
-        let output = kernels::Output { weight: &self.weight, bias: Some(&self.bias) };
+        let output = kernels::Output { weight: slice(&self.weight), bias: Some(slice(&self.bias)) };
         kernels::cross_entropy(output, self.hidden, h, targets)
     }
 

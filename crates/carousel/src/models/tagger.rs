@@ -118,8 +118,15 @@ impl TaggerConfig {
     /// # Errors
     /// [`ConfigError`] when a size is zero or the weights cannot be drawn so.
     pub fn init(&self, device: &Device) -> Result<Tagger, ConfigError> {
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the model with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](TaggerConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<Tagger, ConfigError> {
         check_drop("of words", self.word_dropout)?;
-        let random = &mut Initializer::new(self.seed);
         let (mut words, mut letters, mut images) = (None, None, None);
         let width = match self.input {
             TagInput::Numbers(width) => width,

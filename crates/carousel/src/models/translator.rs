@@ -112,9 +112,16 @@ impl TranslatorConfig {
     /// [`ConfigError`] when a size is zero, the weights cannot be drawn so, a tied embedding has another width than
     /// the hidden values, or attention needs states of another width.
     pub fn init(&self, device: &Device) -> Result<Translator, ConfigError> {
+        self.init_with(&mut Initializer::new(self.seed), device)
+    }
+
+    /// Makes the model with the next values of an initializer, in place of the configuration's own seed.
+    ///
+    /// # Errors
+    /// As [`init`](TranslatorConfig::init).
+    pub fn init_with(&self, random: &mut Initializer, device: &Device) -> Result<Translator, ConfigError> {
         let regularize = self.regularize;
         regularize.check()?;
-        let random = &mut Initializer::new(self.seed);
         let equal = self.attention.is_some_and(Score::needs_equal_widths);
         let merge = self.merge.unwrap_or(if equal { Merge::Sum } else { Merge::Concat });
         let stack = |input| {

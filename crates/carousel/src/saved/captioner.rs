@@ -12,6 +12,7 @@ use crate::data::{
     read_subject,
 };
 use crate::decode::beam::{Hypothesis, Search, search_from};
+use crate::init::Initializer;
 use crate::models::captioner::{CaptionInput, Captioner, CaptionerConfig, Subjects};
 use crate::recipe::{InputName, Recipe, Task};
 use crate::run::RunFolder;
@@ -198,7 +199,8 @@ impl SavedCaptioner {
             return Err(OpenError::File { path: path.join(CAPTIONER), reason });
         }
         let side = caption_side(&recipe, run.read_vocab()?);
-        let mut model = captioner_config(&recipe, &known, side.len()).init(&Device::default())?;
+        let mut model = captioner_config(&recipe, &known, side.len())
+            .init_with(&mut Initializer::blank(), &Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedCaptioner { recipe, side, known, model })
     }

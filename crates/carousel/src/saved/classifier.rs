@@ -11,6 +11,7 @@ use crate::data::{
     Classes, DataError, Document, NamePattern, NumberColumns, NumberExample, Packed, Passes, Quoting,
     Scaling, Sequence, TextColumns, Tokenizer, pack_sequences, read_numbers,
 };
+use crate::init::Initializer;
 use crate::models::classifier::{Classifier, ClassifierConfig};
 use crate::models::pool::Pooling;
 use crate::models::reader::{Body, StepKind, Steps};
@@ -193,7 +194,7 @@ impl SavedClassifier {
             None => Encoder::Text { tokenizer: Tokenizer::new(run.read_vocab()?), most },
         };
         let config = classifier_config(&recipe, encoder.steps(&recipe), classes.len());
-        let mut model = config.init(&Device::default())?;
+        let mut model = config.init_with(&mut Initializer::blank(), &Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedClassifier { recipe, classes, encoder, model })
     }

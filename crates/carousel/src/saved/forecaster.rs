@@ -9,6 +9,7 @@ use super::{LABELS, OpenError, body, expect_task, load_weights, read_json};
 use crate::data::{
     DataError, Document, Framing, Origin, SeriesColumns, SeriesNames, SeriesSet, Spreads, read_series,
 };
+use crate::init::Initializer;
 use crate::models::forecaster::{Forecaster, ForecasterConfig};
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
@@ -133,7 +134,8 @@ impl SavedForecaster {
         let recipe = run.read_recipe()?;
         expect_task(&recipe, Task::Forecast, path)?;
         let SeriesLabels { names, spreads } = read_json(&run, LABELS)?;
-        let mut model = forecaster_config(&recipe, &names).init(&Device::default())?;
+        let mut model =
+            forecaster_config(&recipe, &names).init_with(&mut Initializer::blank(), &Device::default())?;
         load_weights(&run, &mut model)?;
         let framing = framing(&recipe, spreads);
         Ok(SavedForecaster { recipe, names, framing, model })

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 
 use super::{OpenError, expect_task, load_weights};
 use crate::data::Tokenizer;
+use crate::init::Initializer;
 use crate::models::language_model::{LanguageModel, LanguageModelConfig};
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
@@ -33,7 +34,8 @@ impl SavedLanguageModel {
         let recipe = run.read_recipe()?;
         expect_task(&recipe, Task::Lm, path)?;
         let tokenizer = Tokenizer::new(run.read_vocab()?);
-        let mut model = language_model_config(&recipe, tokenizer.vocab().len()).init(&Device::default())?;
+        let mut model = language_model_config(&recipe, tokenizer.vocab().len())
+            .init_with(&mut Initializer::blank(), &Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedLanguageModel { recipe, tokenizer, model })
     }

@@ -14,6 +14,7 @@ use crate::data::{
     Classes, DataError, Document, ImageShape, NumberExample, Passes, Scaling, TagColumns, Vocab, pack,
     read_frames, read_image, read_videos,
 };
+use crate::init::Initializer;
 use crate::models::tagger::{TagInput, TagStepper, TagSteps, Tagged, Tagger, TaggerConfig, Words};
 use crate::output::IGNORE;
 use crate::ragged::Batch;
@@ -305,7 +306,8 @@ impl SavedTagger {
             return Err(OpenError::File { path: path.join(LABELS), reason });
         }
         let encoder = TagEncoder::of(&recipe, &labels, || Ok(run.read_vocab()?))?;
-        let mut model = tagger_config(&recipe, &encoder, &labels).init(&Device::default())?;
+        let mut model = tagger_config(&recipe, &encoder, &labels)
+            .init_with(&mut Initializer::blank(), &Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedTagger { recipe, labels, encoder, model })
     }

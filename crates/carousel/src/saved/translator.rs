@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{OpenError, expect_task, load_weights, read_json};
 use crate::data::{EOS, Fill, Passes, SPECIAL, Side, UNK, cut};
 use crate::decode::beam::{Hypothesis, Search, search};
+use crate::init::Initializer;
 use crate::models::translator::{Translator, TranslatorConfig};
 use crate::recipe::{Recipe, Task};
 use crate::run::RunFolder;
@@ -115,8 +116,8 @@ impl SavedTranslator {
         let Known { max_len } = read_json(&run, TRANSLATOR)?;
         let sides = read_sides(path, &recipe)
             .map_err(|error| OpenError::File { path: path.to_owned(), reason: error.to_string() })?;
-        let mut model =
-            translator_config(&recipe, sides.each_ref().map(Side::len)).init(&Device::default())?;
+        let mut model = translator_config(&recipe, sides.each_ref().map(Side::len))
+            .init_with(&mut Initializer::blank(), &Device::default())?;
         load_weights(&run, &mut model)?;
         Ok(SavedTranslator { recipe, sides, max_len, model })
     }

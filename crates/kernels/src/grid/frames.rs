@@ -4,7 +4,7 @@
 use super::{FrameBlock, WORK_PER_WORKER, own_ranks};
 use crate::disjoint::{FrameMap, Geometry, Keep, Matrix, OwnFrame, Pieces, Rows, Split, Tile};
 use crate::gemm::{
-    BLOCK, GateColumns, Product, Start, depths, multiply_rows, tiles, with_rows, with_vectors,
+    BLOCK, GateColumns, OwnRows, Product, Start, depths, multiply_rows, tiles, with_rows, with_vectors,
 };
 use crate::pack::{Packed, Panels};
 use crate::shape::Batch;
@@ -44,8 +44,10 @@ impl RowProduct<'_> {
             let mut first = first * block;
             for out in out.chunks_mut(block * stride) {
                 let from = |row| start(first + row);
-                multiply_rows(simd, (self.rows, from), self.weights, sums, (out, stride, stride));
-                first += out.len() / stride;
+                let count = out.len() / stride;
+                let out = OwnRows { data: out, stride, width: stride };
+                multiply_rows(simd, (self.rows, from), self.weights, sums, out);
+                first += count;
             }
         });
     }
