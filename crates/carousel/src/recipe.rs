@@ -117,6 +117,10 @@ pub struct DataRecipe {
     pub source: usize,
     /// The column of the target. [`Task::Translate`].
     pub target: usize,
+    /// The name of the source's column in a table. [`Task::Translate`].
+    pub source_column: Option<String>,
+    /// That of the target's. [`Task::Translate`].
+    pub target_column: Option<String>,
     /// Whether the phones of a dictionary keep the digits of their stress. [`Task::Translate`].
     pub stress: bool,
     /// Which of Unicode's normal forms text is brought into. [`Task::Translate`], [`Task::Caption`].
@@ -541,6 +545,8 @@ impl Recipe {
                 format: PairFormat::Auto,
                 source: 1,
                 target: 2,
+                source_column: None,
+                target_column: None,
                 stress: false,
                 unicode: NormalForm::Nfc,
                 lowercase: false,

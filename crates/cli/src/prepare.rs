@@ -27,10 +27,11 @@ Examples:
   carousel prepare --show 5 sets/mine
   carousel train translate --data sets/mine
 
-Pairs stand in columns with tabs between, in two files side by side, or in a
-pronouncing dictionary. A set is a folder: vocabularies, a pair a line with its
-ids, the recipe it was made with and what was left out. A sentence of n tokens
-takes n + 2 places, for <sos> and <eos> count in data.max_len.";
+Pairs stand in columns with tabs between, in tables whose columns have names
+(CSV, JSON lines; data.source_column, data.target_column), in two files side by
+side, or in a pronouncing dictionary. A set is a folder: vocabularies, a pair a
+line with its ids, the recipe it was made with and what was left out. A sentence
+of n tokens takes n + 2 places, for <sos> and <eos> count in data.max_len.";
 
 /// Turn pairs of texts into ids, ready to be learned from
 #[derive(Args)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
+use super::table::{Quoting, read_table};
 use super::{DataError, Document, Limits, Tokenizer, Tokens, Vocab, at, fails, unpacked};
 
 /// Fills what a batch would have to be filled up with. Batches here are ragged, so it never occurs.
@@ -26,11 +27,13 @@ const JOINER_IN_TEXT: char = '\u{25a0}';
 /// How pairs stand in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairFormat {
-    /// What the names and the first lines say: `.dict` a pronouncing dictionary; tabs in the first line columns;
-    /// otherwise files side by side.
+    /// What the names and the first lines say: `.dict` a pronouncing dictionary; `.csv`, `.jsonl`, `.ndjson` and `.json`,
+    /// and whatever it is where a column is named, a table; tabs in the first line columns; otherwise files side by side.
     Auto,
     /// Columns with tabs between, no header.
     Columns,
+    /// A table whose first line names its columns, or one JSON object a line; see [`read_table`].
+    Table,
     /// Files of the same number of lines: source, target, source, target, …
     Files,
     /// As CMUdict: a word, a blank, its phones; `word(2)` is another way to say a word, `#` begins a comment.
@@ -39,13 +42,17 @@ pub enum PairFormat {
 
 /// Which pairs are read, and how.
 #[derive(Clone, Copy, Debug)]
-pub struct PairColumns {
+pub struct PairColumns<'a> {
     /// How they stand in files.
     pub format: PairFormat,
     /// The column of the source, counted from 1; of files side by side, which of the two.
     pub source: usize,
     /// That of the target.
     pub target: usize,
+    /// Their names in a table; `source` and `target` where none are given.
+    pub names: [Option<&'a str>; 2],
+    /// Whether a field of a table may stand in quotes.
+    pub quoting: Quoting,
     /// Whether the phones of a dictionary keep the digits of their stress.
     pub stress: bool,
 }
@@ -66,15 +73,23 @@ pub struct TextPair {
 /// # Errors
 /// [`DataError`] with file and line: too few columns, files of different length, text that is not UTF-8, or not one
 /// pair.
-pub fn read_pairs(documents: &[Document], columns: PairColumns) -> Result<(Vec<TextPair>, usize), DataError> {
+pub fn read_pairs(
+    documents: &[Document],
+    columns: PairColumns<'_>,
+) -> Result<(Vec<TextPair>, usize), DataError> {
     let mut raw = Vec::new();
-    match format_of(documents, columns.format) {
+    match format_of(documents, columns) {
         PairFormat::Dictionary => {
             for document in documents {
                 read_dictionary(document, columns, &mut raw)?;
             }
         }
         PairFormat::Files => read_files(documents, columns, &mut raw)?,
+        PairFormat::Table => {
+            for document in documents {
+                read_named(document, columns, &mut raw)?;
+            }
+        }
         PairFormat::Auto | PairFormat::Columns => {
             for document in documents {
                 read_columns(document, columns, &mut raw)?;
@@ -91,14 +106,21 @@ pub fn read_pairs(documents: &[Document], columns: PairColumns) -> Result<(Vec<T
     Ok((raw.clone(), all - raw.len()))
 }
 
-fn format_of(documents: &[Document], wanted: PairFormat) -> PairFormat {
-    if wanted != PairFormat::Auto {
-        return wanted;
+fn format_of(documents: &[Document], columns: PairColumns<'_>) -> PairFormat {
+    if columns.format != PairFormat::Auto {
+        return columns.format;
+    }
+    let ends = |endings: &[&str]| {
+        let ends = |name: &str| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending));
+        documents.iter().all(|document| ends(unpacked(&document.name)))
+    };
+    if columns.names != [None, None] || ends(&[".csv", ".jsonl", ".ndjson", ".json"]) {
+        return PairFormat::Table;
     }
     let first = |document: &Document| -> Vec<u8> {
         document.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default().to_vec()
     };
-    if documents.iter().all(|document| unpacked(&document.name).ends_with(".dict")) {
+    if ends(&[".dict"]) {
         PairFormat::Dictionary
     } else if documents.len().is_multiple_of(2)
         && documents
@@ -120,7 +142,7 @@ fn lines(document: &Document) -> Result<Vec<&str>, DataError> {
 
 fn read_columns(
     document: &Document,
-    columns: PairColumns,
+    columns: PairColumns<'_>,
     pairs: &mut Vec<TextPair>,
 ) -> Result<(), DataError> {
     let lines = lines(document)?;
@@ -148,9 +170,28 @@ fn read_columns(
     Ok(())
 }
 
+fn read_named(
+    document: &Document,
+    columns: PairColumns<'_>,
+    pairs: &mut Vec<TextPair>,
+) -> Result<(), DataError> {
+    let table = read_table(document, columns.quoting)?;
+    let place = |side: usize, otherwise, key| table.column(columns.names[side].unwrap_or(otherwise), key);
+    let places = [place(0, "source", "data.source_column")?, place(1, "target", "data.target_column")?];
+    for row in &table.rows {
+        let [source, target] = places.map(|place| table.field(row, place).map(str::to_owned));
+        pairs.push(TextPair {
+            source: source?,
+            target: target?,
+            place: format!("{}:{}", document.name, row.line),
+        });
+    }
+    Ok(())
+}
+
 /// Collections number their sentences: `id text id text`. Who asks for the first two columns there, as recipes do that
 /// say nothing, asks for numbers and their texts.
-fn refuse_numbers(document: &Document, lines: &[&str], columns: PairColumns) -> Result<(), DataError> {
+fn refuse_numbers(document: &Document, lines: &[&str], columns: PairColumns<'_>) -> Result<(), DataError> {
     if (columns.source, columns.target) != (1, 2) {
         return Ok(());
     }
@@ -170,7 +211,7 @@ fn refuse_numbers(document: &Document, lines: &[&str], columns: PairColumns) -> 
 
 fn read_files(
     documents: &[Document],
-    columns: PairColumns,
+    columns: PairColumns<'_>,
     pairs: &mut Vec<TextPair>,
 ) -> Result<(), DataError> {
     if !documents.len().is_multiple_of(2) {
@@ -211,7 +252,7 @@ fn read_files(
 
 fn read_dictionary(
     document: &Document,
-    columns: PairColumns,
+    columns: PairColumns<'_>,
     pairs: &mut Vec<TextPair>,
 ) -> Result<(), DataError> {
     for (number, line) in (1..).zip(lines(document)?) {
@@ -668,8 +709,13 @@ mod tests {
         Document { name: name.to_owned(), bytes: text.as_bytes().to_vec() }
     }
 
-    fn columns(source: usize, target: usize) -> PairColumns {
-        PairColumns { format: PairFormat::Auto, source, target, stress: false }
+    fn columns(source: usize, target: usize) -> PairColumns<'static> {
+        let names = [None, None];
+        PairColumns { format: PairFormat::Auto, source, target, names, quoting: Quoting::On, stress: false }
+    }
+
+    fn named(source: &'static str, target: &'static str) -> PairColumns<'static> {
+        PairColumns { names: [Some(source), Some(target)], ..columns(1, 2) }
     }
 
     fn side(tokens: Tokens, texts: &[&str]) -> Side {
@@ -701,6 +747,14 @@ mod tests {
         check(&[("c.dict", dict)], columns(1, 2), &said, 0);
         let stressed = PairColumns { stress: true, ..columns(1, 2) };
         assert_eq!(read_pairs(&[document("c.dict", dict)], stressed).unwrap().0[0].target, "R EH1 D");
+        let csv = [("a.csv", "en,note,fr\n\"a, b\",x,c\n,y,d\ne,z,f\n")];
+        check(&csv, named("fr", "en"), &[("c", "a, b", "a.csv:2"), ("f", "e", "a.csv:4")], 1);
+        let tsv = [("a.tsv", "en\tfr\na\tb\n")];
+        check(&tsv, named("en", "fr"), &[("a", "b", "a.tsv:2")], 0);
+        let json = [("a.jsonl.gz", "{\"source\": \"a\", \"target\": \"b\", \"ids\": [1]}\n")];
+        check(&json, columns(1, 2), &[("a", "b", "a.jsonl.gz:1")], 0);
+        let inner = [("a.json", "{\"translation\": {\"en\": \"a\", \"fr\": \"b\"}}\n")];
+        check(&inner, named("translation.fr", "translation.en"), &[("b", "a", "a.json:1")], 0);
     }
 
     #[test]
@@ -724,6 +778,16 @@ mod tests {
         check(&[("a", "x\n")], columns(1, 2), "a:1: 1 column between tabs");
         check(&[("a", "x\n"), ("b", "y\n")], columns(1, 3), "column 3 of two files");
         check(&[("a.tsv", "\t\n")], columns(1, 2), "no pair with text on both sides");
+        check(
+            &[("a.csv", "en,fr\na,b\n")],
+            columns(1, 2),
+            "a.csv: no column is named \"source\", expected one of en, fr; set data.source_column",
+        );
+        check(
+            &[("a.jsonl", "{\"source\": \"a\", \"target\": [1]}\n")],
+            columns(1, 2),
+            "a.jsonl:1: \"target\" is a list, expected text",
+        );
         check(&[("c.dict", "word\n")], columns(1, 2), "c.dict:1: \"word\" has no phones");
         let broken = Document { name: "a.tsv".to_owned(), bytes: b"a\tb\nc\t\xff\n".to_vec() };
         let found = read_pairs(&[broken], columns(1, 2)).unwrap_err().to_string();

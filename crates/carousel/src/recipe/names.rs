@@ -334,7 +334,13 @@ named!(SeriesScaling { Series: "series", Global: "global", Window: "window", Non
 named!(Base { Last: "last", Season: "season", None: "none" });
 named!(Told { State: "state", Input: "input" });
 named!(Bridge { Dense: "dense", Copy: "copy", Zero: "zero" });
-named!(PairFormat { Auto: "auto", Columns: "columns", Files: "files", Dictionary: "dictionary" });
+named!(PairFormat {
+    Auto: "auto",
+    Columns: "columns",
+    Table: "table",
+    Files: "files",
+    Dictionary: "dictionary"
+});
 named!(NormalForm { None: "none", Nfc: "nfc", Nfd: "nfd", Nfkc: "nfkc", Nfkd: "nfkd" });
 named!(SoundFeatures { LogMel: "log-mel", Mfcc: "mfcc" });
 named!(Documents { Files: "files", Lines: "lines" });

@@ -132,6 +132,9 @@ const EXAMPLES: &[&str] = &["classify", "tag", "caption", "translate"];
 /// The tasks whose models read and write tokens.
 const WRITES: &[&str] = &["lm", "caption", "translate"];
 const TRANSLATE: &[&str] = &["translate"];
+/// The values of `data.format` whose columns are counted, and whose columns have names.
+const COUNTED: &[&str] = &["auto", "columns", "files", "dictionary"];
+const NAMED: &[&str] = &["auto", "table"];
 const CAPTION: &[&str] = &["caption"];
 const TAG: &[&str] = &["tag"];
 /// The tasks that write sentences about what they read.
@@ -181,7 +184,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.image_size, Kind::Whole(1, 4096)).only_with("data.input", &["images"]),
     key!(data.color, Kind::Flag).only_with("data.input", &["images"]),
     key!(data.quoting, Kind::Flag)
-        .only_with("task", &["classify", "caption"])
+        .only_with("task", &["classify", "caption", "translate"])
         .and_with("data.input", &["text"])
         .free_with("task", CAPTION),
     key!(data.max_length, Kind::Whole(1, COUNT)).only_with("task", LABELLED),
@@ -195,8 +198,10 @@ pub(super) const KEYS: &[Key] = &[
     key!(data.stride, Kind::Whole(1, SIZE)).only_with("task", FORECAST),
     key!(data.scaling, Kind::OneOf(names::<SeriesScaling>)).only_with("task", FORECAST),
     key!(data.format, Kind::OneOf(names::<PairFormat>)).only_with("task", TRANSLATE),
-    key!(data.source, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
-    key!(data.target, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE),
+    key!(data.source, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE).and_with("data.format", COUNTED),
+    key!(data.target, Kind::Whole(1, SIZE)).only_with("task", TRANSLATE).and_with("data.format", COUNTED),
+    key!(data.source_column, Kind::Text).only_with("task", TRANSLATE).and_with("data.format", NAMED),
+    key!(data.target_column, Kind::Text).only_with("task", TRANSLATE).and_with("data.format", NAMED),
     key!(data.stress, Kind::Flag).only_with("task", TRANSLATE),
     key!(data.unicode, Kind::OneOf(names::<NormalForm>)).only_with("task", SENTENCES),
     key!(data.lowercase, Kind::Flag).only_with("task", SENTENCES),

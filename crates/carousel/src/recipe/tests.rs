@@ -102,6 +102,8 @@ fn every_key_changes_the_recipe_and_survives_a_file() {
         ("data.format", "files", "task=translate"),
         ("data.source", "2", "task=translate"),
         ("data.target", "1", "task=translate"),
+        ("data.source_column", "en", "task=translate"),
+        ("data.target_column", "translation.fr", "task=translate"),
         ("data.stress", "true", "task=translate"),
         ("data.unicode", "nfkc", "task=translate"),
         ("data.lowercase", "true", "task=translate"),
@@ -287,7 +289,7 @@ fn a_wrong_file_is_refused_with_its_line() {
          the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.file_group, data.id, data.step, \
          data.file_label, data.word_column, data.tag_column, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
-         data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
+         data.target, data.source_column, data.target_column, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
          data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
          data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
     );
@@ -297,7 +299,7 @@ fn a_wrong_file_is_refused_with_its_line() {
          the known keys are data.split, data.documents, data.memory, data.input, data.path, data.text, data.label, data.group, data.file_group, data.id, data.step, \
          data.file_label, data.word_column, data.tag_column, data.sound, data.image_size, data.color, data.quoting, data.max_length, data.targets, data.features, data.time, data.gaps, \
          data.window, data.horizon, data.season, data.stride, data.scaling, data.format, data.source, \
-         data.target, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
+         data.target, data.source_column, data.target_column, data.stress, data.unicode, data.lowercase, data.tokens, data.source_tokens, \
          data.target_tokens, data.split_punctuation, data.joint_vocab, data.max_len, data.too_long, data.reverse_source, \
          data.min_count, data.vocab_size, data.length, data.symbols, data.memorize",
     );
@@ -577,6 +579,15 @@ fn a_wrong_file_is_refused_with_its_line() {
     check(
         "task = 'classify'\ndata.input = 'audio'\ndata.group = 'author'",
         "a.toml:3: data.group has no effect with data.input = \"audio\"; it is read with text or numbers only",
+    );
+    check(
+        "task = 'translate'\ndata.format = 'files'\ndata.source_column = 'en'",
+        "a.toml:3: data.source_column has no effect with data.format = \"files\"; it is read with auto or table only",
+    );
+    check(
+        "task = 'translate'\ndata.format = 'table'\ndata.source = 2",
+        "a.toml:3: data.source has no effect with data.format = \"table\"; it is read with auto or columns or files or \
+         dictionary only",
     );
     check(
         "task = 'translate'\ndata.file_group = '(.)'",

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::data::{
     DataError, Document, EncodedPair, Fill, Limits, MOST_PLACES, MaxLen, PairColumns, PairCounts, Passes,
-    Side, Splitting, TextPair, TooLong, Uniform, Vocab, encode_pairs, read_pairs, split_groups,
+    Quoting, Side, Splitting, TextPair, TooLong, Uniform, Vocab, encode_pairs, read_pairs, split_groups,
 };
 use crate::recipe::Recipe;
 use crate::run::RunFolder;
@@ -72,8 +72,14 @@ pub(super) fn prepare_with(
         return Ok(prepared);
     }
     let data = &recipe.data;
-    let columns =
-        PairColumns { format: data.format, source: data.source, target: data.target, stress: data.stress };
+    let columns = PairColumns {
+        format: data.format,
+        source: data.source,
+        target: data.target,
+        names: [data.source_column.as_deref(), data.target_column.as_deref()],
+        quoting: Quoting::of(data.quoting),
+        stress: data.stress,
+    };
     let read = |documents: &[Document]| -> Result<(Vec<TextPair>, usize), DataError> {
         if documents.is_empty() { Ok((Vec::new(), 0)) } else { read_pairs(documents, columns) }
     };
