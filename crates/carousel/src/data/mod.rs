@@ -18,6 +18,7 @@ mod order;
 mod pack;
 mod pairs;
 mod series;
+mod side;
 mod sound;
 mod stored;
 mod stored_files;
@@ -44,13 +45,14 @@ pub use name_pattern::NamePattern;
 pub use numbers::{NumberColumns, NumberExample, Scaling, read_numbers};
 pub use order::{Fill, Passes, split, split_groups};
 pub use pack::{Packed, Sequence, pack, pack_sequences};
-pub use pairs::{
-    EOS, EncodedPair, JOINER, MOST_PLACES, MaxLen, NormalForm, PAD, PairColumns, PairCounts, PairFormat, SOS,
-    SPECIAL, Side, Splitting, TextPair, TooLong, UNK, Uniform, cut, encode_pairs, read_pairs,
-};
+pub use pairs::{EncodedPair, PairColumns, PairCounts, PairFormat, TextPair, encode_pairs, read_pairs};
 pub use series::{
     Base, Framing, Gaps, Origin, Series, SeriesColumns, SeriesNames, SeriesScaling, SeriesSet, Spread,
     Spreads, naive, read_series, seasonal_naive, split_steps,
+};
+pub use side::{
+    EOS, JOINER, MOST_PLACES, MaxLen, NormalForm, PAD, SOS, SPECIAL, Side, Splitting, TooLong, UNK, Uniform,
+    cut,
 };
 pub use sound::{BANDS, COEFFICIENTS, SoundFeatures, log_mel, mfcc, read_wav};
 pub use stored::{StoredCorpus, TokenRow, list_files, sampled_vocab};
