@@ -131,6 +131,12 @@ fn read_columns(
 ) -> Result<(), DataError> {
     let lines = lines(document)?;
     refuse_numbers(document, &lines, columns)?;
+    let named =
+        |name: &str| lines.first().is_some_and(|line| line.split('\t').any(|field| field.trim() == name));
+    if named("source") && named("target") {
+        let reason = "its first line names its columns: set data.format=table";
+        return Err(fails(document, reason));
+    }
     for (number, line) in (1..).zip(lines) {
         let place = format!("{}:{number}", document.name);
         if line.trim().is_empty() {
@@ -160,6 +166,13 @@ fn read_named(
     pairs: &mut Vec<TextPair>,
 ) -> Result<(), DataError> {
     let table = read_table(document, columns.quoting)?;
+    // In JSON nothing has a number.
+    let counts = !unpacked(&document.name).contains(".json") || columns.names != [None, None];
+    if counts && (columns.source, columns.target) != (1, 2) {
+        let reason = "it is a table, whose columns go by their names; set data.source_column and data.target_column, and \
+                      leave data.source and data.target out";
+        return Err(fails(document, reason));
+    }
     let place = |side: usize, otherwise, key| table.column(columns.names[side].unwrap_or(otherwise), key);
     let places = [place(0, "source", "data.source_column")?, place(1, "target", "data.target_column")?];
     for row in &table.rows {
@@ -420,6 +433,13 @@ mod tests {
         );
         check(&[("a", "x\n")], columns(1, 2), "a:1: 1 column between tabs");
         check(&[("a", "x\n"), ("b", "y\n")], columns(1, 3), "column 3 of two files");
+        check(
+            &[("a.csv", "id,source,target\n1,a,b\n")],
+            columns(3, 2),
+            "a.csv: it is a table, whose columns go by their names; set data.source_column",
+        );
+        check(&[("a.tsv", "a\tb\nc\td\n")], PairColumns { source: 2, ..named("a", "b") }, "a.tsv: it is");
+        check(&[("a.tsv", "id\tsource\ttarget\n1\ta\tb\n")], columns(1, 2), "set data.format=table");
         check(&[("a.tsv", "\t\n")], columns(1, 2), "no pair with text on both sides");
         check(
             &[("a.csv", "en,fr\na,b\n")],
